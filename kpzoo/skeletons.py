@@ -1,0 +1,131 @@
+"""Skeletons: what the keypoints of a pose are called, which mirror each other, how exactly they can be placed."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+
+from kpzoo.errors import UserError, unknown
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The keypoints of one kind of annotation, in file order.
+
+    Args:
+        name: The name in `SKELETONS`, or that of the file's category.
+        keypoints: K names. Left and right are the person's own.
+        flip_pairs: Name pairs that change places in a mirrored picture.
+        sigmas: K standard deviations of the annotators, as COCO's `sigmas` (not doubled), in units of sqrt(area).
+        links: Name pairs that a picture connects with a line.
+        upper_body: Names that half-body augmentation counts as the upper half.
+    """
+
+    name: str
+    keypoints: tuple[str, ...]
+    flip_pairs: tuple[tuple[str, str], ...]
+    sigmas: tuple[float, ...]
+    links: tuple[tuple[str, str], ...]
+    upper_body: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if len(set(self.keypoints)) != len(self.keypoints) or not self.keypoints:
+            raise UserError(f"Skeleton {self.name!r} needs distinct keypoint names. Received: {list(self.keypoints)}.")
+        if len(self.sigmas) != len(self.keypoints) or min(self.sigmas) <= 0:
+            raise UserError(
+                f"Skeleton {self.name!r} needs {len(self.keypoints)} sigmas above 0, one for each keypoint. "
+                f"Received: {list(self.sigmas)}."
+            )
+        mirrored = [name for pair in self.flip_pairs for name in pair]
+        if len(set(mirrored)) != len(mirrored):
+            raise UserError(f"Flip pairs of skeleton {self.name!r} name a keypoint twice. Received: {list(self.flip_pairs)}.")
+        for name in [*mirrored, *(name for link in self.links for name in link), *self.upper_body]:
+            if name not in self.keypoints:
+                raise unknown(f"keypoint in skeleton {self.name!r}", name, self.keypoints)
+
+    @property
+    def num_keypoints(self) -> int:
+        return len(self.keypoints)
+
+    @cached_property
+    def flip_order(self) -> np.ndarray:
+        """(K,) int: keypoint k of a mirrored person is keypoint `flip_order[k]` of the original."""
+        order = np.arange(self.num_keypoints)
+        for left, right in self.flip_pairs:
+            left, right = self.keypoints.index(left), self.keypoints.index(right)
+            order[left], order[right] = right, left
+        return order
+
+    @cached_property
+    def link_indices(self) -> np.ndarray:
+        """(L, 2) int: `links` as indices into `keypoints`."""
+        pairs = [(self.keypoints.index(a), self.keypoints.index(b)) for a, b in self.links]
+        return np.array(pairs, int).reshape(-1, 2)
+
+    def to_config(self) -> dict:
+        """Returns plain lists and strings; `from_config` makes the same skeleton of them."""
+        return asdict(self)
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> "Skeleton":
+        pairs = {key: tuple(map(tuple, config[key])) for key in ("flip_pairs", "links")}
+        rows = {key: tuple(config[key]) for key in ("keypoints", "sigmas", "upper_body")}
+        return cls(name=config["name"], **pairs, **rows)
+
+
+def _sides(*parts: str) -> tuple[tuple[str, str], ...]:
+    return tuple((f"left_{part}", f"right_{part}") for part in parts)
+
+
+_ARMS = ("shoulder", "elbow", "wrist")
+_LEGS = ("hip", "knee", "ankle")
+_FACE = ("eye", "ear")
+
+
+def _limbs() -> tuple[tuple[str, str], ...]:
+    chains = [
+        (f"{side}_{upper}", f"{side}_{lower}")
+        for side in ("left", "right")
+        for limb in (_ARMS, _LEGS)
+        for upper, lower in zip(limb, limb[1:], strict=False)
+    ]
+    trunk = [("left_shoulder", "left_hip"), ("right_shoulder", "right_hip")]
+    return (*chains, *trunk, ("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"))
+
+
+COCO17 = Skeleton(
+    name="coco17",
+    keypoints=("nose", *(name for pair in _sides(*_FACE, *_ARMS, *_LEGS) for name in pair)),
+    flip_pairs=_sides(*_FACE, *_ARMS, *_LEGS),
+    # Measured by COCO's authors on 5,000 doubly annotated persons (cocodataset.org, keypoint evaluation).
+    sigmas=(0.026, *np.repeat([0.025, 0.035, 0.079, 0.072, 0.062, 0.107, 0.087, 0.089], 2).tolist()),
+    links=(
+        *_limbs(),
+        *(("nose", f"{side}_eye") for side in ("left", "right")),
+        *((f"{side}_eye", f"{side}_ear") for side in ("left", "right")),
+        *((f"{side}_ear", f"{side}_shoulder") for side in ("left", "right")),
+    ),
+    upper_body=("nose", *(name for pair in _sides(*_FACE, *_ARMS) for name in pair)),
+)
+
+CROWDPOSE14 = Skeleton(
+    name="crowdpose14",
+    keypoints=(*(name for pair in _sides(*_ARMS, *_LEGS) for name in pair), "head", "neck"),
+    flip_pairs=_sides(*_ARMS, *_LEGS),
+    # The sigmas of the CrowdPose evaluation: COCO's for the limbs, the shoulder's for head and neck.
+    sigmas=(*np.repeat([0.079, 0.072, 0.062, 0.107, 0.087, 0.089], 2).tolist(), 0.079, 0.079),
+    links=(*_limbs(), ("head", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder")),
+    upper_body=("head", "neck", *(name for pair in _sides(*_ARMS) for name in pair)),
+)
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, CROWDPOSE14)}
+
+
+def get(skeleton: "str | Skeleton") -> Skeleton:
+    """Returns the skeleton of that name; a `Skeleton` passes as it is."""
+    if isinstance(skeleton, Skeleton):
+        return skeleton
+    if skeleton not in SKELETONS:
+        raise unknown("skeleton", skeleton, SKELETONS, "Or pass a `kpzoo.skeletons.Skeleton`.")
+    return SKELETONS[skeleton]
