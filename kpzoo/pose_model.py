@@ -1,0 +1,141 @@
+"""The one model class: a functional Keras model that knows what it was built as and how a step of training goes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import keras
+import tensorflow as tf
+
+from kpzoo.errors import UserError
+from kpzoo.skeletons import Skeleton
+
+HEATMAP_STRIDE = 4  # all families of the zoo answer at a quarter of the crop's size
+
+# A predicted peak is right for the training PCK within this share of the heatmap's height: about 0.2 torso lengths.
+PCK_RADIUS = 0.05
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What a model was built as; it travels inside the model's configuration.
+
+    Args:
+        name: The zoo name, such as "cpn_res50".
+        image_hw: (height, width) of the crops in pixels.
+        skeleton: The keypoints that the heatmaps stand for, in order.
+        normalization: Name of the pixel normalisation in the model's first layer, None for none.
+        codec: Name of the rules by which crops, labels and decoding go, a key of `heatmaps.CODECS`.
+        num_instances: How many people of one box the model can be asked for (N); 1 for single-instance models.
+        options: The builder's options that were given.
+    """
+
+    name: str
+    image_hw: tuple[int, int]
+    skeleton: Skeleton
+    normalization: str | None
+    codec: str
+    num_instances: int = 1
+    options: Mapping = field(default_factory=dict)
+
+    @property
+    def heatmap_hw(self) -> tuple[int, int]:
+        return self.image_hw[0] // HEATMAP_STRIDE, self.image_hw[1] // HEATMAP_STRIDE
+
+    def to_config(self) -> dict:
+        """Returns plain JSON values; `from_config` makes the same preset of them."""
+        return {**self.__dict__, "skeleton": self.skeleton.to_config(), "options": dict(self.options)}
+
+    @classmethod
+    def from_config(cls, config: Mapping) -> "Preset":
+        skeleton = Skeleton.from_config(config["skeleton"])
+        return replace(cls(**config), image_hw=tuple(config["image_hw"]), skeleton=skeleton)
+
+
+@keras.saving.register_keras_serializable("kpzoo")
+class PoseModel(keras.Model):
+    """A functional model from crops to heatmaps whose batches are dicts of inputs and targets.
+
+    It has no constructor of its own, so that Keras saves and loads it as it does any functional model. `preset` is set
+    by `kpzoo.build`. The loss is a `keras.losses.Loss` over `(targets, outputs)` that returns one value per crop.
+    """
+
+    preset: Preset
+
+    @property
+    def num_levels(self) -> int:
+        """How many heatmaps with intermediate supervision the model answers beside the final one."""
+        return self.output["global_heatmaps"].shape[-4] if "global_heatmaps" in self.output else 0
+
+    def get_config(self):
+        return {**super().get_config(), "preset": self.preset.to_config()}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        preset = Preset.from_config(config.pop("preset"))
+        model = super().from_config(config, custom_objects=custom_objects)
+        model.preset = preset
+        return model
+
+    def compile(self, *args, jit_compile=False, **kwargs):  # XLA's convolutions are slower on a CPU and fail on replicas
+        super().compile(*args, jit_compile=jit_compile, **kwargs)
+        self.pck_metric = keras.metrics.Mean(name="pck")
+
+    def split(self, batch: Mapping) -> tuple[dict, dict]:
+        """Returns the batch's model inputs and its targets, by the names of the model's inputs."""
+        missing = [name for name in self.input if name not in batch]
+        if missing:
+            raise UserError(f"The batch lacks {missing}. Received: {sorted(batch)}. Model {self.name!r} needs {list(self.input)}.")
+        inputs = {name: batch[name] for name in self.input}
+        return inputs, {name: value for name, value in batch.items() if name not in inputs}
+
+    def train_step(self, data):
+        inputs, targets = self.split(data)
+        with tf.GradientTape() as tape:
+            outputs = self(inputs, training=True)
+            losses = self.loss(targets, outputs)  # (B,)
+            scaled_loss = self.optimizer.scale_loss(mean_over_replicas(losses))
+        gradients = tape.gradient(scaled_loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return self.track(losses, targets, outputs)
+
+    def test_step(self, data):
+        inputs, targets = self.split(data)
+        outputs = self(inputs, training=False)
+        return self.track(self.loss(targets, outputs), targets, outputs)
+
+    def track(self, losses, targets, outputs) -> dict:
+        """Updates the metrics with one batch and returns their results."""
+        next(metric for metric in self.metrics if metric.name == "loss").update_state(losses)
+        self.pck_metric.update_state(*peak_hits(targets["heatmaps"], outputs["heatmaps"], targets["weights"]))
+        return self.get_metrics_result()
+
+
+def mean_over_replicas(losses: tf.Tensor) -> tf.Tensor:
+    """Returns this replica's share of the mean over the global batch: the optimizer sums gradients over replicas."""
+    count = tf.cast(tf.shape(losses)[0], tf.float32)
+    count = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, count)
+    return tf.reduce_sum(losses) / count
+
+
+def peak_hits(targets: tf.Tensor, heatmaps: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns (hits, weights): is the predicted peak within `PCK_RADIUS` heights of the target's, for labelled keypoints.
+
+    Args:
+        targets: (..., h, w, K) target heatmaps.
+        heatmaps: (..., h, w, K) predicted heatmaps.
+        weights: (..., K), 0 for keypoints without a label.
+    """
+    distance = tf.norm(_peaks(targets) - _peaks(heatmaps), axis=-1)
+    radius = PCK_RADIUS * tf.cast(tf.shape(targets)[-3], tf.float32)
+    labelled = (weights > 0) & (tf.reduce_max(targets, axis=[-3, -2]) > 0)
+    return tf.cast(distance <= radius, tf.float32), tf.cast(labelled, tf.float32)
+
+
+def _peaks(heatmaps: tf.Tensor) -> tf.Tensor:
+    """Returns (..., K, 2): x and y of each map's largest value, in heatmap pixels."""
+    shape = tf.shape(heatmaps)
+    width = shape[-2]
+    flat = tf.reshape(heatmaps, tf.concat([shape[:-3], [shape[-3] * width], shape[-1:]], 0))
+    index = tf.argmax(flat, axis=-2, output_type=tf.int32)
+    return tf.cast(tf.stack([index % width, index // width], axis=-1), tf.float32)
