@@ -19,5 +19,6 @@ def unknown(kind: str, received: str, known: Iterable[str], hint: str = "") -> U
     """
     known = sorted(known)
     near = get_close_matches(str(received), known, n=3, cutoff=0.6)
-    help_text = f"Did you mean {', '.join(map(repr, near))}?" if near else f"Expected one of {', '.join(map(repr, known))}."
+    choices = ", ".join(map(repr, near or known))
+    help_text = f"Did you mean {choices}?" if near else f"Expected one of {choices}."
     return UserError(" ".join(filter(None, [f"Unknown {kind}. Received: {received!r}. {help_text}", hint])))

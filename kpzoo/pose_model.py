@@ -77,7 +77,8 @@ class PoseModel(keras.Model):
         model.preset = preset
         return model
 
-    def compile(self, *args, jit_compile=False, **kwargs):  # XLA's convolutions are slower on a CPU and fail on replicas
+    # XLA's convolutions are slower on a CPU and fail on replicas, so Keras is not asked to choose.
+    def compile(self, *args, jit_compile=False, **kwargs):
         super().compile(*args, jit_compile=jit_compile, **kwargs)
         self.pck_metric = keras.metrics.Mean(name="pck")
 
@@ -85,7 +86,9 @@ class PoseModel(keras.Model):
         """Returns the batch's model inputs and its targets, by the names of the model's inputs."""
         missing = [name for name in self.input if name not in batch]
         if missing:
-            raise UserError(f"The batch lacks {missing}. Received: {sorted(batch)}. Model {self.name!r} needs {list(self.input)}.")
+            raise UserError(
+                f"The batch lacks {missing}. Received: {sorted(batch)}. Model {self.name!r} needs {list(self.input)}."
+            )
         inputs = {name: batch[name] for name in self.input}
         return inputs, {name: value for name, value in batch.items() if name not in inputs}
 

@@ -39,7 +39,9 @@ class Skeleton:
             )
         mirrored = [name for pair in self.flip_pairs for name in pair]
         if len(set(mirrored)) != len(mirrored):
-            raise UserError(f"Flip pairs of skeleton {self.name!r} name a keypoint twice. Received: {list(self.flip_pairs)}.")
+            raise UserError(
+                f"Flip pairs of skeleton {self.name!r} name a keypoint twice. Received: {list(self.flip_pairs)}."
+            )
         for name in [*mirrored, *(name for link in self.links for name in link), *self.upper_body]:
             if name not in self.keypoints:
                 raise unknown(f"keypoint in skeleton {self.name!r}", name, self.keypoints)

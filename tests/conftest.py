@@ -12,7 +12,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--accept", action="store_true", help="record the golden files anew instead of comparing with them")
+    parser.addoption("--accept", action="store_true", help="record the golden files anew instead of comparing")
 
 
 @pytest.fixture
