@@ -1,0 +1,251 @@
+"""Pictures: files to RGB arrays and back; every way in which a file can be unreadable has its own words.
+
+A picture is (H, W, 3) uint8 RGB, 0..255. Files are read as JPEG, PNG, BMP, GIF (first frame) or WebP, recognised by
+their first bytes and not by their names; grey, CMYK, 16-bit and transparent ones become RGB (transparency is dropped).
+"""
+
+import glob
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+
+from kpzoo.errors import UserError
+
+MAX_PIXELS = 200_000_000  # 0.6 GB decoded; a file of a few KB can claim more than any machine has
+READABLE = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+UNREADABLE = (".tif", ".tiff", ".heic", ".heif", ".avif")  # listed, and refused by name
+
+_JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15 without the tables DHT, JPG and DAC
+_FOREIGN = (  # first bytes (after an offset) -> what the file is instead
+    (0, b"II*\0", "a TIFF file"),
+    (0, b"MM\0*", "a TIFF file"),
+    (4, b"ftyp", "a HEIC, AVIF or MP4 file"),
+    (0, b"<", "a web page (HTML or XML), as a failed download leaves it"),
+    (0, b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the picture"),
+    (0, b"%PDF", "a PDF file"),
+)
+
+
+def read_image(path: str | Path, *, apply_exif: bool = True) -> np.ndarray:
+    """Returns the picture in a file.
+
+    Args:
+        path: A JPEG, PNG, BMP, GIF or WebP file.
+        apply_exif: Whether to turn the picture upright as its EXIF orientation says. Do so with pictures of users;
+            do not with data sets, whose annotations count pixels as they are stored.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    height, width, data = _read(path)
+    if height * width > MAX_PIXELS:
+        limit = f"more than {MAX_PIXELS // 10**6} megapixels. Make it smaller first."
+        raise _unreadable(path, f"it claims {height} x {width} pixels, {limit}")
+    flags = cv2.IMREAD_COLOR_RGB if apply_exif else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise _unreadable(path, f"OpenCV says {error.err!r}.") from None
+    if image is None:
+        raise _unreadable(path, f"its {len(data)} bytes end too early or are damaged. Get the file anew.")
+    return image
+
+
+def size_of(path: str | Path) -> tuple[int, int]:
+    """Returns (height, width) of a picture file as stored, before EXIF rotation; reads only the file's header."""
+    height, width, _ = _read(path, header_only=True)
+    return height, width
+
+
+def as_image(image: str | Path | np.ndarray) -> np.ndarray:
+    """Returns a picture as kpzoo wants it, from a file name or from an array that is checked.
+
+    Args:
+        image: A path (see `read_image`), or (H, W, 3) RGB numbers in 0..255 of any real type. The order of the colours
+            cannot be seen in an array: what `cv2.imread` returns is BGR and wants `image[..., ::-1]` first.
+
+    Returns:
+        (H, W, 3) uint8 RGB; floats are rounded.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    array = np.asarray(image)
+    fix = _array_fix(array)
+    if fix:
+        raise UserError(f"A picture must be (height, width, 3) RGB numbers in 0..255. {fix}")
+    return array if array.dtype == np.uint8 else np.rint(array).astype(np.uint8)
+
+
+def write_image(path: str | Path, image: np.ndarray) -> Path:
+    """Writes (H, W, 3) uint8 RGB in the format of the name's suffix; makes folders, replaces an older file whole."""
+    path, image = Path(path).expanduser(), as_image(image)
+    if path.suffix.lower() not in WRITABLE:
+        raise UserError(
+            f"Cannot write the picture {str(path)!r}: its name must end in one of {', '.join(WRITABLE)}. "
+            f"Received the ending {path.suffix!r}."
+        )
+    done, data = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not done:
+        raise UserError(
+            f"Cannot write the picture {str(path)!r}: OpenCV cannot encode its {image.shape} pixels. "
+            "JPEG ends at 65,500 pixels a side, WebP at 16,383; take .png."
+        )
+    part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data.tobytes())
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"Cannot write the picture {str(path)!r}: {error.strerror}.") from None
+    return path
+
+
+def list_images(source: str | Path) -> list[Path]:
+    """Returns the picture files of a file name, of a folder (not of its subfolders) or of a glob such as `a/**/*.jpg`.
+
+    Folders and globs give the files with a picture's suffix in sorted order, TIFF and HEIC included: reading them fails
+    and names them, where leaving them out would go unnoticed.
+    """
+    source = Path(source).expanduser()
+    if source.is_dir():
+        found = sorted(source.iterdir())
+    elif os.path.lexists(source) or not glob.has_magic(str(source)):
+        return [source]
+    else:
+        found = sorted(map(Path, glob.glob(str(source), recursive=True)))
+    images = [path for path in found if path.suffix.lower() in READABLE + UNREADABLE and not path.is_dir()]
+    images = [path for path in images if not path.name.startswith(".")]
+    if not images:
+        raise UserError(
+            f"No pictures in {str(source)!r}. Received {len(found)} other files or folders. "
+            f"Expected names ending in {', '.join(READABLE)}."
+        )
+    return images
+
+
+def _read(path: str | Path, header_only: bool = False) -> tuple[int, int, bytes]:
+    """Returns height, width (both from the header) and the bytes of a picture file."""
+    path = Path(path).expanduser()
+    try:
+        if path.is_dir():
+            raise _unreadable(path, "it is a folder.")
+        if path.exists() and not path.is_file():
+            raise _unreadable(path, "it is a pipe or device, not a file.")
+        with path.open("rb") as file:
+            height, width = _header_hw(path, file)
+            file.seek(0)
+            return height, width, b"" if header_only else file.read()
+    except FileNotFoundError:
+        what = f"the link leads to {os.readlink(path)!r}, which is" if path.is_symlink() else "there is"
+        raise _unreadable(path, f"{what} no such file.") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise _unreadable(path, f"{getattr(error, 'strerror', None) or error}.") from None
+
+
+def _header_hw(path: Path, file: BinaryIO) -> tuple[int, int]:
+    head = file.read(32)
+    if not head:
+        raise _unreadable(path, "it is empty (0 bytes).")
+    parse = next((parse for magic, parse in _PARSERS.items() if head.startswith(magic)), None)
+    if parse is None:
+        text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
+        foreign = next((what for at, magic, what in _FOREIGN if (head if at else text)[at:].startswith(magic)), None)
+        what = foreign or f"a file that begins with {head[:8]!r}"
+        raise _unreadable(path, f"it is {what}. kpzoo reads JPEG, PNG, BMP, GIF and WebP.")
+    size_hw = parse(head, file)
+    if size_hw is None or min(size_hw) <= 0:
+        raise _unreadable(path, "its header ends too early or names no size. Get the file anew.")
+    return size_hw
+
+
+def _number(data: bytes, start: int, length: int, order: str, signed: bool = False) -> int:
+    return int.from_bytes(data[start : start + length], order, signed=signed)
+
+
+def _jpeg_hw(head: bytes, file: BinaryIO) -> tuple[int, int] | None:
+    file.seek(2)
+    while (byte := file.read(1)) == b"\xff":
+        while (marker := file.read(1)) == b"\xff":  # fill bytes
+            pass
+        length = file.read(2)
+        if marker and marker[0] in _JPEG_FRAMES:
+            frame = file.read(5)  # precision, height, width
+            return (_number(frame, 1, 2, "big"), _number(frame, 3, 2, "big"))
+        file.seek(int.from_bytes(length, "big") - 2, os.SEEK_CUR)
+    return None if byte == b"" else (0, 0)
+
+
+def _png_hw(head: bytes, file: BinaryIO) -> tuple[int, int]:
+    return _number(head, 20, 4, "big"), _number(head, 16, 4, "big")
+
+
+def _gif_hw(head: bytes, file: BinaryIO) -> tuple[int, int]:
+    return _number(head, 8, 2, "little"), _number(head, 6, 2, "little")
+
+
+def _bmp_hw(head: bytes, file: BinaryIO) -> tuple[int, int]:
+    if _number(head, 14, 4, "little") == 12:  # OS/2
+        return _number(head, 20, 2, "little"), _number(head, 18, 2, "little")
+    height = _number(head, 22, 4, "little", signed=True)  # below 0: the first row is the top one
+    return abs(height), _number(head, 18, 4, "little", signed=True)
+
+
+def _webp_hw(head: bytes, file: BinaryIO) -> tuple[int, int] | None:
+    if head[8:15] == b"WEBPVP8":
+        if head[15:16] == b" ":
+            return _number(head, 28, 2, "little") & 0x3FFF, _number(head, 26, 2, "little") & 0x3FFF
+        if head[15:16] == b"L":
+            bits = _number(head, 21, 4, "little")
+            return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+        if head[15:16] == b"X":
+            return _number(head, 27, 3, "little") + 1, _number(head, 24, 3, "little") + 1
+    return None
+
+
+_PARSERS = {
+    b"\xff\xd8\xff": _jpeg_hw,
+    b"\x89PNG\r\n\x1a\n": _png_hw,
+    b"GIF8": _gif_hw,
+    b"BM": _bmp_hw,
+    b"RIFF": _webp_hw,
+}
+
+
+def _array_fix(array: np.ndarray) -> str | None:
+    """Returns what is wrong with an array that should be a picture, and how to mend it; None if nothing is."""
+    shape = f"Received shape {array.shape}"
+    if array.ndim == 2:
+        return f"{shape}, a grey picture: pass `np.repeat(image[..., None], 3, axis=2)`."
+    if array.ndim == 4:
+        return f"{shape}, a batch: pass its pictures one by one, `list(images)`."
+    if array.ndim != 3 or 0 in array.shape:
+        return f"{shape}."
+    if array.shape[2] != 3:
+        if array.shape[0] == 3:
+            return f"{shape}, channels first: pass `image.transpose(1, 2, 0)`."
+        return f"{shape}, with an alpha channel: pass `image[..., :3]`." if array.shape[2] == 4 else f"{shape}."
+    if array.dtype == np.uint8:
+        return None
+    if array.dtype.kind not in "iuf":
+        return f"Received dtype {array.dtype}."
+    low, high = array.min(), array.max()
+    received = f"Received {array.dtype} numbers from {low} to {high}"
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return f"{received}: NaN or infinity at {np.argwhere(~np.isfinite(array))[0].tolist()} (row, column, channel)."
+    if array.dtype.kind == "f" and low >= 0 and 0 < high <= 1:
+        return f"{received}: pass `image * 255`."
+    if low < 0 or high > 255:
+        fix = "pass `(image >> 8).astype('uint8')`." if array.dtype == np.uint16 else "undo its normalisation first."
+        return f"{received}: {fix}"
+    return None
+
+
+def _unreadable(path: str | Path, reason: str) -> UserError:
+    return UserError(f"Cannot read the picture {str(path)!r}: {reason}")
