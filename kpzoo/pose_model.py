@@ -7,9 +7,8 @@ import keras
 import tensorflow as tf
 
 from kpzoo.errors import UserError
+from kpzoo.heatmaps import HEATMAP_STRIDE
 from kpzoo.skeletons import Skeleton
-
-HEATMAP_STRIDE = 4  # all families of the zoo answer at a quarter of the crop's size
 
 # A predicted peak is right for the training PCK within this share of the heatmap's height: about 0.2 torso lengths.
 PCK_RADIUS = 0.05
@@ -122,7 +121,7 @@ def mean_over_replicas(losses: tf.Tensor) -> tf.Tensor:
 
 
 def peak_hits(targets: tf.Tensor, heatmaps: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns (hits, weights): is the predicted peak within `PCK_RADIUS` heights of the target's, for labelled keypoints.
+    """Returns (hits, weights) of the labelled keypoints: is the predicted peak within `PCK_RADIUS` of the target peak?
 
     Args:
         targets: (..., h, w, K) target heatmaps.
