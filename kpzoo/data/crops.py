@@ -1,0 +1,168 @@
+"""From encoded pictures to crops, inside the TensorFlow graph: decode, augment, warp.
+
+Nothing here draws random numbers on its own: a step of augmentation takes numbers from 0 to 1 that follow from a seed,
+so that the same seed gives the same crops on every machine and in every order.
+"""
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How a crop varies in training.
+
+    Args:
+        scale: Smallest and largest factor on the view's size.
+        rotation: Largest turn to either side, in degrees.
+        rotation_probability: Share of crops that are turned.
+        flip_probability: Share of crops that are mirrored.
+        brightness: Smallest and largest factor on each colour channel.
+        normal: Whether scale and rotation are drawn from clipped normal distributions, and not uniformly.
+    """
+
+    scale: tuple[float, float] = (1.0, 1.0)
+    rotation: float = 0.0
+    rotation_probability: float = 1.0
+    flip_probability: float = 0.0
+    brightness: tuple[float, float] = (1.0, 1.0)
+    normal: bool = False
+
+
+AUGMENTS = {
+    # Both CPN repositories: of four crops of a person, two are turned by up to 45 degrees, one is mirrored. Their views
+    # end at 1.25 since they cut from a padded picture; these may grow to 1.35.
+    "cpn": Augment((0.7, 1.35), 45.0, 0.5, 0.5, brightness=(0.8, 1.2)),
+    "hrnet": Augment((0.65, 1.35), 90.0, 0.6, 0.5, normal=True),  # HRNet W32 on COCO: 0.35 and 45 degrees are one sigma
+    "simplebaseline": Augment((0.7, 1.3), 80.0, 0.6, 0.5, normal=True),  # its ResNets: 0.3 and 40 degrees
+}
+
+NUM_DRAWS = 7  # random numbers that `augmented_view` and `brightened` use for one crop
+
+
+def augmented_view(augment: Augment, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns (scale, rotation in radians, mirrored) for (NUM_DRAWS,) uniform numbers."""
+    low, high = augment.scale
+    turned = tf.cast(draws[2] < augment.rotation_probability, tf.float32)
+    if augment.normal:  # a clip at one sigma for the scale and at two for the rotation, as HRNet has them
+        scale = 1 + (high - 1) * tf.clip_by_value(_normal(draws[0]), -1.0, 1.0)
+        rotation = augment.rotation / 2 * tf.clip_by_value(_normal(draws[1]), -2.0, 2.0)
+    else:
+        scale = low + (high - low) * draws[0]
+        rotation = augment.rotation * (2 * draws[1] - 1)
+    return scale, rotation * turned * 3.141592653589793 / 180, draws[3] < augment.flip_probability
+
+
+def _normal(uniform: tf.Tensor) -> tf.Tensor:
+    return tf.math.ndtri(tf.clip_by_value(uniform, 1e-6, 1 - 1e-6))
+
+
+def view_matrix(view: tf.Tensor, scale, rotation, mirrored, image_hw: tuple[int, int]) -> tf.Tensor:
+    """Returns the (2, 3) map from crop pixels to image pixels.
+
+    Args:
+        view: (4,) centre x, centre y, width, height in image pixels.
+        scale: Factor on the view's size.
+        rotation: Turn of the crop's axes in the image, in radians.
+        mirrored: Whether the crop's columns are reversed.
+        image_hw: (height, width) of the crop.
+    """
+    height, width = image_hw
+    step_x, step_y = view[2] * scale / width, view[3] * scale / height
+    cos, sin = tf.cos(rotation), tf.sin(rotation)
+    linear = tf.reshape(tf.stack([cos * step_x, -sin * step_y, sin * step_x, cos * step_y]), (2, 2))
+    offset = view[:2] - tf.linalg.matvec(linear, [width / 2, height / 2])
+    # The mirrored crop shows in column x what the crop shows in column W - 1 - x.
+    offset = tf.where(mirrored, offset + linear[:, 0] * (width - 1), offset)
+    side = tf.where(mirrored, -1.0, 1.0)
+    return tf.concat([linear * tf.stack([side, 1.0]), offset[:, None]], axis=1)
+
+
+def to_crop(crop_to_image: tf.Tensor, points_image_xy: tf.Tensor) -> tf.Tensor:
+    """Returns (..., 2) points of the image in crop pixels."""
+    inverse = tf.linalg.inv(crop_to_image[:, :2])
+    return tf.einsum("ij,...j->...i", inverse, points_image_xy - crop_to_image[:, 2])
+
+
+def to_image(crop_to_image: tf.Tensor, points_crop_xy: tf.Tensor) -> tf.Tensor:
+    """Returns (B, ..., 2) points of the crops in image pixels, with (B, 2, 3) maps."""
+    rank = len(points_crop_xy.shape)
+    maps = tf.reshape(crop_to_image, tf.concat([tf.shape(crop_to_image)[:1], [1] * (rank - 2), [2, 3]], 0))
+    return tf.linalg.matvec(maps[..., :2], points_crop_xy) + maps[..., 2]
+
+
+def decode_crop(contents: tf.Tensor, crop_to_image: tf.Tensor, image_hw: tuple[int, int], fill_rgb) -> tf.Tensor:
+    """Returns the crop of an encoded picture (JPEG, PNG, BMP, GIF); of a JPEG only the needed window is decoded.
+
+    The EXIF orientation is not applied: annotations count the pixels as they are stored.
+
+    Args:
+        contents: Scalar string, the file's bytes.
+        crop_to_image: (2, 3) map from crop pixels to image pixels.
+        image_hw: (height, width) of the crop.
+        fill_rgb: Colour outside of the image, 0 … 255.
+
+    Returns:
+        (height, width, 3) float32 RGB, 0 … 255.
+    """
+
+    def jpeg():
+        size = tf.io.extract_jpeg_shape(contents)[:2]
+        window = _window(crop_to_image, size, image_hw)
+        # INTEGER_ACCURATE gives OpenCV's pixels bit for bit; the default is off by up to 21 grey levels.
+        return tf.io.decode_and_crop_jpeg(contents, window, channels=3, dct_method="INTEGER_ACCURATE"), window[:2]
+
+    def other():
+        image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+        image = tf.ensure_shape(image, (None, None, 3))
+        window = _window(crop_to_image, tf.shape(image)[:2], image_hw)
+        return _cut(image, window), window[:2]
+
+    pixels, corner_yx = tf.cond(tf.io.is_jpeg(contents), jpeg, other)
+    return _warp(pixels, corner_yx, crop_to_image, image_hw, fill_rgb)
+
+
+def crop(image: tf.Tensor, crop_to_image: tf.Tensor, image_hw: tuple[int, int], fill_rgb) -> tf.Tensor:
+    """Returns the crop of a decoded (H, W, 3) picture; see `decode_crop`."""
+    window = _window(crop_to_image, tf.shape(image)[:2], image_hw)
+    return _warp(_cut(image, window), window[:2], crop_to_image, image_hw, fill_rgb)
+
+
+def _window(crop_to_image: tf.Tensor, size_hw: tf.Tensor, image_hw: tuple[int, int]) -> tf.Tensor:
+    """Returns (4,) int32 y, x, height, width: the part of the image that the crop's pixels are mixed from."""
+    height, width = image_hw
+    corners = tf.constant([[0.0, 0.0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]])
+    corners = corners @ tf.transpose(crop_to_image[:, :2]) + crop_to_image[:, 2]
+    limit = tf.cast(tf.stack([size_hw[1], size_hw[0]]), tf.float32) - 1
+    # Clip before the cast: a box far outside would overflow. One pixel more on each side than bilinear mixing reads.
+    low = tf.clip_by_value(tf.floor(tf.reduce_min(corners, axis=0)) - 1, 0.0, limit)
+    high = tf.clip_by_value(tf.math.ceil(tf.reduce_max(corners, axis=0)) + 1, 0.0, limit)
+    low, high = tf.cast(low, tf.int32), tf.cast(high, tf.int32)
+    return tf.stack([low[1], low[0], high[1] - low[1] + 1, high[0] - low[0] + 1])
+
+
+def _cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    return tf.slice(image, tf.concat([window[:2], [0]], 0), tf.concat([window[2:], [3]], 0))
+
+
+def _warp(pixels, corner_yx, crop_to_image, image_hw, fill_rgb) -> tf.Tensor:
+    """Returns the bilinear crop of the window whose first pixel is image pixel `corner_yx`."""
+    fill = tf.constant(fill_rgb, tf.float32)
+    offset = crop_to_image[:, 2] - tf.cast(tf.stack([corner_yx[1], corner_yx[0]]), tf.float32)
+    rows = tf.concat([crop_to_image[:, :2], offset[:, None]], axis=1)
+    warped = tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(pixels, tf.float32)[None] - fill,  # the fill becomes the zero that the warp pads with
+        transforms=tf.concat([tf.reshape(rows, [1, 6]), [[0.0, 0.0]]], axis=1),
+        output_shape=tf.constant(image_hw, tf.int32),
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+        fill_value=0.0,
+    )[0]
+    return tf.ensure_shape(warped + fill, (*image_hw, 3))
+
+
+def brightened(image: tf.Tensor, augment: Augment, draws: tf.Tensor) -> tf.Tensor:
+    """Returns the crop with its channels scaled by three uniform numbers, within 0 … 255."""
+    low, high = augment.brightness
+    return tf.clip_by_value(image * (low + (high - low) * draws), 0.0, 255.0)
