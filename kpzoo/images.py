@@ -6,8 +6,10 @@ their first bytes and not by their names; grey, CMYK, 16-bit and transparent one
 
 import glob
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
+from uuid import uuid4
 
 import cv2
 import numpy as np
@@ -94,13 +96,14 @@ def write_image(path: str | Path, image: np.ndarray) -> Path:
             f"Cannot write the picture {str(path)!r}: OpenCV cannot encode its {image.shape} pixels. "
             "JPEG ends at 65,500 pixels a side, WebP at 16,383; take .png."
         )
-    part = path.with_name(f".{path.name[:100]}.{os.getpid()}.part")
+    part = path.with_name(f".{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data.tobytes())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise UserError(f"Cannot write the picture {str(path)!r}: {error.strerror}.") from None
     return path
 

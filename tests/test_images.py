@@ -241,10 +241,12 @@ def test_a_failed_write_leaves_the_older_file_and_no_part(tmp_path, monkeypatch)
 
 def test_pictures_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "folder.png").mkdir()
+    (tmp_path / "file").touch()
     for name, image, reason in [
         ("a.tif", scene(), "must end in one of .jpg"),
         ("a", scene(), "Received the ending ''"),
         ("folder.png", scene(), "Is a directory"),
+        ("file/a.png", scene(), "a.png': (File exists|Not a directory)"),
         ("a.webp", np.zeros((1, 17_000, 3), np.uint8), "WebP at 16,383"),
         ("a.png", scene() / 255, r"image \* 255"),
     ]:

@@ -1,0 +1,240 @@
+"""Pictures of poses: skeletons on photos, heatmaps on crops, sheets of many pictures.
+
+What is drawn says what it means: limbs are blue on the person's left, orange on the right, white in the middle (every
+kind of colour vision tells these apart); faint means little confidence; a second person of one box (instance 1, and
+further ones) is dashed, with rings for joints and an outline of its own colour. Sizes follow person and picture.
+"""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from kpzoo.errors import UserError
+from kpzoo.skeletons import Skeleton
+
+# Okabe & Ito, "Color Universal Design" (2008), apart from white.
+COLOURS = {-1: (86, 180, 233), 1: (230, 159, 0), 0: (245, 245, 245)}  # left, right, middle
+ACCENTS = ((20, 20, 20), (204, 60, 140), (0, 158, 115), (213, 94, 0))  # outlines of instance 0, 1, 2, 3; then again
+
+_SHIFT = 4  # coordinates are passed to OpenCV in sixteenths of a pixel
+_FONT, _CAPITAL = cv2.FONT_HERSHEY_DUPLEX, 22  # its capitals are 22 pixels high at scale 1
+
+
+class Picture(np.ndarray):
+    """An (H, W, 3) uint8 RGB array that a notebook shows as a picture."""
+
+    def _repr_png_(self) -> bytes | None:
+        if self.ndim != 3 or self.shape[2] != 3 or self.dtype != np.uint8 or not self.size:
+            return None
+        return cv2.imencode(".png", cv2.cvtColor(np.asarray(self), cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def draw_poses(
+    image_rgb: np.ndarray,
+    keypoints_xy: np.ndarray,
+    keypoint_scores: np.ndarray,
+    skeleton: Skeleton,
+    *,
+    boxes_xywh: np.ndarray | None = None,
+    instance: np.ndarray | None = None,
+    scores: np.ndarray | None = None,
+    min_score: float = 0.2,
+) -> Picture:
+    """Returns a copy of the picture with skeletons on it.
+
+    Args:
+        image_rgb: (H, W, 3) uint8.
+        keypoints_xy: (P, K, 2) in image pixels. Points that are not finite are left out.
+        keypoint_scores: (P, K) in 0..1; joints below `min_score` are left out, with their limbs.
+        skeleton: Names the K keypoints, their sides and links.
+        boxes_xywh: (P, 4) in image pixels, drawn thin when given.
+        instance: (P,) int, which of the people of its box each pose is; all 0 when not given.
+        scores: (P,); the best pose is drawn last, on top, and boxes are labelled with them when given.
+        min_score: See `keypoint_scores`.
+    """
+    canvas = np.array(image_rgb, np.uint8, order="C")
+    keypoints_xy, keypoint_scores = np.asarray(keypoints_xy, float), np.asarray(keypoint_scores, float)
+    num_poses = len(keypoints_xy)
+    if keypoints_xy.shape != (num_poses, skeleton.num_keypoints, 2) or keypoint_scores.shape != keypoints_xy.shape[:2]:
+        raise UserError(
+            f"Poses of skeleton {skeleton.name!r} need keypoints_xy (P, {skeleton.num_keypoints}, 2) and "
+            f"keypoint_scores (P, {skeleton.num_keypoints}). Received: {keypoints_xy.shape}, {keypoint_scores.shape}."
+        )
+    instance = np.zeros(num_poses, int) if instance is None else np.asarray(instance, int)
+    order = np.lexsort((np.zeros(num_poses) if scores is None else scores, -instance))
+    visible = np.isfinite(keypoints_xy).all(-1) & (keypoint_scores >= min_score)
+    if boxes_xywh is not None:
+        for index in order:
+            label = "" if scores is None else f"{scores[index]:.2f}"
+            _draw_box(canvas, boxes_xywh[index], ACCENTS[instance[index] % len(ACCENTS)], label)
+    for index in order:
+        _draw_pose(canvas, keypoints_xy[index], keypoint_scores[index], visible[index], skeleton, instance[index])
+    return canvas.view(Picture)
+
+
+def heatmap_overlay(image_rgb: np.ndarray, heatmaps: np.ndarray) -> Picture:
+    """Returns a darkened crop that glows where its heatmaps are high.
+
+    Args:
+        image_rgb: (H, W, 3) uint8, the crop that the network saw.
+        heatmaps: (h, w, K) of any scale; the highest of the K counts. For one joint pass `heatmaps[..., k : k + 1]`.
+    """
+    height, width = image_rgb.shape[:2]
+    heat = np.nan_to_num(np.asarray(heatmaps, np.float32)).max(-1)
+    heat = np.clip(cv2.resize(heat / max(heat.max(), 1e-9), (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
+    colours = cv2.applyColorMap(np.uint8(heat * 255), cv2.COLORMAP_INFERNO)[..., ::-1].astype(np.float32)
+    alpha = np.sqrt(heat)[..., None]
+    return np.uint8(0.6 * (1 - alpha) * image_rgb + alpha * colours).view(Picture)
+
+
+def contact_sheet(
+    images: Sequence[np.ndarray],
+    columns: int,
+    captions: Sequence[str] | None = None,
+    cell_hw: tuple[int, int] = (256, 192),
+) -> Picture:
+    """Returns a grid of pictures on white, row by row, each scaled to fit its cell, with a caption below.
+
+    Args:
+        images: (H, W, 3) uint8 RGB of any sizes.
+        columns: Pictures in a row.
+        captions: As many as pictures; what does not fit is cut, what the font lacks becomes "?".
+        cell_hw: (height, width) of a cell without its caption, in pixels.
+    """
+    if captions is not None and len(captions) != len(images):
+        received = f"Received: {len(images)} pictures, {len(captions)} captions"
+        raise UserError(f"A sheet needs a caption for each picture. {received}.")
+    (height, width), gap = cell_hw, max(4, round(min(cell_hw) * 0.03))
+    text_height = 0 if captions is None else max(14, round(min(cell_hw) * 0.09))
+    rows = -(-len(images) // columns)
+    step_y, step_x = height + text_height + gap, width + gap
+    sheet = np.full((max(rows, 1) * step_y + gap, columns * step_x + gap, 3), 255, np.uint8)
+    for index, image in enumerate(images):
+        y, x = gap + index // columns * step_y, gap + index % columns * step_x
+        scale = min(height / image.shape[0], width / image.shape[1])
+        size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+        small = cv2.resize(np.asarray(image), size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+        top, left = y + (height - size[1]) // 2, x + (width - size[0]) // 2
+        sheet[top : top + size[1], left : left + size[0]] = small
+        if captions is not None:
+            _caption(sheet[y + height : y + height + text_height, x : x + width], captions[index])
+    return sheet.view(Picture)
+
+
+def before_after(left: np.ndarray, right: np.ndarray, captions: tuple[str, str] = ("before", "after")) -> Picture:
+    """Returns two pictures side by side, for instance with and without non-maximum suppression."""
+    return contact_sheet([left, right], 2, captions, tuple(np.maximum(left.shape[:2], right.shape[:2]).tolist()))
+
+
+def _draw_pose(canvas, keypoints_xy, keypoint_scores, visible, skeleton: Skeleton, instance: int) -> None:
+    """Draws one pose: all outlines, then all limbs, then the joints on top."""
+    if not visible.any():
+        return
+    height, width = canvas.shape[:2]
+    reach = 4 * max(height, width)
+    points = np.clip(keypoints_xy, -reach, reach)
+    extent = np.ptp(points[visible], axis=0).max()
+    diagonal = np.hypot(height, width)
+    thick = float(np.clip(extent * 0.02, max(1.2, diagonal / 900), max(2.0, diagonal / 130)))
+    border = max(0.7, 0.3 * thick)
+    alphas = 0.25 + 0.75 * np.clip(keypoint_scores, 0, 1)
+    accent, sides, dashed = ACCENTS[instance % len(ACCENTS)], _sides(skeleton), instance > 0
+    links = [(a, b) for a, b in skeleton.link_indices if visible[a] and visible[b]]
+    for a, b in links:
+        _blend(canvas, min(alphas[a], alphas[b]), _bars(points[a], points[b], thick / 2 + border), accent)
+    for a, b in links:
+        bars = _bars(points[a], points[b], thick / 2, dash=4 * thick if dashed else 0.0)
+        _blend(canvas, min(alphas[a], alphas[b]), bars, COLOURS[np.sign(sides[a] + sides[b])])
+    for k in np.flatnonzero(visible):
+        _blend(canvas, alphas[k], _disc(points[k], 0.9 * thick + border), accent)
+        _blend(canvas, alphas[k], _disc(points[k], 0.9 * thick), COLOURS[sides[k]])
+        if dashed:
+            _blend(canvas, alphas[k], _disc(points[k], 0.45 * thick), accent)
+
+
+def _sides(skeleton: Skeleton) -> np.ndarray:
+    """Returns (K,) int: -1 for the person's left, 1 for the right, 0 for the middle."""
+    sides = np.zeros(skeleton.num_keypoints, int)
+    for first, second in skeleton.flip_pairs:
+        side = 1 if "right" in first.lower() else -1
+        sides[skeleton.keypoints.index(first)], sides[skeleton.keypoints.index(second)] = side, -side
+    return sides
+
+
+def _bars(start: np.ndarray, end: np.ndarray, half: float, dash: float = 0.0) -> list[np.ndarray]:
+    """Returns the limb from start to end as one polygon (4, 2), or as several with gaps when `dash` is a length."""
+    along = end - start
+    length = float(np.hypot(*along))
+    if length < 1e-6:
+        return []
+    across = np.array([-along[1], along[0]]) / length * half
+    count = max(1, round(length / dash / 1.6)) if dash else 1  # dashes, with gaps of 0.6 dashes between them
+    share = 1 / (1.6 * count - 0.6)
+    spans = [(start + along * 1.6 * share * i, start + along * (1.6 * i + 1) * share) for i in range(count)]
+    return [np.stack([first + across, last + across, last - across, first - across]) for first, last in spans]
+
+
+def _disc(centre: np.ndarray, radius: float) -> list[np.ndarray]:
+    angles = np.linspace(0, 2 * np.pi, max(12, int(radius * 3)), endpoint=False)
+    return [centre + radius * np.stack([np.cos(angles), np.sin(angles)], 1)]
+
+
+def _blend(canvas: np.ndarray, alpha: float, polygons: list[np.ndarray], colour, line: int = 0) -> None:
+    """Fills convex polygons (n, 2) with an opacity, or outlines them when `line` is a thickness in pixels."""
+    if not polygons:
+        return
+    corners = np.concatenate(polygons)
+    x0, y0 = np.maximum(np.floor(corners.min(0)).astype(int) - 1 - line, 0)
+    x1, y1 = np.maximum(np.ceil(corners.max(0)).astype(int) + 2 + line, 0)
+    area = canvas[y0:y1, x0:x1]
+    if not area.size:
+        return
+    layer = area.copy()
+    for polygon in polygons:
+        points = np.rint((polygon - (x0, y0)) * 2**_SHIFT).astype(np.int32)
+        if line:
+            cv2.polylines(layer, [points], True, colour, line, cv2.LINE_AA, _SHIFT)
+        else:
+            cv2.fillConvexPoly(layer, points, colour, cv2.LINE_AA, _SHIFT)
+    cv2.addWeighted(layer, alpha, area, 1 - alpha, 0, dst=area)
+
+
+def _draw_box(canvas: np.ndarray, box_xywh: np.ndarray, colour, label: str) -> None:
+    if not np.isfinite(box_xywh).all():
+        return
+    height, width = canvas.shape[:2]
+    reach = 4 * max(height, width)
+    x, y, w, h = np.clip(box_xywh, -reach, reach)
+    thick = max(1, round(np.hypot(height, width) / 1000))
+    frame = [np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)])]
+    for alpha, line_colour, line in ((0.5, colour, 3 * thick), (0.8, COLOURS[0], thick)):
+        _blend(canvas, alpha, frame, line_colour, line)
+    if label:
+        _label(canvas, label, (x, y, w, h), colour)
+
+
+def _label(canvas: np.ndarray, text: str, box_xywh, colour) -> None:
+    """Writes on a plate above the box, or at the top of the picture; not at all where it would hide a small box."""
+    x, y, w, h = box_xywh
+    scale = float(np.clip(h * 0.05, 9, max(9, canvas.shape[0] / 35))) / _CAPITAL
+    thick = max(1, round(scale * 1.6))
+    (width, height), _ = cv2.getTextSize(text, _FONT, scale, thick)
+    pad = max(2, round(height * 0.3))
+    width, height = width + 2 * pad, height + 2 * pad
+    if width > w or height > h / 5:
+        return
+    left = int(np.clip(x, 0, max(0, canvas.shape[1] - width)))
+    top = int(np.clip(y - height, 0, max(0, canvas.shape[0] - height)))
+    cv2.rectangle(canvas, (left, top), (left + width, top + height), colour, cv2.FILLED)
+    cv2.putText(canvas, text, (left + pad, top + height - pad), _FONT, scale, (255, 255, 255), thick, cv2.LINE_AA)
+
+
+def _caption(strip: np.ndarray, text: str) -> None:
+    height, width = strip.shape[:2]
+    scale = height * 0.55 / _CAPITAL
+    thick = max(1, round(scale * 1.5))
+    text = text.encode("ascii", "replace").decode()
+    while text and cv2.getTextSize(text, _FONT, scale, thick)[0][0] > width:
+        text = text.rstrip(".")[:-1] + ".." if len(text) > 3 else ""
+    cv2.putText(strip, text, (0, round(height * 0.78)), _FONT, scale, (40, 40, 40), thick, cv2.LINE_AA)

@@ -1,0 +1,150 @@
+"""Poses: what every model, importer and evaluation of the zoo gives and takes, in pixels of the picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from kpzoo import drawing, images
+from kpzoo.errors import UserError
+from kpzoo.skeletons import Skeleton
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Poses:
+    """P poses of one picture. None at all is P = 0, with the same shapes.
+
+    Args:
+        keypoints_xy: (P, K, 2) in image pixels; 0.0 is the centre of the first pixel.
+        keypoint_scores: (P, K), how sure the model is of each joint.
+        scores: (P,), how sure it is of each pose; these rank the poses.
+        boxes_xywh: (P, 4) in image pixels, the boxes that were looked into.
+        instance: (P,) int, which of the people of its box a pose is: 0, the person in its centre, but for MIPNet.
+        skeleton: Names the K keypoints.
+
+    >>> poses = Poses.empty(COCO17)
+    >>> poses, poses.keypoints_xy.shape
+    (Poses(0 of coco17, 17 keypoints), (0, 17, 2))
+    """
+
+    keypoints_xy: np.ndarray
+    keypoint_scores: np.ndarray
+    scores: np.ndarray
+    boxes_xywh: np.ndarray
+    instance: np.ndarray
+    skeleton: Skeleton
+
+    def __post_init__(self):
+        num_poses, num_keypoints = len(self.keypoints_xy), self.skeleton.num_keypoints
+        expected = {
+            "keypoints_xy": (num_poses, num_keypoints, 2),
+            "keypoint_scores": (num_poses, num_keypoints),
+            "scores": (num_poses,),
+            "boxes_xywh": (num_poses, 4),
+            "instance": (num_poses,),
+        }
+        for name, shape in expected.items():
+            array = np.asarray(getattr(self, name), int if name == "instance" else float)
+            if array.shape != shape:
+                raise UserError(
+                    f"Poses of skeleton {self.skeleton.name!r} need {name} of shape {shape} beside keypoints_xy of "
+                    f"shape {np.shape(self.keypoints_xy)}. Received: {array.shape}. "
+                    "For no poses take `Poses.empty(skeleton)`."
+                )
+            object.__setattr__(self, name, array)
+
+    @classmethod
+    def empty(cls, skeleton: Skeleton) -> "Poses":
+        """Returns no poses."""
+        num_keypoints = skeleton.num_keypoints
+        return cls(*(np.zeros((0, *shape)) for shape in [(num_keypoints, 2), (num_keypoints,), (), (4,), ()]), skeleton)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Poses"]) -> "Poses":
+        """Returns the poses of several results of one picture and one skeleton, in their order."""
+        names = sorted({part.skeleton.name for part in parts})
+        if len(names) != 1:
+            received = f"Received: {len(parts)} parts of skeletons {names}"
+            raise UserError(f"Only poses of one and the same skeleton can be put together. {received}.")
+        arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS)
+        return cls(*arrays, parts[0].skeleton)
+
+    def __len__(self) -> int:
+        return len(self.keypoints_xy)
+
+    def __getitem__(self, keep: "int | slice | Sequence | np.ndarray") -> "Poses":
+        """Returns the poses at an index, a slice, several indices, or where a (P,) mask is true."""
+        rows = np.atleast_1d(np.arange(len(self))[keep])
+        return Poses(*(getattr(self, name)[rows] for name in _ARRAYS), self.skeleton)
+
+    def __repr__(self) -> str:
+        mean = f", mean score {self.scores.mean():.2f}" if len(self) else ""
+        return f"Poses({len(self)} of {self.skeleton.name}, {self.skeleton.num_keypoints} keypoints{mean})"
+
+    def draw(
+        self,
+        image: str | Path | np.ndarray,
+        path: str | Path | None = None,
+        *,
+        min_score: float = 0.2,
+        boxes: bool = True,
+    ) -> drawing.Picture:
+        """Returns the picture with the poses on it, which a notebook shows; also writes it when `path` is given.
+
+        Args:
+            image: The picture that the poses are of: a file, or (H, W, 3) RGB numbers in 0..255.
+            path: Where to write, a name ending in .jpg, .png, .bmp or .webp.
+            min_score: Joints below it are left out.
+            boxes: Whether to draw the boxes, with the poses' scores.
+        """
+        picture = drawing.draw_poses(
+            images.as_image(image),
+            self.keypoints_xy,
+            self.keypoint_scores,
+            self.skeleton,
+            boxes_xywh=self.boxes_xywh if boxes else None,
+            instance=self.instance,
+            scores=self.scores,
+            min_score=min_score,
+        )
+        if path is not None:
+            images.write_image(path, picture)
+        return picture
+
+    def to_coco(self, image_id: int | str, category_id: int = 1) -> list[dict]:
+        """Returns COCO results, one dict a pose: `keypoints` [x, y, score] * K, `score`, `bbox`, and our `instance`."""
+        keypoints = np.concatenate([self.keypoints_xy, self.keypoint_scores[..., None]], axis=-1)
+        for name, array in (("keypoints", keypoints), ("scores", self.scores), ("boxes", self.boxes_xywh)):
+            if not np.isfinite(array).all():
+                first = np.argwhere(~np.isfinite(array))[0][0]
+                raise UserError(
+                    f"Pose {first} of image {image_id!r} has {name} that are not finite numbers, which JSON cannot hold. "
+                    "Look at the weights of the model."
+                )
+        columns = [array.tolist() for array in (keypoints, self.scores, self.boxes_xywh, self.instance)]
+        return [
+            dict(
+                image_id=image_id,
+                category_id=category_id,
+                keypoints=sum(k, []),
+                score=score,
+                bbox=box,
+                instance=instance,
+            )
+            for k, score, box, instance in zip(*columns, strict=True)
+        ]
+
+    @staticmethod
+    def csv_header(skeleton: Skeleton) -> list[str]:
+        """Returns the column names of `to_csv`."""
+        joints = [f"{name}_{what}" for name in skeleton.keypoints for what in ("x", "y", "score")]
+        return ["image", "pose", "instance", "score", "box_x", "box_y", "box_width", "box_height", *joints]
+
+    def to_csv(self, image: str | int) -> list[list]:
+        """Returns one row a pose, in the columns of `csv_header`, for `csv.writer(file).writerows`."""
+        poses = zip(self.to_coco(image), range(len(self)), strict=True)
+        return [[image, index, p["instance"], p["score"], *p["bbox"], *p["keypoints"]] for p, index in poses]
+
+
+_ARRAYS = [field.name for field in fields(Poses) if field.name != "skeleton"]
