@@ -22,7 +22,10 @@ _FONT, _CAPITAL = cv2.FONT_HERSHEY_DUPLEX, 22  # its capitals are 22 pixels high
 
 
 class Picture(np.ndarray):
-    """An (H, W, 3) uint8 RGB array that a notebook shows as a picture."""
+    """An (H, W, 3) uint8 RGB array that a notebook shows as a picture; what is computed from it is a plain array."""
+
+    def __array_wrap__(self, array, context=None, return_scalar=False):
+        return array[()] if return_scalar else np.asarray(array)
 
     def _repr_png_(self) -> bytes | None:
         if self.ndim != 3 or self.shape[2] != 3 or self.dtype != np.uint8 or not self.size:
@@ -208,7 +211,7 @@ def _draw_box(canvas: np.ndarray, box_xywh: np.ndarray, colour, label: str) -> N
     x, y, w, h = np.clip(box_xywh, -reach, reach)
     thick = max(1, round(np.hypot(height, width) / 1000))
     frame = [np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)])]
-    for alpha, line_colour, line in ((0.5, colour, 3 * thick), (0.8, COLOURS[0], thick)):
+    for alpha, line_colour, line in ((0.5, colour, 2 * thick + 1), (0.8, COLOURS[0], thick)):
         _blend(canvas, alpha, frame, line_colour, line)
     if label:
         _label(canvas, label, (x, y, w, h), colour)

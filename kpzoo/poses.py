@@ -119,20 +119,14 @@ class Poses:
             if not np.isfinite(array).all():
                 first = np.argwhere(~np.isfinite(array))[0][0]
                 raise UserError(
-                    f"Pose {first} of image {image_id!r} has {name} that are not finite numbers, which JSON cannot hold. "
-                    "Look at the weights of the model."
+                    f"Pose {first} of image {image_id!r} has {name} that are not finite numbers, "
+                    "which JSON cannot hold. Look at the weights of the model."
                 )
         columns = [array.tolist() for array in (keypoints, self.scores, self.boxes_xywh, self.instance)]
+        image = dict(image_id=image_id, category_id=category_id)
         return [
-            dict(
-                image_id=image_id,
-                category_id=category_id,
-                keypoints=sum(k, []),
-                score=score,
-                bbox=box,
-                instance=instance,
-            )
-            for k, score, box, instance in zip(*columns, strict=True)
+            {**image, "keypoints": sum(joints, []), "score": score, "bbox": box, "instance": instance}
+            for joints, score, box, instance in zip(*columns, strict=True)
         ]
 
     @staticmethod
