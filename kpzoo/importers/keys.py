@@ -1,0 +1,111 @@
+"""Where each variable of ours stands in published checkpoints.
+
+One function per source takes the path of a module of ours, such as "c2_0_reduce_bn", and answers the name of the same
+module there, such as "layer1.0.bn1", or None if that source has nothing like it.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+TORCH_LEAVES: Mapping[str, str] = MappingProxyType(
+    {
+        "kernel": "weight",
+        "bias": "bias",
+        "gamma": "weight",
+        "beta": "bias",
+        "moving_mean": "running_mean",
+        "moving_variance": "running_var",
+    }
+)
+SLIM_LEAVES: Mapping[str, str] = MappingProxyType(
+    {
+        "kernel": "weights",
+        "bias": "biases",
+        **{leaf: f"BatchNorm/{leaf}" for leaf in ("gamma", "beta", "moving_mean", "moving_variance")},
+    }
+)
+
+# The convolutions of residual blocks in the order in which all references number them.
+_BLOCK_PARTS = {"reduce": 1, "spatial": 2, "expand": 3, "first": 1, "second": 2}
+_PART = rf"({'|'.join(_BLOCK_PARTS)}|shortcut)_(conv|bn)"
+
+
+def torch_key(path: str, module_of: Callable[[str], str | None]) -> str | None:
+    """Returns the PyTorch key of our variable `path`, such as "c2_0_reduce_bn/gamma"."""
+    module, _, leaf = path.rpartition("/")
+    name = module_of(module)
+    return name and f"{name}.{TORCH_LEAVES[leaf]}"
+
+
+def slim_key(path: str, module_of: Callable[[str], str | None]) -> str | None:
+    """Returns the TF-slim variable name of our variable `path`."""
+    module, _, leaf = path.rpartition("/")
+    name = module_of(module)
+    return name and f"{name}/{SLIM_LEAVES[leaf]}"
+
+
+def _torch_block(part: str, op: str) -> str:
+    if part == "shortcut":
+        return f"downsample.{0 if op == 'conv' else 1}"
+    return f"{op}{_BLOCK_PARTS[part]}"
+
+
+def resnet_module(module: str) -> str | None:
+    """torchvision's ResNets, and the trunks of all that keep its names."""
+    if match := re.fullmatch(r"stem_(conv|bn)", module):
+        return f"{match[1]}1"
+    if match := re.fullmatch(rf"c(\d)_(\d+)_{_PART}", module):
+        stage, index, part, op = match.groups()
+        return f"layer{int(stage) - 1}.{index}.{_torch_block(part, op)}"
+    return None
+
+
+def pytorch_cpn_module(module: str) -> str | None:
+    """GengDavid's pytorch-cpn; its levels count from the coarsest, c5 = 0."""
+    if (name := resnet_module(module)) is not None:
+        return f"resnet.{name}"
+    if match := re.fullmatch(r"global_c(\d)_(lateral|merge|predict|head)_(conv|bn)", module):
+        level, part, op = 5 - int(match[1]), match[2], match[3]
+        if part == "merge":  # stands on the way out of the coarser level, behind its upsampling
+            return f"global_net.upsamples.{level - 1}.{1 if op == 'conv' else 2}"
+        name = "laterals" if part == "lateral" else "predict"
+        conv_index, bn_index = (3, 5) if part == "head" else (0, 1)
+        return f"global_net.{name}.{level}.{conv_index if op == 'conv' else bn_index}"
+    if match := re.fullmatch(rf"refine_c(\d)_(\d)_{_PART}", module):
+        level, index, part, op = match.groups()
+        return f"refine_net.cascade.{5 - int(level)}.{index}.{_torch_block(part, op)}"
+    if match := re.fullmatch(rf"refine_final_{_PART}", module):
+        return f"refine_net.final_predict.0.{_torch_block(*match.groups())}"
+    if match := re.fullmatch(r"refine_head_(conv|bn)", module):
+        return f"refine_net.final_predict.{1 if match[1] == 'conv' else 2}"
+    return None
+
+
+def tf_cpn_module(module: str, depth: int = 50) -> str | None:
+    """tf-cpn's TF-slim scopes; convolution and normalisation share one."""
+    scope = module.removesuffix("_conv").removesuffix("_bn")
+    if scope == "stem":
+        return f"resnet_v1_{depth}/conv1"
+    block = re.fullmatch(rf"(.+)_({'|'.join(_BLOCK_PARTS)}|shortcut)", scope)
+    part = "" if block is None else "shortcut" if block[2] == "shortcut" else f"conv{_BLOCK_PARTS[block[2]]}"
+    if block and (match := re.fullmatch(r"c(\d)_(\d+)", block[1])):
+        stage, index = int(match[1]) - 1, int(match[2]) + 1
+        return f"resnet_v1_{depth}/block{stage}/unit_{index}/bottleneck_v1/{part}"
+    if block and (match := re.fullmatch(r"refine_c(\d)_(\d)", block[1])):
+        return f"res{match[1]}/refine_conv{match[2]}/{part}"
+    if block and block[1] == "refine_final":
+        return f"final_bottleneck/{part}"
+    if match := re.fullmatch(r"global_c(\d)_(lateral|merge|predict|head)", scope):
+        name = {"predict": "tmp", "head": "pyramid"}.get(match[2], match[2])
+        return f"{name}/res{match[1]}"
+    return "refine_out" if scope == "refine_head" else None
+
+
+def from_torch(array: np.ndarray) -> np.ndarray:
+    """Turns PyTorch's layouts into Keras': convolutions OIHW → HWIO, deconvolutions IOHW → HWOI, linear OI → IO."""
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)  # the same move for both kinds; no kernel is flipped
+    return array.T if array.ndim == 2 else array

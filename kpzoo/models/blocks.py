@@ -1,0 +1,286 @@
+"""What all families are built of: registered layers, and small functions over them.
+
+Every convolution or pooling with a stride pads symmetrically before it and then takes only valid windows, as the
+references do: "same" pads the far edge alone on even sizes, which is another network.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras import layers
+
+from kpzoo.errors import unknown
+
+HEAD_DTYPE = "float32"  # pixels and heatmaps are computed in full precision under every policy
+
+# The filter gradient of a strided 1x1 convolution over fewer channels than this writes beyond its buffer in the oneDNN
+# of TF 2.21 (heap corruption on AVX-512), so such an input is thinned out before the convolution, which is the same.
+ONEDNN_VECTOR = 16
+
+
+class Norm(NamedTuple):
+    """The two numbers of a batch normalisation: PyTorch's defaults, in Keras' sense of momentum."""
+
+    epsilon: float = 1e-5
+    momentum: float = 0.9
+
+
+TORCH_NORM = Norm()
+
+
+class PixelRule(NamedTuple):
+    """Pixels become `(pixel - mean) / std`, channels in the given order; mean and std are listed in that same order."""
+
+    order: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+_IMAGENET = dict(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))  # torchvision's, times 255
+_CPN_MEAN_RGB = (122.7717, 115.9465, 102.9801)
+_BYTE = (255.0, 255.0, 255.0)
+
+NORMALIZATIONS: Mapping[str, PixelRule] = MappingProxyType(
+    {
+        "imagenet_rgb": PixelRule("rgb", **_IMAGENET),
+        # The ResNet configurations of HRNet's repository leave the picture in OpenCV's order but keep the RGB figures.
+        "imagenet_bgr": PixelRule("bgr", **_IMAGENET),
+        "cpn_rgb": PixelRule("rgb", _CPN_MEAN_RGB, _BYTE),  # pytorch-cpn
+        "cpn_bgr": PixelRule("bgr", _CPN_MEAN_RGB[::-1], _BYTE),  # tf-cpn
+        "unit_rgb": PixelRule("rgb", (0.0, 0.0, 0.0), _BYTE),  # Newell's hourglass: [0, 1], nothing subtracted
+        # What keras.applications calls "caffe": the preprocessing of its ResNet-50/101/152 weights.
+        "caffe_bgr": PixelRule("bgr", (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
+    }
+)
+
+# How TensorFlow's raw resize places samples. "legacy" is TF 1: source = target * in / out, no half-pixel shift.
+RESIZE_CONVENTIONS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
+    {
+        "legacy": dict(align_corners=False, half_pixel_centers=False),
+        "align_corners": dict(align_corners=True, half_pixel_centers=False),
+        "half_pixel": dict(align_corners=False, half_pixel_centers=True),
+    }
+)
+
+
+@keras.saving.register_keras_serializable("kpzoo")
+class PixelNormalization(layers.Layer):
+    """Turns RGB pixels of 0 … 255 into what a network was trained on, in float32.
+
+    Args:
+        normalization: A key of `NORMALIZATIONS`.
+    """
+
+    def __init__(self, normalization: str, **kwargs):
+        super().__init__(**{**kwargs, "dtype": HEAD_DTYPE})
+        if normalization not in NORMALIZATIONS:
+            raise unknown("normalization", normalization, NORMALIZATIONS, "None leaves pixels as they are.")
+        self.normalization = normalization
+
+    def call(self, image):
+        rule = NORMALIZATIONS[self.normalization]
+        if rule.order == "bgr":
+            image = tf.gather(image, [2, 1, 0], axis=-1)
+        return (image - np.float32(rule.mean)) * np.float32(1 / np.array(rule.std))
+
+    def compute_output_shape(self, image_shape):
+        return image_shape
+
+    def get_config(self):
+        return {**super().get_config(), "normalization": self.normalization}
+
+
+@keras.saving.register_keras_serializable("kpzoo")
+class FusedBatchNorm(layers.BatchNormalization):
+    """Keras' batch normalisation over (B, h, w, C), computed by TensorFlow's fused operation.
+
+    Same variables, so weights interchange. Two differences: it stays in the layer's compute dtype with float32
+    statistics, which makes mixed precision about 1.4 times faster on a CPU, and the moving variance is the unbiased
+    one, as in PyTorch. With `synchronized=True`, also when set later, Keras' own path shares statistics over replicas.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        if self.synchronized:
+            return super().call(inputs, training=training, mask=mask)
+        training = bool(training) and self.trainable
+        x = tf.cast(inputs, self.compute_dtype)
+        moving_mean, moving_variance = self.moving_mean.value, self.moving_variance.value
+        nothing = tf.zeros([0], tf.float32)
+        y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=x,
+            scale=self.gamma.value,
+            offset=self.beta.value,
+            mean=nothing if training else moving_mean,
+            variance=nothing if training else moving_variance,
+            epsilon=self.epsilon,
+            is_training=training,
+        )
+        if training:
+            keep, take = self.momentum, 1.0 - self.momentum
+            self.moving_mean.assign(keep * moving_mean + take * mean)
+            self.moving_variance.assign(keep * moving_variance + take * variance)
+        return y
+
+
+@keras.saving.register_keras_serializable("kpzoo")
+class ResizeBilinear(layers.Layer):
+    """Resizes (B, h, w, C) to (B, H, W, C), placing samples as one of the references does.
+
+    Args:
+        size_hw: (H, W).
+        convention: A key of `RESIZE_CONVENTIONS`.
+    """
+
+    def __init__(self, size_hw: tuple[int, int], convention: str, **kwargs):
+        super().__init__(**kwargs)
+        if convention not in RESIZE_CONVENTIONS:
+            raise unknown("resize convention", convention, RESIZE_CONVENTIONS)
+        self.size_hw = tuple(size_hw)
+        self.convention = convention
+
+    def call(self, x):
+        size = np.array(self.size_hw, np.int32)
+        y = tf.raw_ops.ResizeBilinear(images=tf.cast(x, tf.float32), size=size, **RESIZE_CONVENTIONS[self.convention])
+        return tf.cast(y, self.compute_dtype)
+
+    def compute_output_shape(self, shape):
+        return (shape[0], *self.size_hw, shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "size_hw": self.size_hw, "convention": self.convention}
+
+
+@keras.saving.register_keras_serializable("kpzoo")
+class UpsampleNearest(layers.Layer):
+    """Repeats every cell of (B, h, w, C) `factor` times in both directions.
+
+    Keras' own nearest upsampling is built of repeats, which ONNX converters turn into hundreds of nodes.
+    """
+
+    def __init__(self, factor: int, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x):
+        size = np.array([side * self.factor for side in x.shape[1:3]], np.int32)
+        return tf.raw_ops.ResizeNearestNeighbor(images=x, size=size)
+
+    def compute_output_shape(self, shape):
+        return (shape[0], shape[1] * self.factor, shape[2] * self.factor, shape[-1])
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable("kpzoo")
+class StackMaps(layers.Layer):
+    """Stacks float32 maps (B, h, w, K) of several levels or stages into (B, L, h, w, K)."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**kwargs, "dtype": HEAD_DTYPE})
+
+    def call(self, maps):
+        return tf.stack(maps, axis=1)
+
+    def compute_output_shape(self, shapes):
+        return (shapes[0][0], len(shapes), *shapes[0][1:])
+
+
+def image_input(image_hw: tuple[int, int], normalization: str | None):
+    """Returns the input "image" (B, H, W, 3), RGB 0 … 255, and the same pixels normalised."""
+    image = keras.Input((*image_hw, 3), name="image", dtype="float32")
+    if normalization is None:
+        return image, image
+    return image, PixelNormalization(normalization, name="pixels")(image)
+
+
+def he_normal() -> keras.initializers.Initializer:
+    """He's initialisation by the fan-out, as the references draw convolutions that are followed by a ReLU."""
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+
+def small_normal() -> keras.initializers.Initializer:
+    """What SimpleBaseline and HRNet draw deconvolutions and heatmap heads from: maps start close to zero."""
+    return keras.initializers.RandomNormal(stddev=1e-3)
+
+
+def conv(
+    x, filters: int, kernel_size: int, strides: int = 1, *, name, dilation=1, use_bias=False, init=None, dtype=None
+):
+    """Convolves with symmetric zero padding, so that stride 1 keeps the size and stride 2 halves an even one."""
+    if kernel_size > 1 and strides > 1:
+        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+    elif strides > 1 and x.shape[-1] < ONEDNN_VECTOR:
+        x, strides = layers.MaxPooling2D(1, strides, name=f"{name}_skip")(x), 1
+    return layers.Conv2D(
+        filters,
+        kernel_size,
+        strides,
+        padding="same" if strides == 1 else "valid",
+        dilation_rate=dilation,
+        use_bias=use_bias,
+        kernel_initializer=init or he_normal(),
+        dtype=dtype,
+        name=f"{name}_conv",
+    )(x)
+
+
+def batch_norm(x, norm: Norm = TORCH_NORM, *, name, dtype=None):
+    return FusedBatchNorm(momentum=norm.momentum, epsilon=norm.epsilon, dtype=dtype, name=f"{name}_bn")(x)
+
+
+def relu(x, *, name):
+    return layers.Activation("relu", name=f"{name}_relu")(x)
+
+
+def conv_bn(x, filters: int, kernel_size: int, strides: int = 1, *, name, dilation=1, norm: Norm = TORCH_NORM):
+    """Convolution without bias, then batch normalisation."""
+    x = conv(x, filters, kernel_size, strides, dilation=dilation, name=name)
+    return batch_norm(x, norm, name=name)
+
+
+def conv_bn_relu(x, filters: int, kernel_size: int, strides: int = 1, *, name, dilation=1, norm: Norm = TORCH_NORM):
+    """Convolution without bias, batch normalisation, ReLU."""
+    return relu(conv_bn(x, filters, kernel_size, strides, dilation=dilation, norm=norm, name=name), name=name)
+
+
+def max_pool(x, kernel_size: int, *, name):
+    """Halves the size; odd kernels see zeros beyond the border, which never win after a ReLU."""
+    if kernel_size % 2:
+        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+    return layers.MaxPooling2D(kernel_size, 2, name=name)(x)
+
+
+def residual(x, shortcut, *, name):
+    """ReLU of the sum."""
+    return relu(layers.Add(name=f"{name}_add")([x, shortcut]), name=name)
+
+
+def bottleneck(
+    x, inner: int, filters: int, strides: int = 1, *, name, dilation=1, project: bool = False, norm: Norm = TORCH_NORM
+):
+    """1x1 to `inner` channels, 3x3 with the stride, 1x1 to `filters`, plus a shortcut.
+
+    The shortcut is a 1x1 convolution where the shape changes, or always if `project`.
+    """
+    shortcut = x
+    if project or strides != 1 or x.shape[-1] != filters:
+        shortcut = conv_bn(x, filters, 1, strides, norm=norm, name=f"{name}_shortcut")
+    x = conv_bn_relu(x, inner, 1, norm=norm, name=f"{name}_reduce")
+    x = conv_bn_relu(x, inner, 3, strides, dilation=dilation, norm=norm, name=f"{name}_spatial")
+    x = conv_bn(x, filters, 1, norm=norm, name=f"{name}_expand")
+    return residual(x, shortcut, name=name)
+
+
+def basic_block(x, filters: int, strides: int = 1, *, name, norm: Norm = TORCH_NORM):
+    """Two 3x3 convolutions, the first with the stride, plus a shortcut."""
+    shortcut = x
+    if strides != 1 or x.shape[-1] != filters:
+        shortcut = conv_bn(x, filters, 1, strides, norm=norm, name=f"{name}_shortcut")
+    x = conv_bn_relu(x, filters, 3, strides, norm=norm, name=f"{name}_first")
+    x = conv_bn(x, filters, 3, norm=norm, name=f"{name}_second")
+    return residual(x, shortcut, name=name)

@@ -1,0 +1,117 @@
+"""The zoo's door: names, options, sizes, weights and what `info` tells without building."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import kpzoo.models
+from kpzoo.errors import UserError
+from kpzoo.models import build, info, list_models
+from kpzoo.models.counting import count_macs, count_params
+from kpzoo.skeletons import CROWDPOSE14
+
+COUNTS = Path(kpzoo.models.__file__).parent / "counts.json"
+SMALL_HW = (128, 96)
+SMALL = {"nano", "tiny"}  # sizes that are also counted at 128x96
+
+
+def counted(name):
+    model = build(name)
+    counts = {"num_params": count_params(model)}
+    mimb = sum(count_params(layer) for layer in model.layers if type(layer).__name__ == "MIMB")
+    if mimb:
+        counts["mimb_params"] = mimb
+    counts["macs"] = {"256x192": count_macs(model)}
+    if name.rsplit("_", 1)[-1] in SMALL:
+        counts["macs"]["128x96"] = count_macs(build(name, image_hw=SMALL_HW))
+    return counts
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_recorded_parameters_and_macs_are_those_of_the_built_model(name, accept):
+    recorded = json.loads(COUNTS.read_text("utf-8")) if COUNTS.exists() else {}
+    counts = counted(name)
+    if accept:
+        COUNTS.write_text(json.dumps(dict(sorted({**recorded, name: counts}.items())), indent=1) + "\n", "utf-8")
+        return
+    assert recorded.get(name) == counts, f"to accept, run `pytest --accept -k {name}`"
+
+
+def test_counts_hold_the_registered_models_and_no_others():
+    assert sorted(json.loads(COUNTS.read_text("utf-8"))) == list_models()
+
+
+def test_list_models_filters_by_a_shell_pattern():
+    assert "cpn_res50" in list_models("cpn_*")
+    assert all(name.endswith("_tiny") for name in list_models("*_tiny"))
+    assert list_models("nothing_*") == []
+
+
+def test_info_tells_sizes_without_building():
+    row = info("cpn_res50")
+    assert (row.family, row.paper) == ("cpn", "arXiv:1711.07319")
+    assert (row.num_params, row.macs["256x192"]) == (27009770, 7230615552)
+    assert (row.codec, row.normalization) == ("cpn_official", "cpn_bgr")
+    assert row.options["refine"] == "cascade"
+    assert "27.010 M" in str(row) and "multiply-adds" in row.macs_rule and row.weights == ()
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_info_prints_for_every_model(name):
+    assert str(info(name)).startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(name="cpn_tinny"), "Unknown model name. Received: 'cpn_tinny'. Did you mean .*'cpn_tiny'"),
+        (dict(name="cpn_tiny", num_keypoint=3), "Unknown option of model 'cpn_tiny'. Received: 'num_keypoint'"),
+        (dict(name="cpn_tiny", refin=None), "Did you mean 'refine'"),
+        (dict(name="cpn_tiny", refine="cascades"), "Unknown refine. .* Did you mean 'cascade'"),
+        (dict(name="cpn_tiny", flavour="pytorsch"), "Did you mean 'pytorch'"),
+        (dict(name="cpn_tiny", levels=("c1",)), "Unknown pyramid level"),
+        (dict(name="cpn_tiny", levels=()), "one to four distinct levels"),
+        (dict(name="cpn_tiny", levels=("c2", "c2")), "one to four distinct levels"),
+        (dict(name="cpn_tiny", skeleton="coco18"), "Unknown skeleton. .* Did you mean 'coco17'"),
+        (dict(name="cpn_tiny", normalization="imagenet"), "Unknown normalization. .* Did you mean 'imagenet_"),
+        (dict(name="cpn_tiny", image_hw=(250, 190)), r"Received: \(250, 190\). .* \(224, 160\) or \(256, 192\)"),
+        (dict(name="cpn_tiny", image_hw=(0, 64)), "multiples of 32"),
+        (dict(name="cpn_tiny", image_hw=64), r"must be \(height, width\)"),
+        (dict(name="cpn_tiny", image_hw=(64, 64, 3)), r"must be \(height, width\)"),
+        (dict(name="cpn_tiny", image_hw=(64.5, 64)), r"must be \(height, width\)"),
+        (dict(name="cpn_tiny", weights="cpn.pth"), "must be a `.weights.h5` file"),
+        (dict(name="cpn_tiny", weights="nowhere.weights.h5"), "There is no weights file 'nowhere.weights.h5'"),
+    ],
+)
+def test_mistakes_are_refused_with_help(arguments, message):
+    with pytest.raises(UserError, match=message):
+        build(**{"image_hw": (64, 64), **arguments})
+
+
+def test_preset_says_what_was_built():
+    model = build("cpn_tiny", image_hw=(64, 96), skeleton="crowdpose14", flavour="pytorch", levels=("c2", "c3"))
+    preset = model.preset
+    assert (preset.name, preset.image_hw, preset.skeleton) == ("cpn_tiny", (64, 96), CROWDPOSE14)
+    assert (preset.normalization, preset.codec, preset.num_instances) == ("cpn_rgb", "cpn_pytorch", 1)
+    assert preset.options == {"flavour": "pytorch", "levels": ["c2", "c3"]}
+    assert model.output["heatmaps"].shape == (None, 16, 24, 14)
+
+
+@pytest.mark.parametrize("flavour, normalization", [("official", "cpn_bgr"), ("pytorch", "cpn_rgb")])
+def test_flavour_of_cpn_decides_codec_and_normalization(flavour, normalization):
+    preset = build("cpn_res50", image_hw=(64, 64), flavour=flavour).preset
+    assert (preset.codec, preset.normalization) == (f"cpn_{flavour}", normalization)
+
+
+def test_weights_file_of_the_same_model_loads_and_another_is_refused(tmp_path):
+    model = build("cpn_tiny", image_hw=(64, 64))
+    path = tmp_path / "own.weights.h5"
+    model.save_weights(path)
+    again = build("cpn_tiny", image_hw=(64, 64), weights=path)
+    assert all((a == b).all() for a, b in zip(model.get_weights(), again.get_weights(), strict=True))
+    with pytest.raises(UserError, match="does not fit model 'cpn_tiny'"):
+        build("cpn_tiny", image_hw=(64, 64), weights=path, width=12)
+    path.write_bytes(b"<html>not found</html>")
+    with pytest.raises(UserError, match="does not fit model 'cpn_tiny'"):
+        build("cpn_tiny", image_hw=(64, 64), weights=path)
