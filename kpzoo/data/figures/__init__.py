@@ -1,0 +1,1 @@
+"""How `kpzoo.data.synthetic` draws: bodies in space, their clothes and faces, and what stands around them."""

@@ -1,0 +1,260 @@
+"""Drawn scenes of people with exact COCO annotations: data that needs no download.
+
+    folder = make_dataset("people", num_images=2000, seed=0, crowding=0.5)
+
+Every scene is several articulated figures in clothes, before a cluttered background and behind things that hide them.
+The joints are known because they were drawn; whether a joint shows is read from the same pixels that make the masks.
+"""
+
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from kpzoo.data.figures.clothes import sample_look
+from kpzoo.data.figures.grouping import sample_actors
+from kpzoo.data.figures.people import Figure, draw_figure
+from kpzoo.data.figures.scenery import darken_disc, draw_backdrop, draw_occluder, over, photograph
+from kpzoo.errors import UserError
+from kpzoo.skeletons import COCO17
+
+GENERATOR = f"{__name__} 1"  # the number grows when the same seed gives other pictures
+_NOBODY = 255
+_LEAST_SHOWN = 0.2  # of a person's pixels; who is hidden more is left out of the scene
+_LEAST_JOINTS = 3
+
+
+def draw_scene(
+    seed: int | Sequence[int],
+    *,
+    crowding: float = 0.0,
+    people: tuple[int, int] = (1, 4),
+    image_hw: tuple[int, int] = (240, 320),
+) -> tuple[np.ndarray, list[dict]]:
+    """Draws one scene; the same arguments give the same scene.
+
+    Args:
+        seed: A number, or several that count together.
+        crowding: How much people overlap: 0 = apart as far as the picture allows, 1 = as in OCHuman, where the box of
+            a person overlaps the nearest other one by an IoU of 0.67 on average.
+        people: The fewest and the most people in a picture. Who would be hidden almost wholly is left out.
+        image_hw: Size of the picture, in pixels.
+
+    Returns:
+        The picture, (H, W, 3) uint8 RGB, and for each person the COCO annotation without its ids: `keypoints` (17 x, y,
+        v in picture pixels; v is 2 for what shows, 1 for what is hidden, 0 for what lies outside), `num_keypoints`,
+        `segmentation` (RLE of the visible pixels), `area`, `bbox` (x, y, width, height), `iscrowd`, `category_id`.
+
+    >>> image, annotations = draw_scene(7, people=(2, 2))
+    >>> image.shape, len(annotations[0]["keypoints"])
+    ((240, 320, 3), 51)
+    """
+    people, image_hw = _checked(crowding, people, image_hw)
+    rng = np.random.default_rng(seed)
+    image, floor = draw_backdrop(rng, image_hw)
+    actors = sample_actors(rng, people, crowding, image_hw, floor)
+    heading, sideways = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 1.0)
+    light_xy = sideways * np.array([np.cos(heading), -abs(np.sin(heading))])
+    figures = [draw_figure(a.body, sample_look(rng), a.height, a.hips_xy, image_hw, light_xy) for a in actors]
+    occluders = [draw_occluder(rng, image_hw) for _ in range(rng.choice(3, p=(0.7, 0.24, 0.06)))]
+    figures, owners, occluders = _casting(figures, occluders, image_hw)
+    for figure in figures:
+        _paint_figure(image, figure)
+    for layer, _ in occluders:
+        image = over(image, layer)
+    annotations = [_annotation(figure, owners == index) for index, figure in enumerate(figures)]
+    return photograph(rng, image), annotations
+
+
+def make_dataset(
+    folder: str | Path,
+    num_images: int,
+    *,
+    seed: int = 0,
+    crowding: float = 0.0,
+    people: tuple[int, int] = (1, 4),
+    image_hw: tuple[int, int] = (240, 320),
+    split: str = "train",
+    overwrite: bool = False,
+) -> Path:
+    """Writes scenes as a COCO folder: `images/<split>/*.jpg` and `annotations/person_keypoints_<split>.json`.
+
+    Picture i depends on the seed, the split's name and i only: a longer data set begins with the shorter one, and two
+    splits of one seed share no picture. Either all of it appears, or nothing.
+
+    Args:
+        folder: Where to write; may hold other splits.
+        num_images: How many pictures.
+        seed: Which pictures.
+        crowding: See `draw_scene`.
+        people: See `draw_scene`.
+        image_hw: See `draw_scene`.
+        split: Name of the part, such as `train` or `val`.
+        overwrite: Replaces a split that this function has written before.
+
+    Returns:
+        The path of the annotation file.
+    """
+    if num_images < 1:
+        raise UserError(f"A data set needs at least one image. Received: num_images={num_images}.")
+    people, image_hw = _checked(crowding, people, image_hw)
+    folder = Path(folder)
+    images, annotations = folder / "images" / split, folder / "annotations" / f"person_keypoints_{split}.json"
+    _check_target(images, annotations, overwrite)
+    for parent in (images.parent, annotations.parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    content = _content(seed, crowding, people, image_hw, split)
+    with tempfile.TemporaryDirectory(prefix=f".{split}-", dir=images.parent) as temporary:
+        pictures = Path(temporary) / "images"
+        pictures.mkdir()
+        for index in range(num_images):
+            source = (seed, zlib.crc32(split.encode()), index)
+            image, persons = draw_scene(source, crowding=crowding, people=people, image_hw=image_hw)
+            name = f"{index + 1:012d}.jpg"
+            (pictures / name).write_bytes(_jpeg(image, source))
+            content["images"].append({"id": index + 1, "file_name": name, "height": image_hw[0], "width": image_hw[1]})
+            for number, person in enumerate(persons):
+                content["annotations"].append({"id": 100 * (index + 1) + number, "image_id": index + 1, **person})
+        written = Path(temporary) / annotations.name
+        written.write_text(json.dumps(content))
+        annotations.unlink(missing_ok=True)
+        shutil.rmtree(images, ignore_errors=True)
+        pictures.rename(images)
+        written.replace(annotations)
+    return annotations
+
+
+def _checked(crowding: float, people: tuple[int, int], image_hw: tuple[int, int]) -> tuple[tuple, tuple]:
+    if not 0 <= crowding <= 1:
+        raise UserError(f"`crowding` must lie in [0, 1]. Received: {crowding}.")
+    fewest, most = people
+    if not 1 <= fewest <= most <= 20:
+        raise UserError(f"`people` must be (fewest, most) with 1 <= fewest <= most <= 20. Received: {tuple(people)}.")
+    if crowding > 0 and most < 2:
+        raise UserError(f"`crowding` needs at least two people in a picture. Received: people={tuple(people)}.")
+    if min(image_hw) < 48 or max(image_hw) > 2048:
+        raise UserError(f"`image_hw` must be (height, width) with sides of 48 to 2048. Received: {tuple(image_hw)}.")
+    return (int(fewest), int(most)), (int(image_hw[0]), int(image_hw[1]))
+
+
+def _check_target(images: Path, annotations: Path, overwrite: bool) -> None:
+    """Refuses to write over anything that this module has not written itself."""
+    if not annotations.exists() and not (images.exists() and any(images.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(f"{images} or {annotations} exists already. Pass overwrite=True, another folder or split.")
+    try:
+        generator = str(json.loads(annotations.read_text())["info"]["generator"])
+    except (OSError, ValueError, KeyError, TypeError):
+        generator = "somebody else"
+    if not generator.startswith(__name__):
+        raise UserError(f"{annotations} was written by {generator}, not by {__name__}, so it is not overwritten.")
+
+
+def _content(seed: int, crowding: float, people: tuple, image_hw: tuple, split: str) -> dict:
+    """Returns the annotation file without images and persons."""
+    info = {
+        "description": "Drawn people, not photographs",
+        "generator": GENERATOR,
+        "seed": seed,
+        "crowding": crowding,
+        "people": list(people),
+        "image_hw": list(image_hw),
+        "split": split,
+    }
+    person = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(COCO17.keypoints),
+        "skeleton": (COCO17.link_indices + 1).tolist(),
+    }
+    return {"info": info, "licenses": [], "categories": [person], "images": [], "annotations": []}
+
+
+def _jpeg(image: np.ndarray, seed: Sequence[int]) -> bytes:
+    quality = int(np.random.default_rng((*seed, 1)).integers(60, 97))
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def _casting(
+    figures: list[Figure], occluders: list, image_hw: tuple[int, int]
+) -> tuple[list[Figure], np.ndarray, list]:
+    """Decides who is drawn, and in which order, so that everybody who is drawn can be seen.
+
+    Returns the figures, far ones first, the map (H, W) of who owns a pixel, and the occluders that stay.
+    """
+    while True:
+        for order, kept in ((figures, occluders), (figures, []), (figures[::-1], [])):
+            owners = _owners(order, kept, image_hw)
+            shown = [_shown(figure, owners == index) for index, figure in enumerate(order)]
+            if min(shown, default=1.0) >= _LEAST_SHOWN or len(order) == 1:
+                return order, owners, kept
+        worst = int(np.argmin(shown))
+        figures = [figure for index, figure in enumerate(order) if index != worst]
+
+
+def _owners(figures: list[Figure], occluders: list, image_hw: tuple[int, int]) -> np.ndarray:
+    owners = np.full(image_hw, _NOBODY, np.uint8)
+    for index, figure in enumerate(figures):
+        _window(owners, figure)[figure.parts > 0] = index
+    for _, mask in occluders:
+        owners[mask] = _NOBODY
+    return owners
+
+
+def _window(picture: np.ndarray, figure: Figure) -> np.ndarray:
+    x, y = figure.origin_xy
+    height, width = figure.parts.shape
+    return picture[y : y + height, x : x + width]
+
+
+def _shown(figure: Figure, mask: np.ndarray) -> float:
+    """Returns the visible share of a figure's pixels, 0 when too few joints show."""
+    joints = sum(visibility == 2 for visibility in _visibility(figure, mask))
+    return float(mask.sum() / max((figure.parts > 0).sum(), 1)) if joints >= _LEAST_JOINTS else 0.0
+
+
+def _visibility(figure: Figure, mask: np.ndarray) -> np.ndarray:
+    """(17,) v of COCO. A joint shows when most of the 3x3 pixels around it belong to the person and carry the joint."""
+    visibility = np.zeros(len(figure.bare), int)
+    height, width = mask.shape
+    for k, (x, y) in enumerate(figure.keypoints_image_xy):
+        if 0 <= x <= width - 1 and 0 <= y <= height - 1:
+            column, row = round(x), round(y)
+            near = mask[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+            visibility[k] = 2 if figure.bare[k] and near.mean() > 0.5 else 1
+    return visibility
+
+
+def _paint_figure(image: np.ndarray, figure: Figure) -> None:
+    """Draws a figure, its shadow on the ground and the one on whatever is right behind it."""
+    darken_disc(image, figure.feet_xy, figure.height * np.array([0.22, 0.05]), 0.5)
+    window = _window(image, figure)
+    shadow = cv2.blur(figure.rgba[..., 3], (9, 9))
+    keep = cv2.convertScaleAbs(shadow, alpha=-0.3, beta=255)
+    window[...] = over(cv2.multiply(window, cv2.merge([keep] * 3), scale=1 / 255), figure.rgba)
+
+
+def _annotation(figure: Figure, mask: np.ndarray) -> dict:
+    """Returns the COCO annotation of a figure of which `mask` (H, W) is visible."""
+    from pycocotools import mask as rle
+
+    code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    visibility = _visibility(figure, mask)
+    xy = np.where(visibility[:, None] > 0, np.round(figure.keypoints_image_xy, 2), 0.0)
+    return {
+        "category_id": 1,
+        "iscrowd": 0,
+        "keypoints": [value for (x, y), v in zip(xy.tolist(), visibility.tolist(), strict=True) for value in (x, y, v)],
+        "num_keypoints": int((visibility > 0).sum()),
+        "segmentation": {"size": list(mask.shape), "counts": code["counts"].decode("ascii")},
+        "area": int(mask.sum()),
+        "bbox": rle.toBbox(code).tolist(),
+    }
