@@ -1,0 +1,145 @@
+"""The skeleton of a COCO keypoint category: a known one by its keypoint names, or one made from the file."""
+
+import re
+
+import numpy as np
+
+from kpzoo import skeletons
+from kpzoo.data.problems import Problems
+from kpzoo.errors import UserError, unknown
+from kpzoo.skeletons import Skeleton
+
+# Strict for large joints, mild for the face; COCO's range from 0.025 (eyes) to 0.107 (hips).
+UNKNOWN_SIGMA = 0.05
+_KNOWN_SIGMAS = {
+    name: sigma
+    for known in skeletons.SKELETONS.values()
+    for name, sigma in zip(known.keypoints, known.sigmas, strict=True)
+}
+_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+def choose(categories: list[dict], category: str | int | None, path) -> dict:
+    """Returns the category to read: the one asked for, or the only one that has keypoints.
+
+    Raises:
+        UserError: if there is none, or several and `category` does not say which.
+    """
+    names = [str(row.get("name", row.get("id"))) for row in categories]
+    if category is not None:
+        chosen = [row for row in categories if category in (row.get("name"), row.get("id"), str(row.get("id")))]
+        if not chosen:
+            raise unknown(f"category in {path}", str(category), names)
+        return chosen[0]
+    with_keypoints = [row for row in categories if row.get("keypoints")] or (categories if len(categories) == 1 else [])
+    if not with_keypoints:
+        raise UserError(f"{path}: no category has `keypoints`, the list of their names. Categories: {names[:10]}.")
+    if len(with_keypoints) > 1:
+        counts = {str(row.get("name", row.get("id"))): len(row["keypoints"]) for row in with_keypoints}
+        raise UserError(f"{path}: several categories have keypoints: {counts}. Choose one with `category=`.")
+    return with_keypoints[0]
+
+
+def skeleton_of(category: dict, skeleton: str | Skeleton | None, problems: Problems) -> Skeleton:
+    """Returns the skeleton that was asked for, after a comparison with the category, or the category's own."""
+    place = f"{problems.path}: category {category.get('name', category.get('id'))!r}"
+    names = category.get("keypoints")
+    if names is not None and (type(names) is not list or set(map(type, names)) - {str}):
+        raise UserError(f"{place}: `keypoints` must be a list of names. Received: {str(names)[:80]}.")
+    if skeleton is not None:
+        skeleton = skeletons.get(skeleton)
+        if names and tuple(names) != skeleton.keypoints:
+            raise UserError(
+                f"{place} has other keypoints than skeleton {skeleton.name!r} or another order. "
+                f"Received: {names}. Expected: {list(skeleton.keypoints)}."
+            )
+        return skeleton
+    if not names:
+        raise UserError(f"{place} has no `keypoints`, the list of their names. Add it, or pass `skeleton='coco17'`.")
+    for known in skeletons.SKELETONS.values():
+        if known.keypoints == tuple(names):
+            return known
+    return _from_file(category, tuple(names), problems, place)
+
+
+def _from_file(category: dict, names: tuple[str, ...], problems: Problems, place: str) -> Skeleton:
+    if len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise UserError(f"{place}: keypoint names must differ. Received twice: {twice}.")
+    return Skeleton(
+        name=str(category.get("name", category.get("id"))),
+        keypoints=names,
+        flip_pairs=flip_pairs(names, place),
+        sigmas=_sigmas(category, names, problems, place),
+        links=_links(category.get("skeleton"), names, problems),
+    )
+
+
+def flip_pairs(names: tuple[str, ...], place: str) -> tuple[tuple[str, str], ...]:
+    """Returns the pairs of names that differ in left and right, or l and r, only.
+
+    >>> flip_pairs(("nose", "left_eye", "right_eye", "Right Hip", "Left Hip", "LToe", "RToe", "upright"), "")
+    (('left_eye', 'right_eye'), ('Left Hip', 'Right Hip'), ('LToe', 'RToe'))
+    """
+    by_words = {_words(name): name for name in names}
+    pairs, alone = [], []
+    for words, name in by_words.items():
+        side = next((word for word in words if word in _SIDES), None)
+        if side is None:
+            continue
+        place_of_side = words.index(side)
+        mirror = by_words.get((*words[:place_of_side], _SIDES[side], *words[place_of_side + 1 :]))
+        if mirror is None and len(side) > 1:
+            alone.append(name)
+        elif mirror is not None and side in ("left", "l"):
+            pairs.append((name, mirror))
+    if alone:
+        raise UserError(
+            f"{place}: these keypoints have no mirror image of the other side: {alone[:10]}. "
+            "Name them left_x and right_x in pairs, or pass a `Skeleton` with its `flip_pairs`."
+        )
+    return tuple(pairs)
+
+
+def _words(name: str) -> tuple[str, ...]:
+    """Returns the words of left_eye, leftEye, LEye and lefteye in lower case."""
+    name = re.sub(r"^(left|right)(?=[a-z])", r"\1 ", name, flags=re.IGNORECASE)
+    return tuple(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name))
+
+
+def _sigmas(category: dict, names: tuple[str, ...], problems: Problems, place: str) -> tuple[float, ...]:
+    given = category.get("sigmas")
+    if given is not None:
+        numeric = type(given) is list and not set(map(type, given)) - {int, float}
+        if not numeric or len(given) != len(names) or not all(0 < sigma < np.inf for sigma in given):
+            raise UserError(f"{place}: `sigmas` needs {len(names)} numbers above 0. Received: {str(given)[:80]}.")
+        return tuple(map(float, given))
+    plain = [re.sub(r"\W+", "_", name.lower()) for name in names]
+    guessed = [name for name, key in zip(names, plain, strict=True) if key not in _KNOWN_SIGMAS]
+    problems.say(
+        "note",
+        f"The category has no `sigmas`, which OKS and AP need: {len(names) - len(guessed)} of {len(names)} keypoints "
+        f"have COCO's or CrowdPose's by their name, {len(guessed)} have {UNKNOWN_SIGMA}: {guessed[:10]}",
+        "AP of such keypoints compares with nothing but itself. Add `sigmas` to the category or pass a `Skeleton`.",
+    )
+    return tuple(_KNOWN_SIGMAS.get(key, UNKNOWN_SIGMA) for key in plain)
+
+
+def _links(links, names: tuple[str, ...], problems: Problems) -> tuple[tuple[str, str], ...]:
+    if links is None or links == []:
+        return ()
+    pairs = links if type(links) is list else [links]
+    whole = all(type(pair) is list and len(pair) == 2 and set(map(type, pair)) == {int} for pair in pairs)
+    ends = [end for pair in pairs for end in pair] if whole else []
+    if whole and min(ends) == 0 and max(ends) < len(names):
+        problems.say("repair", "The category's `skeleton` counts keypoints from 0", "Read so; COCO counts from 1.")
+        return tuple((names[a], names[b]) for a, b in pairs)
+    if not whole or min(ends) < 1 or max(ends) > len(names):
+        expected = f"pairs of numbers from 1 to {len(names)}"
+        problems.say(
+            "repair",
+            f"The category's `skeleton` must hold {expected}. Received: {str(links)[:80]}",
+            "Left out: pictures show no lines.",
+        )
+        return ()
+    return tuple((names[a - 1], names[b - 1]) for a, b in pairs)

@@ -1,0 +1,251 @@
+"""COCO keypoint annotations: a checked file as arrays, for any skeleton.
+
+Two uses of one file. The evaluation takes the numbers as they stand, as the reference tools do: boxes and keypoints
+that reach over the border, CrowdPose's own `num_keypoints`. Training takes `training_persons`: boxes are clipped, and
+keypoints outside the picture do not count. What cannot be meant is repaired and counted, or refused; see `Problem`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+
+from kpzoo.data import categories
+from kpzoo.data.annotation_table import AnnotationTable, Persons
+from kpzoo.data.columns import numbers, whole_numbers
+from kpzoo.data.json_file import read_object
+from kpzoo.data.problems import Problem, Problems
+from kpzoo.errors import UserError
+from kpzoo.skeletons import Skeleton
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """The checked content of a COCO keypoint file: I images, P persons of one category, K keypoints.
+
+    Args:
+        path: The file.
+        skeleton: Names the K keypoints; COCO17 or CROWDPOSE14 where the names agree.
+        category_id: The category that was read, mostly 1.
+        image_ids: (I,) int64, in file order.
+        file_names: I names as in the file, "" where it has none.
+        image_sizes_hw: (I, 2) height and width in pixels, 0 where the file does not tell.
+        crowd_index: (I,) CrowdPose's `crowdIndex`, NaN where the file has none.
+        persons: The P persons, in file order.
+        problems: What was repaired or is remarkable.
+    """
+
+    path: str
+    skeleton: Skeleton
+    category_id: int
+    image_ids: np.ndarray
+    file_names: Sequence[str]
+    image_sizes_hw: np.ndarray
+    crowd_index: np.ndarray
+    persons: Persons
+    problems: tuple[Problem, ...] = ()
+
+
+def read_annotations(
+    path: str | Path,
+    *,
+    skeleton: str | Skeleton | None = None,
+    category: str | int | None = None,
+    strict: bool = False,
+    allow_outside: bool = False,
+) -> Annotations:
+    """Returns the checked content of a COCO keypoint JSON, gzipped or not.
+
+    Args:
+        path: The file.
+        skeleton: What the keypoints must be. Needed only if the category does not name them.
+        category: Name or id, needed only if several categories have keypoints.
+        strict: Whether what could be repaired is an error instead.
+        allow_outside: Whether file names may be absolute or climb out of the image folder with "..".
+
+    Raises:
+        UserError: one line with the file, the place, what was received, and what to do.
+    """
+    annotations, problems = _read(path, skeleton, category, allow_outside)
+    problems.refuse(strict)
+    return annotations
+
+
+def check_annotations(
+    path: str | Path,
+    *,
+    skeleton: str | Skeleton | None = None,
+    category: str | int | None = None,
+    allow_outside: bool = False,
+) -> list[Problem]:
+    """Returns all problems of a file, errors included. Args as for `read_annotations`.
+
+    Raises:
+        UserError: only for a file whose structure cannot be read at all.
+    """
+    return list(_read(path, skeleton, category, allow_outside)[1])
+
+
+def training_persons(annotations: Annotations, min_keypoints: int = 1) -> dict[str, np.ndarray]:
+    """Returns the persons to train on: no crowd, with a box, an area and labelled keypoints in the picture.
+
+    Args:
+        annotations: The file's content.
+        min_keypoints: How many keypoints must be labelled and inside the picture.
+
+    Returns:
+        Arrays of length S:
+        `index` (S,) places in `annotations.persons`;
+        `image_ids` (S,);
+        `boxes_image_xywh` (S, 4) float64, clipped to the picture;
+        `keypoints_image_xy` (S, K, 2) float32;
+        `visibility` (S, K) float32, 0 for keypoints outside the picture.
+
+    Raises:
+        UserError: if there is no such person, or a picture has no file name.
+    """
+    persons = annotations.persons
+    sizes_hw = annotations.image_sizes_hw[persons.image_index]
+    boxes, usable = clipped_boxes(persons.boxes_image_xywh, sizes_hw)
+    visibility = np.where(inside_image(persons.keypoints_image_xy, sizes_hw), persons.visibility, 0)
+    enough = (visibility > 0).sum(axis=1) >= max(min_keypoints, 1)
+    index = np.flatnonzero(~persons.is_crowd & persons.has_box & usable & (persons.area > 0) & enough)
+    if not len(index):
+        raise UserError(
+            f"{annotations.path} has no labelled person to train on. Received: {len(persons.ids)} annotations, of them "
+            f"{int((~persons.is_crowd).sum())} no crowd, {int(persons.has_box.sum())} with a box, "
+            f"{int(enough.sum())} with {max(min_keypoints, 1)} or more labelled keypoints in the picture."
+        )
+    nameless = [image for image in np.unique(persons.image_index[index]).tolist() if not annotations.file_names[image]]
+    if nameless:
+        raise UserError(f"{annotations.path}: image id {annotations.image_ids[nameless[0]]} has no `file_name`.")
+    return {
+        "index": index,
+        "image_ids": persons.image_ids[index],
+        "boxes_image_xywh": boxes[index],
+        "keypoints_image_xy": persons.keypoints_image_xy[index].astype(np.float32),
+        "visibility": visibility[index].astype(np.float32),
+    }
+
+
+def clipped_boxes(boxes_image_xywh: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (P, 4) boxes clipped to their pictures, and a (P,) mask of those that something is left of.
+
+    As in HRNet's loaders a box spans pixels, from x to x + w - 1, and the last pixel of a picture is W - 1.
+    """
+    low = np.maximum(boxes_image_xywh[:, :2], 0)
+    last = boxes_image_xywh[:, :2] + np.maximum(boxes_image_xywh[:, 2:] - 1, 0)
+    high = np.minimum(last, _known(sizes_hw) - 1)
+    return np.concatenate([low, np.maximum(high - low, 0)], axis=1), (high >= low).all(axis=1)
+
+
+def inside_image(keypoints_image_xy: np.ndarray, sizes_hw: np.ndarray) -> np.ndarray:
+    """Returns (P, K) whether keypoints are in their picture, counted from pixel centres or from pixel edges."""
+    high = _known(sizes_hw)[:, None]
+    return ((keypoints_image_xy >= -0.5) & (keypoints_image_xy <= high)).all(axis=-1)
+
+
+def _known(sizes_hw: np.ndarray) -> np.ndarray:
+    """Returns (P, 2) width and height, infinite where the file does not tell."""
+    return np.where(sizes_hw > 0, sizes_hw, np.inf)[:, ::-1]
+
+
+def _read(path, skeleton, category, allow_outside) -> tuple[Annotations, Problems]:
+    problems, table = Problems(str(path)), AnnotationTable()
+    members = read_object(path, "annotations", table.extend)
+    for key in ("images", "annotations", "categories"):
+        if type(members.get(key)) is not list:
+            kind = f"'{key}' is a {type(members[key]).__name__}" if key in members else f"keys {sorted(members)[:10]}"
+            raise UserError(f"{path}: a COCO file needs the list '{key}'. Received: {kind}.")
+        for place, row in enumerate(members[key]):
+            if type(row) is not dict:
+                raise UserError(f"{path}: {key}[{place}] must be an object. Received: {str(row)[:60]!r}.")
+    chosen = categories.choose(members["categories"], category, path)
+    skeleton = categories.skeleton_of(chosen, skeleton, problems)
+    category_id = _category_id(chosen, path)
+    images = _images(members["images"], problems, allow_outside)
+    persons = table.persons(images["image_ids"], category_id, len(members["categories"]), skeleton, problems)
+    annotations = Annotations(str(path), skeleton, category_id, **images, persons=persons)
+    _remark(annotations, problems)
+    return replace(annotations, problems=tuple(problems)), problems
+
+
+def _category_id(category: dict, path) -> int:
+    ids, bad, _ = whole_numbers([category.get("id")])
+    if bad[0]:
+        raise UserError(f"{path}: a category needs a whole number as `id`. Received: {category.get('id')!r}.")
+    return int(ids[0])
+
+
+def _images(rows: list[dict], problems: Problems, allow_outside: bool) -> dict:
+    """Returns the columns of the images."""
+
+    def add(severity, what, chosen, done):
+        problems.add(severity, what, ids[chosen], done, "image ids")
+
+    ids, bad, text = whole_numbers([row.get("id") for row in rows])
+    problems.add("error", "`images` without a whole number as `id`", np.flatnonzero(bad), "Number them.", "entries")
+    add("repair", "`images` with text as `id`", text, "Read as numbers.")
+    add("error", "Image ids that occur twice", ~bad & _repeated(ids), "Give each image its own id.")
+    sizes = np.zeros((len(rows), 2), np.int64)
+    for axis, key in enumerate(("height", "width")):
+        values, wrong, missing = numbers([row.get(key) for row in rows])
+        wrong |= ~missing & ((values < 1) | (values != np.floor(values)))
+        add("error", f"Images whose `{key}` is no number of pixels", wrong, "Correct it.")
+        add("note", f"Images without `{key}`", missing, "Nothing is clipped in them.")
+        sizes[:, axis] = np.where(wrong | missing, 0, values)
+    crowd_index, wrong, missing = numbers([row.get("crowdIndex") for row in rows])
+    done = "Such images are in none of easy, medium, hard."
+    add("repair", "Images whose `crowdIndex` is no number", wrong, done)
+    add("note", "Images without `crowdIndex`", missing & (not missing.all()), done)
+    odd = (crowd_index > 1) | (crowd_index < 0)
+    add("note", "Images whose `crowdIndex` is not in 0 … 1", odd, "Used as it is.")
+    names = _file_names(rows, add, allow_outside)
+    return dict(image_ids=ids, file_names=names, image_sizes_hw=sizes, crowd_index=crowd_index)
+
+
+def _file_names(rows: list[dict], add: Callable, allow_outside: bool) -> list[str]:
+    names = [row.get("file_name") or "" for row in rows]
+    wrong = [place for place, name in enumerate(names) if type(name) is not str or "\0" in name]
+    add("error", "Images whose `file_name` is no text", wrong, "Correct it.")
+    for place in wrong:
+        names[place] = ""
+    climbing = [place for place, name in enumerate(names) if not allow_outside and _leaves_folder(name)]
+    if climbing:
+        what = f"File names outside the image folder, such as {names[climbing[0]]!r}"
+        add("error", what, climbing, "Make them relative to the image folder, or allow this with `allow_outside`.")
+    column = np.array(names, object).astype(str)
+    add("note", "Images without `file_name`", column == "", "They can be scored, not opened.")
+    add("error", "Images with one and the same `file_name`", _repeated(column) & (column != ""), "List a picture once.")
+    return names
+
+
+def _leaves_folder(name: str) -> bool:
+    if ".." not in name and ":" not in name and not name.startswith(("/", "\\", "~")):
+        return False
+    windows = PureWindowsPath(name)  # splits at both kinds of slash
+    return ".." in windows.parts or bool(windows.drive) or name.startswith(("/", "\\", "~"))
+
+
+def _repeated(values: np.ndarray) -> np.ndarray:
+    """Returns a mask of the values that occur more than once."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return counts[inverse] > 1
+
+
+def _remark(annotations: Annotations, problems: Problems) -> None:
+    """Notes what is no fault of the format but seldom meant."""
+    persons, sizes_hw = annotations.persons, annotations.image_sizes_hw[annotations.persons.image_index]
+    boxes_xywh = persons.boxes_image_xywh
+    _, usable = clipped_boxes(boxes_xywh, sizes_hw)
+    away = persons.ids[persons.has_box & ~usable]
+    problems.add("repair", "Boxes outside their picture", away, "No crop is made of them.")
+    excess = np.maximum(-boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:] - _known(sizes_hw))
+    over = persons.ids[persons.has_box & usable & (excess > 1).any(axis=1)]
+    problems.add("note", "Boxes that reach over the border by more than a pixel", over, "Clipped for training.")
+    outside = (persons.visibility > 0) & ~inside_image(persons.keypoints_image_xy, sizes_hw)
+    done = "Not trained on; the evaluation counts them."
+    problems.add("note", "Labelled keypoints outside their picture", persons.ids[outside.any(axis=1)], done)
+    if not (persons.num_keypoints > 0).any():
+        problems.say("note", "No annotation has a labelled keypoint", "There is nobody to train on or to score.")

@@ -1,0 +1,159 @@
+"""JSON files of any size and any damage: read, or told where the fault is; written whole or not at all."""
+
+import gc
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kpzoo.errors import UserError
+
+MAX_BYTES = 1 << 32  # of text; annotations of a million persons are about 1 GB
+CHUNK = 20_000  # elements of a long list that exist as Python objects at one time
+
+_SPACE, _WHITE = re.compile(r"[ \t\r\n]*"), frozenset(" \t\r\n")
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def read_json(path: str | Path) -> Any:
+    """Returns the content of a JSON file, gzipped or not, with or without a byte order mark."""
+    return _parsed(path, lambda text: json.loads(text))
+
+
+def read_object(path: str | Path, long_list: str, consume: Callable[[list], None]) -> dict:
+    """Returns the top-level object of a JSON file but for one long list, which is handed on piece by piece.
+
+    Only `CHUNK` elements of that list exist at one time, so the memory needed is that of the text.
+
+    Args:
+        path: The file, gzipped or not.
+        long_list: The key of the list.
+        consume: Called with up to `CHUNK` elements at a time, in file order.
+
+    Returns:
+        The object; `long_list` is in it as an empty list, or as what it is when it is no list.
+    """
+    return _parsed(path, lambda text: _object(text, path, long_list, consume))
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Writes a JSON file under its name only when it is complete; NaN and infinity are refused."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except ValueError as error:
+        raise UserError(f"{path} is not written: JSON has no NaN and no infinity ({error}).") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _parsed(path: str | Path, parse: Callable[[str], Any]) -> Any:
+    text, collecting = _text(path), gc.isenabled()
+    gc.disable()  # there are no cycles in JSON, and looking for them takes a quarter of the time
+    try:
+        return parse(text)
+    except UserError:
+        raise
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}:{error.colno} is not JSON: {error.msg}. The file may be cut off or of another kind."
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}.") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply to be a data file. Expected COCO-format JSON.") from None
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _text(path: str | Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            packed = file.read(2) == _GZIP_MAGIC
+        with gzip.open(path, "rb") if packed else open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist. Expected a JSON file.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder. Expected a JSON file.") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+    if len(data) > MAX_BYTES:
+        raise UserError(f"{path} holds more than {MAX_BYTES >> 30} GiB of text. Split it.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        column = error.start - data.rfind(b"\n", 0, error.start)
+        raise UserError(f"{path}:{line}:{column} is not JSON: the text is not UTF-8. Save it as UTF-8.") from None
+
+
+def _object(text: str, path: str | Path, long_list: str, consume: Callable[[list], None]) -> dict:
+    decode = json.JSONDecoder().raw_decode
+    position = _skip(text, 0)
+    if text[position : position + 1] != "{":
+        kind = type(json.loads(text)).__name__
+        raise UserError(f"{path} must hold one JSON object with the key '{long_list}'. Received: a {kind}.")
+    members, position = {}, _skip(text, position + 1)
+    while text[position : position + 1] != "}":
+        if text[position : position + 1] != '"':
+            raise json.JSONDecodeError("Expecting property name enclosed in double quotes", text, position)
+        key, position = decode(text, position)
+        position = _expect(text, _skip(text, position), ":")
+        if key == long_list and text[position : position + 1] == "[":
+            members[key], position = [], _list(text, position, decode, consume)
+        else:
+            members[key], position = decode(text, position)
+        position = _next(text, position, "}")
+    if _skip(text, position + 1) != len(text):
+        raise json.JSONDecodeError("Extra data", text, _skip(text, position + 1))
+    return members
+
+
+def _list(text: str, position: int, decode: Callable, consume: Callable[[list], None]) -> int:
+    """Hands the elements of the list that opens at `position` on; returns the position after it."""
+    position, elements = _skip(text, position + 1), []
+    while text[position : position + 1] != "]":
+        element, position = decode(text, position)
+        elements.append(element)
+        if len(elements) == CHUNK:
+            consume(elements)
+            elements = []
+        position = _next(text, position, "]")
+    consume(elements)
+    return position + 1
+
+
+def _next(text: str, position: int, closing: str) -> int:
+    """Returns where the next element starts, or where the closing bracket is."""
+    position = _skip(text, position)
+    if text[position : position + 1] == closing:
+        return position
+    position = _expect(text, position, ",")
+    if text[position : position + 1] == closing:
+        raise json.JSONDecodeError("Illegal trailing comma", text, position)
+    return position
+
+
+def _expect(text: str, position: int, delimiter: str) -> int:
+    if text[position : position + 1] != delimiter:
+        raise json.JSONDecodeError(f"Expecting {delimiter!r} delimiter", text, position)
+    return _skip(text, position + 1)
+
+
+def _skip(text: str, position: int) -> int:
+    return _SPACE.match(text, position).end() if text[position : position + 1] in _WHITE else position
