@@ -7,7 +7,6 @@ The joints are known because they were drawn; whether a joint shows is read from
 """
 
 import json
-import shutil
 import tempfile
 import zlib
 from collections.abc import Sequence
@@ -18,13 +17,14 @@ import numpy as np
 
 from kpzoo.data.figures.clothes import sample_look
 from kpzoo.data.figures.grouping import sample_actors
-from kpzoo.data.figures.people import Figure, draw_figure
-from kpzoo.data.figures.scenery import darken_disc, draw_backdrop, draw_occluder, over, photograph
+from kpzoo.data.figures.people import Figure, draw_figure, pixels_around
+from kpzoo.data.figures.scenery import darken_disc, draw_backdrop, draw_occluder, draw_seat, over, photograph
 from kpzoo.errors import UserError
 from kpzoo.skeletons import COCO17
 
 GENERATOR = f"{__name__} 1"  # the number grows when the same seed gives other pictures
 _NOBODY = 255
+_HIPS = [COCO17.keypoints.index(name) for name in ("left_hip", "right_hip")]
 _LEAST_SHOWN = 0.2  # of a person's pixels; who is hidden more is left out of the scene
 _LEAST_JOINTS = 3
 
@@ -64,6 +64,9 @@ def draw_scene(
     occluders = [draw_occluder(rng, image_hw) for _ in range(rng.choice(3, p=(0.7, 0.24, 0.06)))]
     figures, owners, occluders = _casting(figures, occluders, image_hw)
     for figure in figures:
+        if figure.seated:
+            draw_seat(rng, image, figure.keypoints_image_xy[_HIPS].mean(0), figure.feet_xy[1], figure.height)
+    for figure in figures:
         _paint_figure(image, figure)
     for layer, _ in occluders:
         image = over(image, layer)
@@ -102,6 +105,10 @@ def make_dataset(
     """
     if num_images < 1:
         raise UserError(f"A data set needs at least one image. Received: num_images={num_images}.")
+    if seed < 0:
+        raise UserError(f"`seed` must be 0 or more. Received: {seed}.")
+    if not split or Path(split).name != split:
+        raise UserError(f"`split` must be a plain name such as 'train'. Received: {split!r}.")
     people, image_hw = _checked(crowding, people, image_hw)
     folder = Path(folder)
     images, annotations = folder / "images" / split, folder / "annotations" / f"person_keypoints_{split}.json"
@@ -122,8 +129,8 @@ def make_dataset(
                 content["annotations"].append({"id": 100 * (index + 1) + number, "image_id": index + 1, **person})
         written = Path(temporary) / annotations.name
         written.write_text(json.dumps(content))
-        annotations.unlink(missing_ok=True)
-        shutil.rmtree(images, ignore_errors=True)
+        if images.exists():
+            images.rename(Path(temporary) / "replaced")
         pictures.rename(images)
         written.replace(annotations)
     return annotations
@@ -217,20 +224,16 @@ def _window(picture: np.ndarray, figure: Figure) -> np.ndarray:
 
 def _shown(figure: Figure, mask: np.ndarray) -> float:
     """Returns the visible share of a figure's pixels, 0 when too few joints show."""
-    joints = sum(visibility == 2 for visibility in _visibility(figure, mask))
+    joints = (_visibility(figure, mask) == 2).sum()
     return float(mask.sum() / max((figure.parts > 0).sum(), 1)) if joints >= _LEAST_JOINTS else 0.0
 
 
 def _visibility(figure: Figure, mask: np.ndarray) -> np.ndarray:
     """(17,) v of COCO. A joint shows when most of the 3x3 pixels around it belong to the person and carry the joint."""
-    visibility = np.zeros(len(figure.bare), int)
-    height, width = mask.shape
-    for k, (x, y) in enumerate(figure.keypoints_image_xy):
-        if 0 <= x <= width - 1 and 0 <= y <= height - 1:
-            column, row = round(x), round(y)
-            near = mask[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
-            visibility[k] = 2 if figure.bare[k] and near.mean() > 0.5 else 1
-    return visibility
+    xy = figure.keypoints_image_xy
+    inside = ((xy >= 0) & (xy <= np.array(mask.shape)[::-1] - 1)).all(1)
+    shows = figure.bare & (pixels_around(mask, xy).mean(1) > 0.5)
+    return np.where(inside, np.where(shows, 2, 1), 0)
 
 
 def _paint_figure(image: np.ndarray, figure: Figure) -> None:

@@ -15,11 +15,12 @@ SKIN_RGB = np.array(
 )  # fmt: skip
 HAIR_RGB = np.array(
     [
-        (20, 16, 16), (34, 24, 20), (62, 42, 28), (168, 166, 164),
+        (20, 16, 16), (34, 24, 20), (62, 42, 28),
         (96, 64, 38), (140, 98, 54), (202, 164, 100), (150, 68, 34),
     ],
     float,
 )  # fmt: skip
+GREY_RGB = np.array((168, 166, 164), float)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Look:
 def sample_look(rng: np.random.Generator) -> Look:
     """Returns skin, hair and clothes of a random person."""
     tone = rng.integers(len(SKIN_RGB))
-    hair_rgb = HAIR_RGB[rng.integers(8 if tone < 4 else 4)]
+    hair_rgb = GREY_RGB if rng.random() < 0.08 else HAIR_RGB[rng.integers(7 if tone < 4 else 3)]
     skin_rgb = np.clip(SKIN_RGB[tone] * rng.uniform(0.92, 1.06) + rng.normal(0, 4, 3), 15, 255)
     top_rgb, bottom_rgb = sample_colour(rng, 0.45), sample_colour(rng, 0.75)
     if rng.random() < 0.3:

@@ -61,11 +61,12 @@ def _partner(rng: np.random.Generator, first: Actor, tilt: float, closeness: flo
 
 def _aside(rng: np.random.Generator, actor: Actor, box_xyxy: np.ndarray, closeness: float) -> Actor:
     """Moves an actor who stands right before a box aside, until the overlap has shrunk to `closeness`."""
-    heading = np.array([rng.choice((-1.0, 1.0)), rng.normal(0, 0.12)])
+    heading = np.array([-1.0 if rng.random() < 0.5 else 1.0, rng.normal(0, 0.12)])
+    own = actor.box_xyxy
     near, far = 0.0, float((box_xyxy[2:] - box_xyxy[:2]).sum() + actor.height)
     for _ in range(12):
         middle = (near + far) / 2
-        if box_overlap(box_xyxy, actor.moved(1.0, middle * heading).box_xyxy) > closeness:
+        if box_overlap(box_xyxy, own + middle * np.tile(heading, 2)) > closeness:
             near = middle
         else:
             far = middle

@@ -16,10 +16,10 @@ _FACE = [
     *((-72, 8), (-66, -28), (-40, -62), (0, -78), (40, -62), (66, -28)),
 ]
 _BEARD = [
-    *((66, -16), (30, -24), (0, -22), (-30, -24), (-66, -16)),
+    *((64, -26), (30, -31), (0, -29), (-30, -31), (-64, -26)),
     *((-60, -36), (-38, -64), (0, -80), (38, -64), (60, -36)),
 ]
-_HAT = [(aside, up) for aside in range(-180, 180, 18) for up in (24, 40, 60)]
+_HAT = [(aside, up) for aside in range(-180, 180, 18) for up in (24, 40, 60, 85)]
 _BRIM = [(-55, 27), (-30, 24), (0, 22), (30, 24), (55, 27), (0, 34)]
 _MOUTH = [(-17, -40), (0, -43), (17, -40)]
 _BROWS = [[(12, 16), (34, 17)], [(-12, 16), (-34, 17)]]
@@ -33,7 +33,16 @@ def _filled(outline: list, middle: tuple[float, float]) -> list:
     return np.concatenate([middle + share * (edge - middle) for share in (0.35, 0.7, 1.0)])
 
 
-_FACE, _BEARD = _filled(_FACE, (0, -10)), _filled(_BEARD, (0, -45))
+def _unit(degrees: list | np.ndarray) -> np.ndarray:
+    """(n, 3) left, up and forward of points on the unit sphere."""
+    aside, up = np.radians(np.array(degrees, float)).T
+    return np.stack([np.sin(aside) * np.cos(up), np.sin(up), np.cos(aside) * np.cos(up)], 1)
+
+
+_FACE, _BEARD = _unit(_filled(_FACE, (0, -10))), _unit(_filled(_BEARD, (0, -45)))
+_HAT, _BRIM, _MOUTH, _EYES = map(_unit, (_HAT, _BRIM, _MOUTH, _EYES))
+_BROWS = [_unit(brow) for brow in _BROWS]
+_BRIDGE = _unit([(0, 8)])
 
 
 class _Skull:
@@ -51,17 +60,15 @@ class _Skull:
     def silhouette(self, swell: float = 1.0) -> np.ndarray:
         return self.centre_xy + self.size * swell * CIRCLE @ self.outline.T
 
-    def surface(self, degrees: np.ndarray | list, swell: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    def surface(self, unit: np.ndarray, swell: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
         """Returns (n, 2) picture points and (n,) how much the surface there faces the viewer, -1..1."""
-        aside, up = np.radians(np.array(degrees, float)).T
-        unit = np.stack([np.sin(aside) * np.cos(up), np.sin(up), np.cos(aside) * np.cos(up)], 1)
         normal = unit / self.axes @ self.frame.T
         facing = normal[:, 2] / np.linalg.norm(normal, axis=1)
         return self.centre_xy + self.size * swell * unit @ self.flat.T, facing
 
-    def patch(self, degrees: np.ndarray | list, swell: float = 1.0) -> np.ndarray | None:
+    def patch(self, unit: np.ndarray, swell: float = 1.0) -> np.ndarray | None:
         """Returns the outline (n, 2) of the part of a region that can be seen, None when it is turned away."""
-        points, facing = self.surface(degrees, swell)
+        points, facing = self.surface(unit, swell)
         seen = points[facing > 0]
         return hull(seen) if len(seen) > 4 else None
 
@@ -113,7 +120,7 @@ def _draw_ears(painter: Painter, skull: _Skull) -> None:
 def _draw_nose(painter: Painter, skull: _Skull, bridge: bool) -> None:
     """Draws the nose: first what sticks out of a profile, then (`bridge`) the shade upon the face."""
     tip, _ = painter.place(painter.body.points["nose"])
-    (root,), _ = skull.surface([(0, 8)])
+    (root,), _ = skull.surface(_BRIDGE)
     axis = (root, tip, 0.12 * skull.size)
     if not bridge:
         outline = hull(np.stack([root, *(tip + 0.1 * skull.size * CIRCLE)]))

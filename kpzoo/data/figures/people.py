@@ -8,7 +8,7 @@ import numpy as np
 from kpzoo.data.figures.canvas import CIRCLE, PART, PARTS, SHIFT, SIDES, Canvas, Painter, fixed, hull
 from kpzoo.data.figures.clothes import Look
 from kpzoo.data.figures.heads import draw_curtain, draw_head
-from kpzoo.data.figures.postures import Body, project
+from kpzoo.data.figures.postures import SEATED, Body, project
 from kpzoo.skeletons import COCO17
 
 # A joint shows when the nearest thing at its place is one of these parts of its own body.
@@ -47,6 +47,7 @@ class Figure:
         bare: (17,) bool: neither the own body nor the own hair hides the joint.
         feet_xy: Where its shadow lies on the ground.
         height: Pixels that the person would measure standing upright.
+        seated: Whether something should stand under the hips.
     """
 
     rgba: np.ndarray
@@ -56,6 +57,7 @@ class Figure:
     bare: np.ndarray
     feet_xy: np.ndarray
     height: float
+    seated: bool
 
 
 def _between(start: np.ndarray, end: np.ndarray, *shares: float) -> np.ndarray:
@@ -175,17 +177,23 @@ def _add_trunk(painter: Painter) -> None:
         painter.add(collar[2] - 0.12 * forward + 0.03, painter.rings, [corners[i] for i in order], look.bag, "bag")
 
 
+_NEAR = np.stack(np.meshgrid((-1, 0, 1), (-1, 0, 1)), -1).reshape(-1, 2)
+
+
+def pixels_around(picture: np.ndarray, points_xy: np.ndarray) -> np.ndarray:
+    """(n, 9) values of `picture` (h, w) in the 3x3 pixels around points (n, 2); beyond the edge its border repeats."""
+    near = np.clip(np.rint(points_xy).astype(int)[:, None] + _NEAR, 0, (picture.shape[1] - 1, picture.shape[0] - 1))
+    return picture[near[..., 1], near[..., 0]]
+
+
 def _bare(painter: Painter, keypoints_image_xy: np.ndarray) -> np.ndarray:
     """(17,) bool: the joint's own flesh or cloth is what the part map shows around it, and it faces the viewer."""
-    body, parts = painter.body, painter.canvas.parts
-    bare = np.zeros(COCO17.num_keypoints, bool)
+    body = painter.body
+    around = pixels_around(painter.canvas.parts, keypoints_image_xy - painter.canvas.origin_xy)
+    bare = np.take_along_axis(CARRIERS, around.astype(int), 1).mean(1) > 0.5
     trunk = {"shoulder": body.build.shoulders, "hip": body.build.hips}
     for k, name in enumerate(COCO17.keypoints):
         side, _, joint = name.partition("_")
-        x, y = np.round(keypoints_image_xy[k] - painter.canvas.origin_xy).astype(int)
-        window = parts[max(y - 1, 0) : max(y + 2, 0), max(x - 1, 0) : max(x + 2, 0)]
-        own = CARRIERS[k][window]
-        bare[k] = own.size > 0 and own.mean() > 0.5
         if joint in trunk:  # the far one of a person seen from the side lies behind the trunk
             other = body.points[f"{'right' if side == 'left' else 'left'}_{joint}"]
             bare[k] &= body.points[name][2] - other[2] > -1.7 * trunk[joint]
@@ -194,7 +202,7 @@ def _bare(painter: Painter, keypoints_image_xy: np.ndarray) -> np.ndarray:
             bare[k] &= outward > -0.3 and painter.look.hair != "long"
         elif joint == "eye":
             bare[k] &= body.head[2] @ (0.35 if side == "left" else -0.35, 0.05, 0.9) > 0.05
-        elif joint == "nose":
+        elif name == "nose":
             bare[k] &= body.head[2, 2] > -0.25
     return bare
 
@@ -230,4 +238,5 @@ def draw_figure(
     painter.finish()
     keypoints, _ = painter.place(np.stack([body.points[name] for name in COCO17.keypoints]))
     feet_xy = np.array([hips_xy[0], points[:, 1].max()])
-    return Figure(canvas.rgba, canvas.parts, low, keypoints, _bare(painter, keypoints), feet_xy, height)
+    seated, bare = body.posture.name in SEATED, _bare(painter, keypoints)
+    return Figure(canvas.rgba, canvas.parts, low, keypoints, bare, feet_xy, height, seated)

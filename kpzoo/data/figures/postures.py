@@ -97,6 +97,7 @@ _ROWS = {
 }
 POSTURES = tuple(name for name, row in _ROWS.items() if row[0])
 PARTNERS = {"hug": 180, "embrace": 0, "wrestle": 180}  # only of people who touch; how far the other is turned
+SEATED = ("sit", "perch")
 _CHANCES = np.array([_ROWS[name][0] for name in POSTURES], float) / sum(row[0] for row in _ROWS.values())
 
 

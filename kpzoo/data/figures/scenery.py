@@ -77,8 +77,8 @@ def draw_backdrop(rng: np.random.Generator, image_hw: tuple[int, int]) -> tuple[
     floor = rng.uniform(0.35, 0.8)
     split = int(floor * height)
     image = np.empty((height, width, 3), np.uint8)
-    image[:split] = _surface(rng, (split, width), sample_colour(rng, 0.8), rng.uniform(0.04, 0.3))
-    image[split:] = _surface(rng, (height - split, width), sample_colour(rng, 0.9), rng.uniform(0.04, 0.35))
+    image[:split] = _surface(rng, (split, width), sample_colour(rng, 0.93), rng.uniform(0.04, 0.3))
+    image[split:] = _surface(rng, (height - split, width), sample_colour(rng, 0.97), rng.uniform(0.04, 0.35))
     clutter = rng.uniform(0.1, 1.0)
     for _ in range(rng.poisson(7 * clutter)):
         _box(rng, image, floor)
@@ -129,6 +129,20 @@ def draw_occluder(rng: np.random.Generator, image_hw: tuple[int, int]) -> tuple[
     return cv2.multiply(layer, cv2.merge([mask] * 4), scale=1 / 255), mask > 127
 
 
+def draw_seat(rng: np.random.Generator, image: np.ndarray, hips_xy: np.ndarray, feet_y: float, height: float) -> None:
+    """Draws a box, or a chair with a back, for somebody `height` pixels tall who sits."""
+    half = height * rng.uniform(0.12, 0.2)
+    top, bottom = hips_xy[1] + 0.05 * height, max(feet_y, hips_xy[1] + 0.2 * height)
+    colour = sample_colour(rng, 0.8)
+    blocks = [(top, bottom)] if rng.random() < 0.5 else [(top - height * rng.uniform(0.2, 0.4), top), (top, bottom)]
+    for shade, (low, high) in zip((0.75, 1.0), reversed(blocks), strict=False):
+        corners = np.array([(-half, low), (half, low), (half, high), (-half, high)]) + (hips_xy[0], 0)
+        cv2.fillConvexPoly(image, fixed(corners), (shade * colour).tolist(), cv2.LINE_AA, SHIFT)
+    seat = np.array([(-half, top), (half, top), (0.9 * half, top - 0.04 * height), (-0.9 * half, top - 0.04 * height)])
+    light = np.minimum(1.2 * colour, 255).tolist()
+    cv2.fillConvexPoly(image, fixed(seat + (hips_xy[0], 0)), light, cv2.LINE_AA, SHIFT)
+
+
 def over(image: np.ndarray, layer: np.ndarray) -> np.ndarray:
     """Returns RGB `image` (h, w, 3) behind a premultiplied RGBA `layer` (h, w, 4)."""
     red, green, blue, alpha = cv2.split(layer)
@@ -159,13 +173,13 @@ def darken_disc(image: np.ndarray, centre_xy: np.ndarray, radii_xy: np.ndarray, 
 def photograph(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Returns the picture as a camera of varying quality sees it: light, colour cast, contrast, blur, noise."""
     ramp = np.arange(256) / 255.0
-    gamma, contrast, light = np.exp(rng.normal(0, 0.22)), rng.uniform(0.7, 1.15), rng.normal(0, 0.05)
+    gamma, contrast, light = np.exp(rng.normal(-0.05, 0.2)), rng.uniform(0.7, 1.1), rng.normal(0.02, 0.05)
     cast = 1 + rng.normal(0, 0.06, 3)
     curve = (ramp[:, None] ** gamma - 0.5) * contrast + 0.5 + light
     image = cv2.LUT(image, np.clip(255 * curve * cast, 0, 255).astype(np.uint8)[:, None, :])
     if rng.random() < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.35, 1.1))
-    grain = rng.uniform(0, 10)
+    grain = rng.uniform(0, 8)
     noise = noise_patch(rng, "fine", image.shape[:2], rng.uniform(1.0, 1.6))
     bright = cv2.convertScaleAbs(cv2.subtract(noise, 128), alpha=grain / 42)
     dark = cv2.convertScaleAbs(cv2.subtract(np.full_like(noise, 128), noise), alpha=grain / 42)

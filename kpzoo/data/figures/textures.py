@@ -7,7 +7,7 @@ import numpy as np
 
 NOISE_SIZE = 512
 CLOTH_HW = (64, 32)  # along the limb, across it
-_SHADES = 17
+_SHADES, _LEVELS = 17, 24  # steps from right to left, and from black to the colour itself
 
 
 @cache
@@ -38,22 +38,20 @@ def noise_patch(rng: np.random.Generator, kind: str, size_hw: tuple[int, int], z
 
 
 @cache
-def shade_map(step: int) -> np.ndarray:
+def _shade_map(step: int, level: int) -> np.ndarray:
     """(64, 32, 4) uint8 gains, 128 = 1, of a cylinder lit from one side; `step` 0..16 is right to left."""
     across = np.linspace(-1, 1, CLOTH_HW[1])
     offset = 1.5 * (step / (_SHADES - 1)) - 0.75
     facing = np.sqrt(np.clip(1 - across**2, 0, 1)) * np.sqrt(1 - offset**2 * 0.8) + across * offset
-    gain = 0.5 + 0.6 * np.clip(facing, 0, 1)
+    gain = (0.5 + 0.6 * np.clip(facing, 0, 1)) * level / _LEVELS
     row = np.concatenate([np.repeat(gain[:, None], 3, 1), np.ones((CLOTH_HW[1], 1))], 1) * 128
     return np.ascontiguousarray(np.broadcast_to(row.astype(np.uint8), (*CLOTH_HW, 4)))
 
 
 def shaded(cloth: np.ndarray, side: float, gain: float = 1.0) -> np.ndarray:
     """Returns `cloth` on a cylinder; `side` in [-1, 1] says from which side the light comes."""
-    step = int(np.clip(round((side + 1) / 2 * (_SHADES - 1)), 0, _SHADES - 1))
-    out = cv2.multiply(cloth, shade_map(step), scale=gain / 128)
-    out[..., 3] = 255
-    return out
+    step = min(max(round((side + 1) / 2 * (_SHADES - 1)), 0), _SHADES - 1)
+    return cv2.multiply(cloth, _shade_map(step, round(gain * _LEVELS)), scale=1 / 128)
 
 
 def sample_colour(rng: np.random.Generator, muted: float = 0.5) -> np.ndarray:
@@ -61,9 +59,9 @@ def sample_colour(rng: np.random.Generator, muted: float = 0.5) -> np.ndarray:
     if rng.random() < 0.3 * (0.5 + muted):
         return np.clip(rng.choice((25, 50, 90, 140, 190, 235)) + rng.normal(0, 8, 3), 0, 255)
     saturation = rng.uniform(0.1, 0.5) if rng.random() < muted else rng.uniform(0.4, 0.85)
-    value = rng.uniform(0.25, 0.95)
-    hue = np.abs((rng.random() * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
-    return 255 * value * (1 - saturation + saturation * np.clip(hue, 0, 1))
+    value, hue = 255 * rng.uniform(0.25, 0.95), 6 * rng.random()
+    shares = (min(max(abs((hue + turn) % 6 - 3) - 1, 0.0), 1.0) for turn in (0, 4, 2))
+    return np.array([value * (1 - saturation + saturation * share) for share in shares])
 
 
 _ALONG, _ACROSS = np.meshgrid(np.linspace(0, 1, CLOTH_HW[0]), np.linspace(0, 1, CLOTH_HW[1]), indexing="ij")
@@ -91,13 +89,14 @@ def _pattern(rng: np.random.Generator, kind: str) -> np.ndarray:
 
 def make_cloth(rng: np.random.Generator, colour: np.ndarray, patterned: bool = True, folds: float = 0.1) -> np.ndarray:
     """(64, 32, 4) uint8 RGBA: one colour or a pattern of two, with folds."""
-    cloth = np.broadcast_to(colour, (*CLOTH_HW, 3))
+    cloth = np.asarray(colour, np.float32)
     kind = str(rng.choice(_PATTERNS, p=_PATTERN_CHANCES)) if patterned else "plain"
     if kind != "plain":
-        cloth = cloth + _pattern(rng, kind)[..., None] * (sample_colour(rng, 0.3) - colour)
-    fold = noise_patch(rng, "cloud", CLOTH_HW, 2.5)[..., None] / 128.0 - 1.0
+        second = sample_colour(rng, 0.3).astype(np.float32)
+        cloth = cloth + _pattern(rng, kind).astype(np.float32)[..., None] * (second - cloth)
+    fold = noise_patch(rng, "cloud", CLOTH_HW, 2.5)[..., None] * np.float32(folds / 42) + np.float32(1 - 3 * folds)
     out = np.full((*CLOTH_HW, 4), 255, np.uint8)
-    out[..., :3] = np.clip(cloth * (1 + folds * 3 * fold), 0, 255)
+    out[..., :3] = np.minimum(cloth * fold, 255)
     return out
 
 
