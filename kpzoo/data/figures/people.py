@@ -129,52 +129,62 @@ def _add_leg(painter: Painter, side: str) -> None:
     painter.add((heel + toe)[2] / 2 - 0.01, foot)
 
 
-def _add_trunk(painter: Painter) -> None:
-    body, look, build = painter.body, painter.look, painter.body.build
-    points, chest, pelvis, g = body.points, body.chest, body.pelvis, build.girth
-    collar, waist = points["collar"], points["waist"]
+def _trunk_rings(body: Body, look: Look) -> list[np.ndarray]:
+    """Returns five rings (13, 3): root of the neck, shoulders, chest, waist, hips."""
+    points, chest, pelvis, g = body.points, body.chest, body.pelvis, body.build.girth
+    collar, shoulders = points["collar"], body.build.shoulders
     belly = 1.0 + 1.2 * max(g - 1.15, 0)
     loose = look.flare * 0.7 + (0.012 if look.coat else 0)
-    rings = [
+    return [
         _ring(collar + chest @ (0, 0.034, -0.005), chest, 0.048, 0.04),
-        _ring(collar + chest @ (0, 0.012, 0), chest, build.shoulders - 0.004, 0.06 * g),
-        _ring(collar - chest @ (0, 0.075, 0), chest, 0.93 * build.shoulders + loose, 0.086 * g + loose),
-        _ring(waist, pelvis, (0.7 * build.shoulders + 0.01) * belly + loose, 0.074 * g * belly + loose),
-        _ring(pelvis @ (0, -0.012, 0), pelvis, build.hips + 0.042 * g + loose, 0.084 * g + loose),
+        _ring(collar + chest @ (0, 0.012, 0), chest, shoulders - 0.004, 0.06 * g),
+        _ring(collar - chest @ (0, 0.075, 0), chest, 0.93 * shoulders + loose, 0.086 * g + loose),
+        _ring(points["waist"], pelvis, (0.7 * shoulders + 0.01) * belly + loose, 0.074 * g * belly + loose),
+        _ring(pelvis @ (0, -0.012, 0), pelvis, body.build.hips + 0.042 * g + loose, 0.084 * g + loose),
     ]
+
+
+def _add_trunk(painter: Painter) -> None:
+    body, look, build = painter.body, painter.look, painter.body.build
+    points, collar = body.points, body.points["collar"]
+    rings = _trunk_rings(body, look)
     middle = (points["left_hip"] + points["right_hip"])[2] / 2
-    forward = chest[2, 2]
-
-    def shirt() -> None:
-        painter.rings(rings[3:], look.top, "torso") if look.trouser == 1 or look.coat else None
-        painter.rings(rings[:4], look.top, "torso")
-        if forward > 0.15 and not look.coat:  # the neckline tells front from back
-            neckline = collar + np.array([(-0.036, 0.034, 0.03), (0.036, 0.034, 0.03), (0, -0.03, 0.06)]) @ chest.T
-            xy, scale = painter.place(neckline)
-            painter.canvas.paint(hull(xy), look.skin, (xy[:2].mean(0), xy[2], 0.05 * scale[0]), PART["torso"], 0.92)
-        elif forward > 0.15:
-            line, _ = painter.place(np.stack([collar + chest @ (0, 0, 0.06 * g), pelvis @ (0, -0.02, 0.08 * g)]))
-            colour = (*(0.5 * look.top[0, 0, :3]).tolist(), 255)
-            cv2.line(painter.canvas.rgba, *fixed(line - painter.canvas.origin_xy), colour, 1, cv2.LINE_AA, SHIFT)
-
     painter.add(middle + 0.01, painter.rings, rings[3:], look.bottom, "pelvis")
-    painter.add((collar[2] + waist[2] + middle) / 3 + 0.03, shirt)
+    painter.add((collar[2] + points["waist"][2] + middle) / 3 + 0.03, _draw_shirt, painter, rings)
     base = points["skull"] - body.head @ (0, 0.3 * build.head, 0.1 * build.head)
-    radius = 0.03 * g**0.5 * build.head / 0.138
-    neck = _between(collar + chest @ (0, 0.026, 0), base, 0, 1)
+    radius = 0.03 * build.girth**0.5 * build.head / 0.138
+    neck = _between(collar + body.chest @ (0, 0.026, 0), base, 0, 1)
     painter.add((collar + base)[2] / 2 + 0.038, painter.chain, neck, (1.15 * radius, radius), look.skin, "neck")
     if look.hem:
-        cloth = look.top if look.coat else look.bottom
         hem = [_between(points[f"{side}_hip"], points[f"{side}_knee"], look.hem)[0] for side in SIDES]
-        width = 0.055 * g + 0.5 * look.flare + 0.012
-        below = [_ring(point, np.eye(3), width, width) for point in hem]
+        width = 0.055 * build.girth + 0.5 * look.flare + 0.012
+        below = np.concatenate([_ring(point, np.eye(3), width, width) for point in hem])
         depth = max((hem[0] + points["left_hip"])[2], (hem[1] + points["right_hip"])[2]) / 2
-        painter.add(max(depth, middle) + 0.022, painter.rings, [*rings[3:], np.concatenate(below)], cloth, "skirt")
+        cloth = look.top if look.coat else look.bottom
+        painter.add(max(depth, middle) + 0.022, painter.rings, [*rings[3:], below], cloth, "skirt")
     if look.bag is not None:
-        corners = [(x, y, z) for x in (-0.075, 0.075) for y in (-0.2, 0.0) for z in (-0.15, -0.06)]
-        corners = collar + np.array(corners) @ chest.T
-        order = np.array([2, 3, 6, 7]), np.array([0, 1, 4, 5])
-        painter.add(collar[2] - 0.12 * forward + 0.03, painter.rings, [corners[i] for i in order], look.bag, "bag")
+        corners = [[(x, y, z) for x in (-0.075, 0.075) for z in (-0.15, -0.06)] for y in (0.0, -0.2)]
+        bag = [collar + np.array(level) @ body.chest.T for level in corners]
+        painter.add(collar[2] - 0.12 * body.chest[2, 2] + 0.03, painter.rings, bag, look.bag, "bag")
+
+
+def _draw_shirt(painter: Painter, rings: list[np.ndarray]) -> None:
+    """Draws the upper garment; its neckline or front edge tells the front of a person from the back."""
+    body, look, canvas, g = painter.body, painter.look, painter.canvas, painter.body.build.girth
+    collar, chest = body.points["collar"], body.chest
+    if look.trouser == 1 or look.coat:
+        painter.rings(rings[3:], look.top, "torso")
+    painter.rings(rings[:4], look.top, "torso")
+    if chest[2, 2] < 0.15:
+        return
+    if look.coat:
+        edge, _ = painter.place(np.stack([collar + chest @ (0, 0, 0.06 * g), body.pelvis @ (0, -0.02, 0.08 * g)]))
+        colour = (*(0.5 * look.top[0, 0, :3]).tolist(), 255)
+        cv2.line(canvas.rgba, *fixed(edge - canvas.origin_xy), colour, 1, cv2.LINE_AA, SHIFT)
+    else:
+        neckline = collar + np.array([(-0.036, 0.034, 0.03), (0.036, 0.034, 0.03), (0, -0.03, 0.06)]) @ chest.T
+        xy, scale = painter.place(neckline)
+        canvas.paint(hull(xy), look.skin, (xy[:2].mean(0), xy[2], 0.05 * scale[0]), PART["torso"], 0.92)
 
 
 _NEAR = np.stack(np.meshgrid((-1, 0, 1), (-1, 0, 1)), -1).reshape(-1, 2)
