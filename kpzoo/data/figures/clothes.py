@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kpzoo.data.figures.textures import make_cloth, sample_colour
+from kpzoo.data.figures.textures import make_cloth, pick, sample_colour
 
 SKIN_RGB = np.array(
     [
@@ -20,6 +20,9 @@ HAIR_RGB = np.array(
     ],
     float,
 )  # fmt: skip
+HAIR_STYLES = {"short": 36, "long": 22, "bun": 12, "curly": 10, "bald": 6, "cap": 14}
+SLEEVES = np.array((0.0, 0.22, 0.3, 0.4))
+TROUSERS = {1.0: 72, 0.45: 18, 0.3: 10}
 GREY_RGB = np.array((168, 166, 164), float)
 
 
@@ -28,6 +31,7 @@ class Look:
     """What a person wears. Cloths are (64, 32, 4) RGBA."""
 
     skin: np.ndarray
+    skin_rgb: np.ndarray
     top: np.ndarray
     bottom: np.ndarray
     shoe: np.ndarray
@@ -58,14 +62,15 @@ def sample_look(rng: np.random.Generator) -> Look:
     hem = rng.uniform(0.45, 0.95) if coat else rng.uniform(0.5, 1.15) if skirt else 0.0
     return Look(
         skin=make_cloth(rng, skin_rgb, patterned=False, folds=0.03),
+        skin_rgb=skin_rgb,
         top=top,
         bottom=bottom,
         shoe=make_cloth(rng, sample_colour(rng, 0.8), patterned=False),
         hair_rgb=np.clip(hair_rgb * rng.uniform(0.8, 1.2), 0, 255),
-        hair=str(rng.choice(("short", "long", "bun", "curly", "bald", "cap"), p=(0.36, 0.22, 0.12, 0.1, 0.06, 0.14))),
+        hair=pick(rng, HAIR_STYLES),
         hat_rgb=sample_colour(rng, 0.4),
-        sleeve=1.0 if coat or rng.random() < 0.45 else float(rng.choice((0.0, 0.22, 0.3, 0.4))),
-        trouser=float(rng.choice((1.0, 0.45, 0.3), p=(0.72, 0.18, 0.1))) if not skirt else rng.choice((0.0, 1.0)),
+        sleeve=1.0 if coat or rng.random() < 0.45 else rng.choice(SLEEVES),
+        trouser=pick(rng, {0.0: 1, 1.0: 1} if skirt else TROUSERS),
         flare=rng.uniform(0.0, 0.012),
         hem=hem,
         coat=coat,

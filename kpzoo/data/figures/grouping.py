@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kpzoo.data.figures.postures import PARTNERS, Body, extent, pose_body, sample_build, sample_posture, sample_yaw
+from kpzoo.data.figures.textures import pick
 
 # What the boxes of whole bodies overlap at crowding 1; what hides, and so shrinks a box, makes 0.67 of it.
 _CLOSEST = 0.73
@@ -42,7 +43,7 @@ def _partner(rng: np.random.Generator, first: Actor, tilt: float, closeness: flo
     """Returns somebody whose box overlaps that of `first` by `closeness`, as far as the two postures allow."""
     name, box = first.body.posture.name, first.box_xyxy
     best, best_overlap = first, -1.0
-    for _ in range(1 + round(5 * closeness)):
+    for _ in range(1 + round(4 * closeness)):
         if name in PARTNERS:
             body = _body(rng, tilt, name, first.body.yaw + PARTNERS[name] + rng.normal(0, 20))
         else:
@@ -76,7 +77,7 @@ def _aside(rng: np.random.Generator, actor: Actor, box_xyxy: np.ndarray, closene
 def _group(rng: np.random.Generator, size: int, tilt: float, crowding: float) -> list[Actor]:
     """Returns people around the origin, one body height 1 pixel, each close to somebody before."""
     touching = size > 1 and rng.random() < 0.45 * crowding
-    first = _body(rng, tilt, str(rng.choice(list(PARTNERS))) if touching else None)
+    first = _body(rng, tilt, pick(rng, dict.fromkeys(PARTNERS, 1)) if touching else None)
     actors = [Actor(first, 1.0, np.zeros(2))]
     while len(actors) < size:
         closeness = float(np.clip(_CLOSEST * crowding + rng.normal(0, 0.05), 0.02, 0.95))
@@ -144,7 +145,9 @@ def _spread(
     placed = []
     for group, zoom, tall, left, bound in zip(groups, zooms, talls, lefts, bounds, strict=True):
         if tall < 0.98 * height:
-            bottom = rng.uniform(min(max(tall, floor * height), 0.98 * height), height * rng.choice((1.0, 1.06)))
+            bottom = rng.uniform(
+                min(max(tall, floor * height), 0.98 * height), height * (1.06 if rng.random() < 0.5 else 1.0)
+            )
         else:
             bottom = tall + rng.uniform(-0.08, 0.04) * height
         offset = np.array([left, bottom]) - zoom * bound[[0, 3]]

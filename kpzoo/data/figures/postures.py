@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kpzoo.data.figures.textures import pick
+
 VIEW_DISTANCE = 4.0  # body heights from the camera to the hips: what is nearer is drawn larger
 
 
@@ -95,15 +97,14 @@ _ROWS = {
     "embrace": (0, (2, 0), (4, 76, 8, 36), (6, 12, -20, 40), (2, 5, 6, 4), (-1, 5, 6, 4), 9),
     "wrestle": (0, (38, 0), (68, 22, -26, 42), (80, 16, -34, 56), (38, 14, 4, 52), (-14, 14, 6, 34), 12),
 }
-POSTURES = tuple(name for name, row in _ROWS.items() if row[0])
+POSTURES = {name: row[0] for name, row in _ROWS.items() if row[0]}
 PARTNERS = {"hug": 180, "embrace": 0, "wrestle": 180}  # only of people who touch; how far the other is turned
 SEATED = ("sit", "perch")
-_CHANCES = np.array([_ROWS[name][0] for name in POSTURES], float) / sum(row[0] for row in _ROWS.values())
 
 
 def sample_posture(rng: np.random.Generator, name: str | None = None) -> Posture:
     """Returns angles around a row of the table; without `name` a row of its own choice."""
-    name = name or str(rng.choice(POSTURES, p=_CHANCES))
+    name = name or pick(rng, POSTURES)
     _, (lean, roll), *limbs, spread = _ROWS[name]
     limbs = np.array(limbs, float) + rng.normal(0, 1, (4, 4)) * (spread, spread * 0.6, spread * 1.5, spread)
     limbs[:, 3] = np.clip(limbs[:, 3], 2, 145)  # elbows and knees bend one way only

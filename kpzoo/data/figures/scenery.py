@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 
 from kpzoo.data.figures.canvas import SHIFT, fixed
-from kpzoo.data.figures.textures import make_cloth, noise_patch, sample_colour, shaded
+from kpzoo.data.figures.textures import make_cloth, noise_patch, pick, sample_colour, shaded
 
 
 def _surface(rng: np.random.Generator, size_hw: tuple[int, int], colour: np.ndarray, strength: float) -> np.ndarray:
     """(h, w, 3) uint8 of one material: a colour, noise of one kind on it, and a gradient of light."""
-    kind = str(rng.choice(("fine", "cloud", "cloud", "streak", "patchy")))
+    kind = pick(rng, {"fine": 1, "cloud": 2, "streak": 1, "patchy": 1})
     noise = noise_patch(rng, kind, size_hw, rng.uniform(0.5, 3))
     if rng.random() < 0.3:
         noise = noise[:, ::-1] if kind != "streak" else noise_patch(rng, kind, size_hw[::-1], 1.0).T
@@ -96,7 +96,7 @@ def draw_occluder(rng: np.random.Generator, image_hw: tuple[int, int]) -> tuple[
     height, width = image_hw
     layer = np.zeros((height, width, 4), np.uint8)
     mask = np.zeros((height, width), np.uint8)
-    kind = rng.choice(("pole", "box", "plant", "rail"))
+    kind = pick(rng, {"pole": 1, "box": 1, "plant": 1, "rail": 1})
     x = rng.uniform(0.05, 0.95) * width
     if kind == "pole":
         half, tilt = rng.uniform(0.008, 0.035) * width, rng.normal(0, 0.04) * width

@@ -1,6 +1,8 @@
 """Colours, cloth and noise of drawn scenes: small pictures, made once or in microseconds."""
 
+from collections.abc import Hashable
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -54,10 +56,24 @@ def shaded(cloth: np.ndarray, side: float, gain: float = 1.0) -> np.ndarray:
     return cv2.multiply(cloth, _shade_map(step, round(gain * _LEVELS)), scale=1 / 128)
 
 
+def pick(rng: np.random.Generator, chances: dict[Hashable, float]) -> Any:
+    """Returns a key of `chances`, each as often as its value says."""
+    point = rng.random() * sum(chances.values())
+    *choices, last = chances
+    for choice in choices:
+        point -= chances[choice]
+        if point < 0:
+            return choice
+    return last
+
+
+_GREYS = (25, 50, 90, 140, 190, 235)
+
+
 def sample_colour(rng: np.random.Generator, muted: float = 0.5) -> np.ndarray:
     """(3,) float RGB in 0..255: greys, muted tones or bright ones."""
     if rng.random() < 0.3 * (0.5 + muted):
-        return np.clip(rng.choice((25, 50, 90, 140, 190, 235)) + rng.normal(0, 8, 3), 0, 255)
+        return np.clip(_GREYS[rng.integers(len(_GREYS))] + rng.normal(0, 8, 3), 0, 255)
     saturation = rng.uniform(0.1, 0.5) if rng.random() < muted else rng.uniform(0.4, 0.85)
     value, hue = 255 * rng.uniform(0.25, 0.95), 6 * rng.random()
     shares = (min(max(abs((hue + turn) % 6 - 3) - 1, 0.0), 1.0) for turn in (0, 4, 2))
@@ -65,8 +81,7 @@ def sample_colour(rng: np.random.Generator, muted: float = 0.5) -> np.ndarray:
 
 
 _ALONG, _ACROSS = np.meshgrid(np.linspace(0, 1, CLOTH_HW[0]), np.linspace(0, 1, CLOTH_HW[1]), indexing="ij")
-_PATTERNS = ("plain", "rings", "stripes", "checks", "dots", "camouflage", "halves")
-_PATTERN_CHANCES = (0.5, 0.14, 0.07, 0.1, 0.05, 0.08, 0.06)
+_PATTERNS = {"plain": 50, "rings": 14, "stripes": 7, "checks": 10, "dots": 5, "camouflage": 8, "halves": 6}
 
 
 def _pattern(rng: np.random.Generator, kind: str) -> np.ndarray:
@@ -90,7 +105,7 @@ def _pattern(rng: np.random.Generator, kind: str) -> np.ndarray:
 def make_cloth(rng: np.random.Generator, colour: np.ndarray, patterned: bool = True, folds: float = 0.1) -> np.ndarray:
     """(64, 32, 4) uint8 RGBA: one colour or a pattern of two, with folds."""
     cloth = np.asarray(colour, np.float32)
-    kind = str(rng.choice(_PATTERNS, p=_PATTERN_CHANCES)) if patterned else "plain"
+    kind = pick(rng, _PATTERNS) if patterned else "plain"
     if kind != "plain":
         second = sample_colour(rng, 0.3).astype(np.float32)
         cloth = cloth + _pattern(rng, kind).astype(np.float32)[..., None] * (second - cloth)
@@ -102,7 +117,12 @@ def make_cloth(rng: np.random.Generator, colour: np.ndarray, patterned: bool = T
 
 def make_plain(colour: np.ndarray) -> np.ndarray:
     """(64, 32, 4) uint8 RGBA of one colour with the fine grain of hair or felt."""
-    grain = noise_field("fine")[: CLOTH_HW[0], : CLOTH_HW[1], None] / 128.0 - 1.0
     out = np.full((*CLOTH_HW, 4), 255, np.uint8)
-    out[..., :3] = np.clip(colour * (1 + 0.2 * grain) + 6 * grain, 0, 255)
+    out[..., :3] = np.clip(colour.astype(np.float32) + _grain() * (6 + 0.2 * colour).astype(np.float32), 0, 255)
     return out
+
+
+@cache
+def _grain() -> np.ndarray:
+    """(64, 32, 1) float32 around 0."""
+    return noise_field("fine")[: CLOTH_HW[0], : CLOTH_HW[1], None] / np.float32(128) - np.float32(1)
