@@ -99,8 +99,9 @@ def read_results(path: str | Path, annotations: Annotations) -> Results:
     unknown = np.unique(image_ids[~found])
     done = f"Score them against their own annotations: {annotations.path} has {len(annotations.image_ids)} images."
     problems.add("error", "Results of images that the annotations do not have", unknown, done, "image ids")
-    triples = _number_lists(rows, "keypoints", 3 * annotations.skeleton.num_keypoints, entries, problems)
-    triples = triples.reshape(len(rows), -1, 3)
+    num_keypoints = annotations.skeleton.num_keypoints
+    triples = _number_lists(rows, "keypoints", 3 * num_keypoints, entries, problems)
+    triples = triples.reshape(len(rows), num_keypoints, 3)
     scores = _scores(rows, entries, problems)
     boxes = None
     if rows and all(row.get("bbox") for row in rows):
