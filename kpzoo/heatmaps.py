@@ -245,9 +245,11 @@ def merge_flipped(codec: Codec, heatmaps: tf.Tensor, mirrored: tf.Tensor, flip_o
     return (heatmaps + turned) / 2
 
 
-def pose_scores(codec: Codec, keypoint_scores: np.ndarray, box_scores: np.ndarray) -> np.ndarray:
-    """Returns the (P,) scores of poses from (P, K) keypoint scores and (P,) box scores, as each school ranks them."""
+def pose_scores(codec: Codec, keypoint_scores: tf.Tensor, box_scores: tf.Tensor) -> tf.Tensor:
+    """Returns the (...,) scores of poses from (..., K) keypoint scores and (...,) box scores, as each school ranks."""
+    keypoint_scores = tf.convert_to_tensor(keypoint_scores)
     if codec.decoder == "second_peak":  # both CPN repositories add a half to the map before they read the score
-        return np.asarray(box_scores) * (np.asarray(keypoint_scores) + 0.5).mean(axis=1)
-    sure = np.asarray(keypoint_scores) > 0.2  # HRNet, TEST.IN_VIS_THRE
-    return np.asarray(box_scores) * (keypoint_scores * sure).sum(axis=1) / np.maximum(sure.sum(axis=1), 1)
+        return box_scores * tf.reduce_mean(keypoint_scores + 0.5, axis=-1)
+    sure = tf.cast(keypoint_scores > 0.2, keypoint_scores.dtype)  # HRNet, TEST.IN_VIS_THRE
+    total = tf.reduce_sum(keypoint_scores * sure, axis=-1)
+    return box_scores * total / tf.maximum(tf.reduce_sum(sure, axis=-1), 1.0)

@@ -4,6 +4,7 @@ import keras
 import tensorflow as tf
 
 from kpzoo.errors import UserError, unknown
+from kpzoo.pose_model import Preset
 
 # tf-cpn averages its four levels and halves, pytorch-cpn sums them and halves.
 GLOBAL_SCALE = {"official": 1 / 8, "pytorch": 1 / 2}
@@ -105,3 +106,10 @@ class HeatmapLoss(PerCropLoss):
 
     def get_config(self):
         return {**super().get_config(), "top_k": self.top_k}
+
+
+def default_loss(preset: Preset) -> PerCropLoss:
+    """Returns the loss of the paper that the model's school comes from."""
+    if preset.codec.startswith("cpn"):
+        return CPNLoss(top_k=min(8, preset.skeleton.num_keypoints), flavour=preset.codec.removeprefix("cpn_"))
+    return HeatmapLoss()

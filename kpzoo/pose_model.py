@@ -81,6 +81,16 @@ class PoseModel(keras.Model):
         super().compile(*args, jit_compile=jit_compile, **kwargs)
         self.pck_metric = keras.metrics.Mean(name="pck")
 
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Builds the optimizer. Under a strategy Keras would take a batch from the stream to build the rest, too."""
+        with self.distribute_strategy.scope():
+            if self.optimizer is not None and not self.optimizer.built:
+                self.optimizer.build(self.trainable_variables)
+
     def split(self, batch: Mapping) -> tuple[dict, dict]:
         """Returns the batch's model inputs and its targets, by the names of the model's inputs."""
         missing = [name for name in self.input if name not in batch]

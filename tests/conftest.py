@@ -1,11 +1,16 @@
 """What all tests share: quiet TensorFlow, the reference data beside the project, golden files."""
 
+import json
 import os
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+from kpzoo.skeletons import COCO17  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(__file__).parent / "golden"
@@ -24,3 +29,43 @@ def shared() -> Path:
 @pytest.fixture
 def accept(request) -> bool:
     return request.config.getoption("--accept")
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory) -> Path:
+    """A COCO-format folder of six noise pictures with ten persons, the split "train"."""
+    root = tmp_path_factory.mktemp("small")
+    write_small_folder(root)
+    return root
+
+
+def write_small_folder(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    (root / "images/train").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    images, annotations = [], []
+    for image_id in range(1, 7):
+        pixels = cv2.resize(rng.integers(0, 256, (12, 16, 3), np.uint8), (160, 120), interpolation=cv2.INTER_CUBIC)
+        cv2.imwrite(str(root / f"images/train/{image_id}.jpg"), pixels)
+        images.append({"id": image_id, "file_name": f"{image_id}.jpg", "height": 120, "width": 160})
+        for _ in range(1 + image_id % 3 if image_id < 6 else 2):
+            x, y, width, height = rng.uniform((0, 0, 30, 50), (90, 50, 60, 70)).round(1).tolist()
+            points = rng.uniform((x, y), (x + width, y + height), (17, 2)).round(1)
+            visibility = rng.integers(0, 3, 17)
+            points[visibility == 0] = 0
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": 1,
+                    "iscrowd": 0,
+                    "bbox": [x, y, width, height],
+                    "area": width * height * 0.6,
+                    "num_keypoints": int((visibility > 0).sum()),
+                    "keypoints": np.column_stack([points, visibility]).ravel().tolist(),
+                }
+            )
+    skeleton = [[a + 1, b + 1] for a, b in COCO17.link_indices.tolist()]
+    category = {"id": 1, "name": "person", "keypoints": list(COCO17.keypoints), "skeleton": skeleton}
+    content = {"images": images, "annotations": annotations, "categories": [category]}
+    (root / "annotations/person_keypoints_train.json").write_text(json.dumps(content))

@@ -134,6 +134,14 @@ def test_views_hold_the_grown_box_and_have_the_crops_aspect(rule, box):
     assert width == pytest.approx(grown[0], rel=1e-5) or height == pytest.approx(grown[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("rule", geometry.CROP_RULES.values())
+def test_the_graph_grows_boxes_as_geometry_does(rule):
+    boxes = np.random.default_rng(0).uniform(0, 300, (20, 4))
+    boxes[0, 2:] = 0
+    found = crops.views_in_graph(tf.constant(boxes, tf.float32), rule, (256, 192))
+    np.testing.assert_allclose(found, geometry.views(boxes, rule, (256, 192)), rtol=1e-5)
+
+
 def test_affine_maps_invert():
     matrices = geometry.crop_to_image(np.array([[60.0, 50.0, 45.0, 60.0], [9.0, 9.0, 3.0, 4.0]]), IMAGE_HW)
     points = np.random.default_rng(0).uniform(0, 60, (2, 5, 2))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from kpzoo.geometry import CropRule
+
 
 @dataclass(frozen=True)
 class Augment:
@@ -56,6 +58,15 @@ def augmented_view(augment: Augment, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Te
 
 def _normal(uniform: tf.Tensor) -> tf.Tensor:
     return tf.math.ndtri(tf.clip_by_value(uniform, 1e-6, 1 - 1e-6))
+
+
+def views_in_graph(boxes_image_xywh: tf.Tensor, rule: CropRule, image_hw: tuple[int, int]) -> tf.Tensor:
+    """Returns the (P, 4) views of (P, 4) boxes; `geometry.views`, for boxes that only the graph knows."""
+    height, width = image_hw
+    sizes = tf.maximum(boxes_image_xywh[:, 2:], 1.0) * rule.grow_xy
+    grown_width = tf.maximum(sizes[:, 0], sizes[:, 1] * width / height) * rule.padding
+    centres = boxes_image_xywh[:, :2] + boxes_image_xywh[:, 2:] / 2
+    return tf.concat([centres, tf.stack([grown_width, grown_width * height / width], axis=1)], axis=1)
 
 
 def view_matrix(view: tf.Tensor, scale, rotation, mirrored, image_hw: tuple[int, int]) -> tf.Tensor:

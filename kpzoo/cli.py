@@ -1,0 +1,323 @@
+"""The command line: `kpzoo models | data | train | evaluate | predict | export`, over the functions of the same names.
+
+TensorFlow is imported by the commands that need it, and silently. Exit codes: 0 done, 2 a mistake in what was asked,
+1 a fault of kpzoo, 130 stopped by Ctrl-C.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import kpzoo
+from kpzoo.errors import UserError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command and returns its exit code."""
+    args = make_parser().parse_args(argv)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"kpzoo: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("kpzoo: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("kpzoo", description="Top-down 2D human pose estimation in Keras.")
+    parser.add_argument("--version", action="version", version=f"kpzoo {kpzoo.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_add_models, _add_data, _add_train, _add_evaluate, _add_predict, _add_export):
+        add(commands)
+    return parser
+
+
+def _command(commands, name: str, run, text: str, example: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name, help=text, description=text, epilog=f"example: {example}", formatter_class=_Formatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but none where there is nothing to show."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Returns (height, width) of a text like 256x192."""
+    height, separator, width = text.lower().partition("x")
+    if not (separator and height.isdigit() and width.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 256x192, received {text!r}")
+    return int(height), int(width)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, received {text!r}")
+    return int(text)
+
+
+def _add_model_arguments(parser) -> None:
+    parser.add_argument("--model", required=True, help="a name of `kpzoo models`, or the folder of a training run")
+    parser.add_argument("--weights", help="a .weights.h5 file; a training run brings its own")
+    parser.add_argument("--image-size", type=_size, help="crop as HEIGHTxWIDTH, if the model's own is not wanted")
+
+
+def _load_model(args, skeleton=None):
+    """Returns the model that `--model`, `--weights` and `--image-size` name."""
+    _import_tensorflow()
+    from kpzoo import training
+
+    if (Path(args.model) / training.RECORD).exists():
+        if args.weights or args.image_size:
+            raise UserError("A training run has its own weights and size: drop --weights and --image-size.")
+        return training.load_run(args.model)
+    if not args.weights:
+        raise UserError(f"Model {args.model!r} has no weights yet. Pass --weights FILE, or a training run as --model.")
+    options = {"skeleton": skeleton} if skeleton else {}
+    return kpzoo.build(args.model, image_hw=args.image_size, weights=args.weights, **options)
+
+
+def _import_tensorflow() -> None:
+    """Imports TensorFlow without its remarks on stderr, which no setting of its own turns off."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as told:
+        os.dup2(told.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            told.seek(0)
+            os.write(kept, told.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _add_models(commands) -> None:
+    parser = _command(commands, "models", _models, "List the models of the zoo.", "kpzoo models 'cpn_*'")
+    parser.add_argument("pattern", nargs="?", default="*", help="names to list, with * and ?")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _models(args) -> None:
+    _import_tensorflow()
+    rows = [kpzoo.info(name) for name in kpzoo.list_models(args.pattern)]
+    if not rows:
+        raise UserError(f"No model matches {args.pattern!r}. `kpzoo models` lists all.")
+    if args.json:
+        print(json.dumps([{**vars(row), "macs": dict(row.macs), "options": dict(row.options)} for row in rows]))
+        return
+    print(f"{'model':<24}{'family':<16}{'params':>10}{'MACs at size':>22}  paper")
+    for row in rows:
+        size, macs = next(iter(row.macs.items()))
+        counts = f"{row.num_params / 1e6:>8.2f} M{macs / 1e9:>10.2f} G {size:>9}"
+        print(f"{row.name:<24}{row.family:<16}{counts}  {row.paper}")
+
+
+def _add_data(commands) -> None:
+    parser = commands.add_parser("data", help="Make and look at data sets.", description="Make and look at data sets.")
+    parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    make = _command(
+        parts, "make", _data_make, "Draw scenes of articulated figures as a COCO-format folder.",
+        "kpzoo data make scenes --images 500 --crowding 0.5",
+    )  # fmt: skip
+    make.add_argument("folder", help="where to write")
+    make.add_argument("--images", type=_positive, default=100, help="how many pictures")
+    make.add_argument("--split", default="train", help="name of the part")
+    make.add_argument("--crowding", type=float, default=0.0, help="0: people apart, 1: overlapping as in OCHuman")
+    make.add_argument("--seed", type=int, default=0, help="which scenes")
+    make.add_argument("--overwrite", action="store_true", help="replace a part that is there")
+    show = _command(
+        parts, "show", _data_show, "Draw the annotations of pictures on a sheet.",
+        "kpzoo data show ~/coco --split val --out sheet.png",
+    )  # fmt: skip
+    show.add_argument("folder", help="a COCO-format folder")
+    show.add_argument("--split", help="part of the annotation file's name")
+    show.add_argument("--out", default="sheet.png", help="the picture to write")
+    show.add_argument("--images", type=_positive, default=12, help="how many pictures")
+
+
+def _data_make(args) -> None:
+    from kpzoo.data import synthetic
+
+    path = synthetic.make_dataset(
+        args.folder, args.images, seed=args.seed, crowding=args.crowding, split=args.split, overwrite=args.overwrite
+    )
+    print(path)
+
+
+def _data_show(args) -> None:
+    from kpzoo import evaluation, images
+    from kpzoo.data import files
+
+    data = files.load(args.folder, args.split)
+    print(images.write_image(args.out, evaluation.annotation_sheet(data, args.images)))
+
+
+def _add_train(commands) -> None:
+    parser = _command(
+        commands, "train", _train, "Train a model, or go on with a run that was cut off.",
+        "kpzoo train --model cpn_nano --image-size 128x96 --data scenes --out runs/first",
+    )  # fmt: skip
+    parser.add_argument("--model", required=True, help="a name of `kpzoo models`")
+    parser.add_argument("--weights", help="a .weights.h5 file to start from")
+    parser.add_argument("--image-size", type=_size, default="256x192", help="crop as HEIGHTxWIDTH")
+    parser.add_argument("--data", required=True, help="a COCO-format folder; its skeleton becomes the model's")
+    parser.add_argument("--split", default="train", help="part of the training annotations' name")
+    parser.add_argument("--val-split", default="val", help="part of the validation annotations' name; '' for none")
+    parser.add_argument("--out", required=True, help="folder of the run; an unfinished run there is continued")
+    parser.add_argument("--epochs", type=_positive, default=30, help="passes over the data")
+    parser.add_argument("--batch-size", type=_positive, default=32, help="crops in a step, over all devices")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help="halved after each sixth of the run")
+    parser.add_argument("--augment", default="cpn", help="cpn, hrnet or simplebaseline")
+    parser.add_argument("--devices", type=_positive, help="replicas: GPUs, or logical CPUs where there is none")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+
+
+def _train(args) -> None:
+    _import_tensorflow()
+    import keras
+
+    from kpzoo import training
+    from kpzoo.losses import default_loss
+
+    train = kpzoo.data.load(args.data, args.split)
+    val = kpzoo.data.load(args.data, args.val_split) if args.val_split else None
+    steps = max(1, training.num_persons(train) // args.batch_size)
+    every = max(1, args.epochs * steps // 6)
+
+    def make_model():
+        keras.utils.set_random_seed(args.seed)
+        model = kpzoo.build(args.model, image_hw=args.image_size, skeleton=train.skeleton, weights=args.weights)
+        model.compile(training.AdamL2(training.halving(args.learning_rate, every)), default_loss(model.preset))
+        return model
+
+    model = training.run(
+        make_model,
+        train,
+        args.out,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        augment=args.augment,
+        seed=args.seed,
+        validate=val and (lambda model: kpzoo.evaluate(model, val, flip=False).values),
+        devices=args.devices,
+    )
+    if val:
+        print(kpzoo.evaluate(model, val))
+    print(f"The run is in {args.out}. Use it as `--model {args.out}`.")
+
+
+def _add_evaluate(commands) -> None:
+    parser = _command(
+        commands, "evaluate", _evaluate, "Score a model, or a results file alone, against annotations.",
+        "kpzoo evaluate --model runs/first --annotations val.json --images val --boxes gt",
+    )  # fmt: skip
+    parser.add_argument("--annotations", required=True, help="COCO keypoint JSON")
+    parser.add_argument("--results", help="COCO results JSON to score, instead of a model")
+    parser.add_argument("--protocol", choices=("coco", "crowdpose"), default="coco", help="rules of the evaluation")
+    parser.add_argument("--model", help="a name of `kpzoo models`, or the folder of a training run")
+    parser.add_argument("--weights", help="a .weights.h5 file; a training run brings its own")
+    parser.add_argument("--image-size", type=_size, help="crop as HEIGHTxWIDTH, if the model's own is not wanted")
+    parser.add_argument("--images", help="folder of the pictures; found beside the annotations if not given")
+    parser.add_argument("--boxes", default="gt", help="gt, or a file of detections in COCO's results format")
+    parser.add_argument("--no-flip", action="store_true", help="do not average over the mirrored crop")
+    parser.add_argument("--batch-size", type=_positive, default=32, help="crops in one pass")
+    parser.add_argument("--save-results", help="write the poses as COCO results JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON in full precision")
+
+
+def _evaluate(args) -> None:
+    from kpzoo import metrics
+    from kpzoo.data import coco
+
+    if bool(args.results) == bool(args.model):
+        raise UserError("Pass either --results FILE or --model NAME, to say what is scored.")
+    if args.results:
+        annotations = coco.read_annotations(args.annotations)
+        results = coco.read_results(args.results, annotations)
+        found = metrics.average_precision(annotations, results, protocol=args.protocol)
+    else:
+        data = kpzoo.data.load(annotations=args.annotations, images=args.images)
+        model = _load_model(args, data.skeleton)
+        found = kpzoo.evaluate(
+            model,
+            data,
+            boxes=args.boxes,
+            protocol=args.protocol,
+            flip=not args.no_flip,
+            batch_size=args.batch_size,
+            results_path=args.save_results,
+            progress=True,
+        )
+    print(json.dumps({"metrics": found.values, **found.circumstances}) if args.json else found)
+
+
+def _add_predict(commands) -> None:
+    parser = _command(
+        commands, "predict", _predict, "Find poses in pictures, draw them and write them as COCO results.",
+        "kpzoo predict photos --model runs/first --out poses",
+    )  # fmt: skip
+    parser.add_argument("source", help="a picture, a folder or a pattern such as 'photos/*.jpg'")
+    _add_model_arguments(parser)
+    parser.add_argument("--out", required=True, help="folder for the pictures and results.json")
+    parser.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        action="append",
+        metavar=("X", "Y", "W", "H"),
+        help="a person's box in pixels, in every picture; may be repeated; without it the detector looks",
+    )
+    parser.add_argument("--no-flip", action="store_true", help="do not average over the mirrored crop")
+
+
+def _predict(args) -> None:
+    from kpzoo import images
+    from kpzoo.data import coco
+
+    paths = images.list_images(args.source)
+    model = _load_model(args)
+    out, records = Path(args.out), []
+    for number, path in enumerate(paths, 1):
+        try:
+            poses = kpzoo.predict(model, path, args.box, flip=not args.no_flip)
+        except UserError as error:
+            print(f"kpzoo: {error}", file=sys.stderr)
+            continue
+        poses.draw(path, out / Path(path).name)
+        records += [{"file_name": Path(path).name, **record} for record in poses.to_coco(number)]
+        print(f"{number}/{len(paths)} {path}: {len(poses)} poses", file=sys.stderr)
+    coco.write_results(out / "results.json", records)
+    print(out)
+
+
+def _add_export(commands) -> None:
+    parser = _command(
+        commands, "export", _export, "Write a model as a SavedModel that serves without kpzoo.",
+        "kpzoo export --model runs/first --out serving/first/1",
+    )  # fmt: skip
+    _add_model_arguments(parser)
+    parser.add_argument("--out", required=True, help="the version's folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
+
+
+def _export(args) -> None:
+    model = _load_model(args)
+    print(kpzoo.export.to_savedmodel(model, args.out, overwrite=args.overwrite))

@@ -1,0 +1,1 @@
+"""Data sets: COCO-format files, synthetic scenes, crops, batches."""

@@ -1,0 +1,126 @@
+"""Annotated persons to an endless stream of training batches, a pure function of the seed and the step."""
+
+import sys
+
+import numpy as np
+import tensorflow as tf
+
+from kpzoo import geometry, heatmaps
+from kpzoo.data import crops
+from kpzoo.data.coco import training_persons
+from kpzoo.data.files import PoseData, undecodable
+from kpzoo.errors import UserError, unknown
+from kpzoo.pose_model import PoseModel
+
+
+def make_dataset(
+    data: PoseData,
+    model: PoseModel,
+    batch_size: int,
+    *,
+    augment: str | crops.Augment | None = None,
+    seed: int = 0,
+    start_step: int = 0,
+    visibility_rule: str | None = None,
+    check_images: bool = True,
+) -> tf.data.Dataset:
+    """Returns an endless stream of shuffled batches for `model.fit`.
+
+    Step s of the stream depends on the seed and s alone, so that a run which starts at `start_step` sees what a run
+    that was never interrupted would see. Each person comes once an epoch; an epoch may end within a batch.
+
+    Args:
+        data: What `kpzoo.data.load` returns.
+        model: Whose crops, keypoints and levels the batches have.
+        batch_size: Crops in a batch, over all replicas together.
+        augment: A key of `crops.AUGMENTS`, an `Augment`, or None for plain crops.
+        seed: Of order and augmentation.
+        start_step: How many batches to pass over.
+        visibility_rule: A key of `heatmaps.VISIBILITY`; None for the model's, where v = 1 means hidden in the data.
+        check_images: Whether pictures that cannot be decoded are found first, named on stderr and left out.
+
+    Returns:
+        Batches as dicts: `image` (B, H, W, 3) float32 RGB 0 … 255, and the targets of `heatmaps.encode`.
+    """
+    if batch_size < 1:
+        raise UserError(f"`batch_size` must be at least 1. Received: {batch_size}.")
+    preset = model.preset
+    if data.skeleton.keypoints != preset.skeleton.keypoints:
+        raise UserError(
+            f"The data has the {data.skeleton.num_keypoints} keypoints of {data.skeleton.name!r}, "
+            f"model {preset.name!r} those of {preset.skeleton.name!r}. "
+            f"Build the model with `skeleton={data.skeleton.name!r}`."
+        )
+    codec = heatmaps.CODECS[preset.codec]
+    rule = visibility_rule or (codec.visibility if data.skeleton.name == "coco17" else "labelled")
+    persons = _persons(data, check_images)
+    views = geometry.views(persons["boxes_image_xywh"], geometry.CROP_RULES[codec.crop_rule], preset.image_hw)
+    augment = _augment(augment)
+    load = _loader(preset, persons, views, augment, seed)
+
+    def add_targets(batch):
+        points, visibility = batch.pop("keypoints_crop_xy"), batch.pop("visibility")
+        targets = heatmaps.encode(codec, points, visibility, preset.image_hw, model.num_levels, rule)
+        return {**batch, **targets}
+
+    stream = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
+    batches = stream.map(load, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
+    options = tf.data.Options()
+    # The stream knows no files, so replicas on one host share it, and every host takes its part of each batch.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return batches.map(add_targets, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def num_persons(data: PoseData) -> int:
+    """Returns how many persons of the data can be trained on: an epoch, if every picture can be decoded."""
+    return len(training_persons(data.annotations)["boxes_image_xywh"])
+
+
+def _augment(augment) -> crops.Augment | None:
+    if augment is None or isinstance(augment, crops.Augment):
+        return augment
+    if augment not in crops.AUGMENTS:
+        raise unknown("augmentation", augment, crops.AUGMENTS)
+    return crops.AUGMENTS[augment]
+
+
+def _persons(data: PoseData, check_images: bool) -> dict[str, np.ndarray]:
+    """Returns the trainable persons' arrays and paths, without those whose picture cannot be decoded."""
+    persons = training_persons(data.annotations)
+    persons["paths"] = np.array(data.image_paths(persons["image_ids"]), object)
+    if check_images:
+        bad = undecodable(persons["paths"], progress=True)
+        for path, reason in list(bad.items())[:10]:
+            print(f"left out of training: {path}: {reason}", file=sys.stderr)
+        if len(bad) > 10:
+            print(f"left out of training: {len(bad)} pictures in all", file=sys.stderr)
+        good = np.array([path not in bad for path in persons["paths"]], bool)
+        persons = {name: values[good] for name, values in persons.items()}
+    if not len(persons["paths"]):
+        raise UserError(f"No labelled person with a readable picture in {str(data.image_folder)!r}.")
+    return persons
+
+
+def _loader(preset, persons, views, augment, seed):
+    """Returns the function from a count of crops to one crop with its keypoints."""
+    num_persons = len(views)
+    paths = tf.constant(persons["paths"].astype(str))
+    columns = [tf.constant(array) for array in (views, persons["keypoints_image_xy"], persons["visibility"])]
+    fill = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule].fill_rgb
+
+    def load(count):
+        epoch, place = count // num_persons, count % num_persons
+        order_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
+        index = tf.random.experimental.index_shuffle(place, order_seed, num_persons - 1)
+        view, points, visibility = (tf.gather(column, index) for column in columns)
+        draws = tf.random.stateless_uniform((crops.NUM_DRAWS,), tf.stack([tf.constant(seed, tf.int64), count]))
+        scale, rotation, mirrored = crops.augmented_view(augment or crops.Augment(), draws)
+        crop_to_image = crops.view_matrix(view, scale, rotation, mirrored, preset.image_hw)
+        image = crops.decode_crop(tf.io.read_file(tf.gather(paths, index)), crop_to_image, preset.image_hw, fill)
+        if augment:
+            image = crops.brightened(image, augment, draws[-3:])
+        order = tf.where(mirrored, preset.skeleton.flip_order, np.arange(preset.skeleton.num_keypoints))
+        points = crops.to_crop(crop_to_image, tf.gather(points, order))
+        return {"image": image, "keypoints_crop_xy": points, "visibility": tf.gather(visibility, order)}
+
+    return load

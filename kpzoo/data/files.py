@@ -1,0 +1,130 @@
+"""A data set on disk: annotations, the folder of its pictures, and which pictures cannot be decoded."""
+
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kpzoo.data.coco import Annotations, read_annotations
+from kpzoo.errors import UserError
+
+
+@dataclass(frozen=True)
+class PoseData:
+    """Annotations and the folder that their file names count from."""
+
+    annotations: Annotations
+    image_folder: Path
+
+    @property
+    def skeleton(self):
+        return self.annotations.skeleton
+
+    def image_paths(self, image_ids: Sequence[int]) -> list[str]:
+        """Returns the file of each image id."""
+        names = dict(zip(self.annotations.image_ids.tolist(), self.annotations.file_names, strict=True))
+        return [str(self.image_folder / names[image_id]) for image_id in np.asarray(image_ids).tolist()]
+
+
+def load(
+    root: str | Path | None = None,
+    split: str | None = None,
+    *,
+    annotations: str | Path | None = None,
+    images: str | Path | None = None,
+    skeleton=None,
+    strict: bool = False,
+) -> PoseData:
+    """Loads COCO-format keypoint data: from a folder and a split's name, or from two paths.
+
+    In a folder, the annotations are `annotations/*<split>*.json`, and the pictures lie in the folder itself, in
+    `images`, or in a folder of one of these.
+
+    Args:
+        root: The data set's folder, such as "~/coco".
+        split: Part of the file's name that tells which, such as "val".
+        annotations: The annotation file, instead of what `split` finds.
+        images: The folder of pictures, instead of what `split` finds.
+        skeleton: A skeleton or its name, where the file's own should not be used.
+        strict: Whether what could be repaired is an error instead.
+
+    Raises:
+        UserError: Nothing, or more than one file fits, or the annotations are wrong.
+    """
+    if annotations is None:
+        annotations = _annotation_file(root, split)
+    content = read_annotations(annotations, skeleton=skeleton, strict=strict)
+    if images is None:
+        images = _image_folder(Path(annotations), root, split, content.file_names)
+    images = Path(images).expanduser()
+    if not images.is_dir():
+        raise UserError(f"There is no folder of pictures at {str(images)!r}. Pass the right one as `images`.")
+    return PoseData(content, images)
+
+
+def _annotation_file(root, split) -> Path:
+    if root is None:
+        raise UserError("Pass the data set's folder, or its `annotations` file. Received neither.")
+    folder = Path(root).expanduser() / "annotations"
+    pattern = f"*{split}*.json" if split else "*.json"
+    found = sorted(path for path in folder.glob(pattern) if "noimages" not in path.name)
+    keypoints = [path for path in found if "keypoints" in path.name]  # COCO's folder holds captions and instances too
+    found = keypoints if len(keypoints) == 1 else found
+    if len(found) != 1:
+        names = [path.name for path in found] or "none"
+        raise UserError(
+            f"Expected one annotation file like {pattern!r} in {str(folder)!r}. Found: {names}. "
+            "Name the split more exactly, or pass `annotations`."
+        )
+    return found[0]
+
+
+def _image_folder(annotations: Path, root, split, file_names: Sequence[str]) -> Path:
+    """Returns the first folder about the annotations that holds the first picture; the split's own come first."""
+    root = Path(root).expanduser() if root is not None else annotations.parent.parent
+    folders = [root / "images", root, *sorted(root.glob("images/*")), *sorted(root.glob("*"))]
+    folders.sort(key=lambda folder: split is None or split not in folder.name)
+    for folder in folders:
+        if folder.is_dir() and (not file_names or (folder / file_names[0]).exists()):
+            return folder
+    raise UserError(
+        f"No folder in {str(root)!r} or its 'images' holds {file_names[0]!r} of {str(annotations)!r}. "
+        "Pass the folder as `images`."
+    )
+
+
+def undecodable(paths: Sequence[str], progress: bool = False) -> dict[str, str]:
+    """Returns the files among `paths` that cannot be decoded, with the reason, by decoding each once.
+
+    It reads as the training pipeline does, so that what passes here does not stop a training run later.
+    """
+    import tensorflow as tf
+
+    def reason(path: str) -> str | None:
+        try:
+            contents = Path(path).read_bytes()
+        except OSError as error:
+            return error.strerror
+        if not contents:
+            return "0 bytes"
+        try:
+            shape = tf.io.decode_image(contents, channels=3, expand_animations=False).shape
+        except (tf.errors.InvalidArgumentError, tf.errors.UnknownError) as error:
+            return error.message.split("[Op:")[0].strip().splitlines()[0]
+        return None if len(shape) == 3 else f"shape {tuple(shape)}"
+
+    paths = sorted(set(paths))
+    bad = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for count, (path, problem) in enumerate(zip(paths, pool.map(reason, paths), strict=True), 1):
+            if problem:
+                bad[path] = problem
+            if progress and (count % 500 == 0 or count == len(paths)):
+                print(f"\rchecked {count}/{len(paths)} pictures ", end="", file=sys.stderr, flush=True)
+    if progress and paths:
+        print(file=sys.stderr)
+    return bad

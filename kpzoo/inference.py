@@ -1,0 +1,202 @@
+"""Crops to keypoints in full batches of one size, whatever number of boxes and pictures they come from."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from kpzoo import geometry, heatmaps, images
+from kpzoo.data import crops
+from kpzoo.detect import HOGDetector
+from kpzoo.errors import UserError
+from kpzoo.nms import oks_nms
+from kpzoo.pose_model import PoseModel
+from kpzoo.poses import Poses
+
+SECOND_INSTANCE_DECAY = 0.5  # MIPNet, DECAY_THRE: what the box score of the instances behind the first is worth
+POSE_NMS = 0.9  # HRNet and MIPNet, TEST.OKS_THRE
+
+
+def ask_all(model: PoseModel, image: tf.Tensor) -> tf.Tensor:
+    """Returns the heatmaps (B, N, h, w, K) of all N instances in (B, H, W, 3) crops, N = 1 for most models."""
+    if "instance" not in model.input:
+        return tf.cast(model({"image": image}, training=False)["heatmaps"], tf.float32)[:, None]
+    queries = tf.tile(tf.eye(model.preset.num_instances)[None], [tf.shape(image)[0], 1, 1])
+    return tf.cast(model({"image": image, "instance": queries}, training=False)["heatmaps"], tf.float32)
+
+
+def ask_both_sides(model: PoseModel, image: tf.Tensor) -> tf.Tensor:
+    """Returns the heatmaps of `ask_all`, averaged with those of the mirrored crop (flip test)."""
+    preset = model.preset
+    mirrored = ask_all(model, tf.reverse(image, axis=[2]))
+    codec = heatmaps.CODECS[preset.codec]
+    return heatmaps.merge_flipped(codec, ask_all(model, image), mirrored, preset.skeleton.flip_order)
+
+
+def make_predictor(model: PoseModel, flip: bool = True):
+    """Returns a function from a batch of crops to keypoints in crop pixels.
+
+    Args:
+        model: Any model of the zoo.
+        flip: Whether the mirrored crop is asked too and the heatmaps averaged.
+
+    Returns:
+        A `tf.function`: (B, H, W, 3) float32 -> keypoints_crop_xy (B, N, K, 2) and keypoint_scores (B, N, K), with one
+        row for each of the model's N instances.
+    """
+    ask = ask_both_sides if flip else ask_all
+    codec = heatmaps.CODECS[model.preset.codec]
+    spec = tf.TensorSpec((None, *model.preset.image_hw, 3), tf.float32)
+    return tf.function(lambda image: heatmaps.decode(codec, ask(model, image)), input_signature=[spec])
+
+
+def predict(
+    model: PoseModel,
+    image: str | Path | np.ndarray,
+    boxes_xywh: np.ndarray | None = None,
+    *,
+    detector=None,
+    flip: bool = True,
+    nms: float | None = POSE_NMS,
+    batch_size: int = 8,
+) -> Poses:
+    """Returns the poses in one picture.
+
+    Args:
+        model: Any model of the zoo.
+        image: A file, whose EXIF orientation is applied, or a (H, W, 3) RGB array of 0 … 255.
+        boxes_xywh: (P, 4) person boxes in image pixels; None to ask the detector.
+        detector: What finds the boxes, see `kpzoo.detect`; None for OpenCV's HOG detector.
+        flip: Whether to average over the mirrored crop.
+        nms: OKS above which the lower scored of two poses is dropped, None to keep all. Poses of given boxes are all
+            kept where the model answers one for each box.
+        batch_size: Crops in one pass through the network.
+
+    Returns:
+        The poses; best first where OKS-NMS ran, else in the order of the boxes.
+    """
+    image = images.as_image(image) if isinstance(image, np.ndarray) else images.read_image(image)
+    preset = model.preset
+    given = boxes_xywh is not None
+    if given:
+        boxes = checked_boxes(boxes_xywh)
+        box_scores = np.ones(len(boxes))
+    else:
+        boxes, box_scores = (found[0] for found in (detector or HOGDetector()).detect([image]))
+    rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
+    matrices = geometry.crop_to_image(geometry.views(boxes, rule, preset.image_hw), preset.image_hw)
+    pixels = tf.constant(image)
+
+    def load(matrix):
+        return crops.crop(pixels, matrix, preset.image_hw, rule.fill_rgb), matrix
+
+    batches = tf.data.Dataset.from_tensor_slices(matrices.astype(np.float32)).map(load, tf.data.AUTOTUNE)
+    batches = batches.batch(batch_size).prefetch(2)
+    keypoints, scores = _run(make_predictor(model, flip), batches, preset, batch_size, len(boxes), progress=False)
+    poses = _poses(preset, keypoints, scores, boxes, box_scores)
+    if nms is None or (given and preset.num_instances == 1) or not len(poses):
+        return poses
+    return poses[suppress(poses, preset, nms)]
+
+
+def checked_boxes(boxes_xywh) -> np.ndarray:
+    """Returns boxes that a user gave as (P, 4) float64, or names the first that cannot be one."""
+    boxes = np.asarray(boxes_xywh, np.float64)
+    boxes = boxes.reshape(-1, 4) if boxes.size == 0 else np.atleast_2d(boxes)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise UserError(f"`boxes_xywh` must have shape (P, 4): x, y, width, height. Received: shape {boxes.shape}.")
+    bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] <= 0).any(axis=1))
+    if len(bad):
+        raise UserError(
+            f"Box {bad[0]} of `boxes_xywh` must be finite with a width and a height above 0. "
+            f"Received: {boxes[bad[0]].tolist()}. Boxes are x, y, width, height in pixels, not two corners."
+        )
+    return boxes
+
+
+def predict_boxes(
+    model: PoseModel,
+    image_paths: Sequence[str],
+    boxes_image_xywh: np.ndarray,
+    box_scores: np.ndarray,
+    *,
+    flip: bool = True,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Poses:
+    """Returns the poses of boxes in annotated pictures, whose EXIF orientation is not applied.
+
+    Args:
+        model: Any model of the zoo.
+        image_paths: P files, one for each box.
+        boxes_image_xywh: (P, 4) in image pixels.
+        box_scores: (P,).
+        flip: Whether to average over the mirrored crop.
+        batch_size: Crops in one pass through the network.
+        progress: Whether to tell the crops per second on stderr.
+
+    Returns:
+        P * N poses, box by box, each box's instances in order.
+    """
+    preset = model.preset
+    rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
+    views = geometry.views(boxes_image_xywh, rule, preset.image_hw)
+    matrices = geometry.crop_to_image(views, preset.image_hw).astype(np.float32)
+
+    def load(path, matrix):
+        return crops.decode_crop(tf.io.read_file(path), matrix, preset.image_hw, rule.fill_rgb), matrix
+
+    rows = tf.data.Dataset.from_tensor_slices((np.array(image_paths, object).astype(str), matrices))
+    batches = rows.map(load, tf.data.AUTOTUNE).batch(batch_size).prefetch(2)
+    keypoints, scores = _run(make_predictor(model, flip), batches, preset, batch_size, len(matrices), progress)
+    return _poses(preset, keypoints, scores, np.asarray(boxes_image_xywh, float).reshape(-1, 4), np.asarray(box_scores))
+
+
+def _run(predict_crops, batches, preset, batch_size, num_crops, progress) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (P, N, K, 2) keypoints in image pixels and (P, N, K) scores of all batches of (crops, matrices)."""
+    num_instances, num_keypoints = preset.num_instances, preset.skeleton.num_keypoints
+    keypoints = [np.empty((0, num_instances, num_keypoints, 2), np.float32)]
+    scores = [np.empty((0, num_instances, num_keypoints), np.float32)]
+    started, done = time.perf_counter(), 0
+    for image, matrix in batches:
+        count = len(matrix)
+        padded = tf.pad(image, [[0, batch_size - count], [0, 0], [0, 0], [0, 0]])  # one shape, one trace
+        crop_xy, crop_scores = predict_crops(padded)
+        keypoints.append(crops.to_image(matrix, crop_xy[:count]).numpy())
+        scores.append(crop_scores[:count].numpy())
+        done += count
+        if progress:
+            rate = done / (time.perf_counter() - started)
+            print(f"\r{done}/{num_crops or '?'} crops, {rate:.1f} crops/s ", end="", file=sys.stderr, flush=True)
+    if progress:
+        print(file=sys.stderr)
+    return np.concatenate(keypoints), np.concatenate(scores)
+
+
+def _poses(preset, keypoints, scores, boxes_image_xywh, box_scores) -> Poses:
+    """Returns the poses of P boxes, (P, N, K, 2) and (P, N, K), with the scores of the model's school."""
+    num_boxes, num_instances, num_keypoints = scores.shape
+    instance = np.tile(np.arange(num_instances), num_boxes)
+    box_scores = np.repeat(box_scores, num_instances) * np.where(instance > 0, SECOND_INSTANCE_DECAY, 1.0)
+    keypoint_scores = scores.reshape(-1, num_keypoints)
+    return Poses(
+        keypoints_xy=keypoints.reshape(-1, num_keypoints, 2),
+        keypoint_scores=keypoint_scores,
+        scores=heatmaps.pose_scores(heatmaps.CODECS[preset.codec], keypoint_scores, box_scores),
+        boxes_xywh=np.repeat(boxes_image_xywh, num_instances, axis=0),
+        instance=instance,
+        skeleton=preset.skeleton,
+    )
+
+
+def suppress(poses: Poses, preset, threshold: float) -> np.ndarray:
+    """Returns the indices of one image's poses that OKS-NMS keeps, best first.
+
+    The area of a pose is that of its padded crop, as HRNet and MIPNet pass it.
+    """
+    rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
+    areas = geometry.views(poses.boxes_xywh, rule, preset.image_hw)[:, 2:].prod(axis=1)
+    return oks_nms(poses.keypoints_xy, poses.scores, areas, np.array(preset.skeleton.sigmas), threshold)

@@ -1,0 +1,36 @@
+"""Installs kpzoo: `pip install .`, or `pip install '.[test]'` with what its tests need."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "kpzoo/__init__.py").read_text(encoding="utf-8")).group(1)
+
+ONNX = ["tf2onnx>=1.17", "onnx>=1.16", "onnxruntime>=1.20"]
+
+setup(
+    name="kpzoo",
+    version=VERSION,
+    description="Top-down 2D human pose models in Keras 3: CPN, MIPNet and what they compare with",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["kpzoo", "kpzoo.*"]),
+    package_data={"kpzoo": ["models/*.json"]},
+    install_requires=[
+        "tensorflow>=2.18",
+        "keras>=3.13.2",  # the security fixes of 3.13.2
+        "numpy>=1.26",
+        "opencv-python-headless>=4.10,<5",  # OpenCV 5 has no HOG person detector
+        "pycocotools>=2.0.11",
+        "tensorboard>=2.18",
+    ],
+    extras_require={
+        "onnx": ONNX,
+        "test": [*ONNX, "pytest>=8", "hypothesis>=6", "ruff>=0.14"],
+    },
+    entry_points={"console_scripts": ["kpzoo = kpzoo.cli:main"]},
+)

@@ -1,0 +1,266 @@
+"""Training is exact: over replicas, over interruptions, and in what a step does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kpzoo
+from kpzoo import training
+from kpzoo.data.batches import make_dataset
+from kpzoo.data.files import load
+from kpzoo.losses import CPNLoss
+
+SIZE = dict(image_hw=(64, 64))
+
+
+def run_python(code: str, *args, **kwargs) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parent, **kwargs)
+
+
+def tiny_model(optimizer=None):
+    keras.utils.set_random_seed(0)
+    model = kpzoo.build("cpn_tiny", **SIZE)
+    model.compile(optimizer or training.AdamL2(1e-3), CPNLoss())
+    return model
+
+
+def test_the_same_seed_gives_the_same_batches_and_another_seed_others(small_folder):
+    model, data = tiny_model(), load(small_folder, "train")
+    streams = [make_dataset(data, model, 4, augment="cpn", seed=seed).take(3) for seed in (5, 5, 6)]
+    first, again, other = ([{k: v.numpy() for k, v in batch.items()} for batch in stream] for stream in streams)
+    for a, b, c in zip(first, again, other, strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+        assert np.abs(a["image"] - c["image"]).max() > 1
+
+
+def test_a_stream_that_starts_later_is_the_rest_of_the_whole(small_folder):
+    model, data = tiny_model(), load(small_folder, "train")
+    whole = list(make_dataset(data, model, 3, augment="hrnet", seed=1).take(5))[3:]
+    rest = list(make_dataset(data, model, 3, augment="hrnet", seed=1, start_step=3).take(2))
+    for a, b in zip(whole, rest, strict=True):
+        np.testing.assert_array_equal(a["image"], b["image"])
+        np.testing.assert_array_equal(a["heatmaps"], b["heatmaps"])
+
+
+def test_each_person_comes_once_an_epoch(small_folder):
+    model, data = tiny_model(), load(small_folder, "train")
+    count = training.num_persons(data)
+    batches = list(make_dataset(data, model, 1, seed=2).take(2 * count))
+    prints = [hash(batch["image"].numpy().tobytes()) for batch in batches]
+    assert len(set(prints[:count])) == count
+    assert set(prints[:count]) == set(prints[count:])
+    assert prints[:count] != prints[count:]
+
+
+def test_batches_follow_the_contract(small_folder):
+    batch = next(iter(make_dataset(load(small_folder, "train"), tiny_model(), 4, augment="cpn")))
+    shapes = {name: tuple(value.shape) for name, value in batch.items()}
+    assert shapes == {
+        "image": (4, 64, 64, 3),
+        "heatmaps": (4, 16, 16, 17),
+        "weights": (4, 17),
+        "global_heatmaps": (4, 4, 16, 16, 17),
+        "global_weights": (4, 4, 17),
+    }
+    assert 0 <= batch["image"].numpy().min() < batch["image"].numpy().max() <= 255
+
+
+def test_a_corrupt_picture_is_named_and_left_out_of_training(tmp_path, capsys):
+    from conftest import write_small_folder
+
+    write_small_folder(tmp_path)
+    victim = tmp_path / "images/train/1.jpg"
+    victim.write_bytes(victim.read_bytes()[:300])
+    (tmp_path / "images/train/2.jpg").write_text("<html>not found</html>")
+    data = load(tmp_path, "train")
+    batches = make_dataset(data, tiny_model(), 4, augment="cpn").take(10)
+    assert sum(1 for _ in batches) == 10
+    told = capsys.readouterr().err
+    assert "1.jpg" in told
+    assert "2.jpg" in told
+
+
+def test_l2_decay_enters_the_gradient_of_kernels_alone():
+    kernel, gamma = keras.Variable([1.0, -2.0], name="kernel"), keras.Variable([1.0, -2.0], name="gamma")
+    plain = keras.Variable([1.0, -2.0], name="plain")
+    gradient = tf.constant([0.3, 0.1])
+    decayed, reference = training.AdamL2(0.1, l2=0.5), keras.optimizers.Adam(0.1)
+    decayed.build([kernel, gamma])
+    reference.build([plain])
+    for _ in range(3):
+        decayed.apply([gradient, gradient])
+        reference.apply([gradient])
+    np.testing.assert_allclose(gamma, plain)
+    reference = keras.optimizers.Adam(0.1)
+    expected = keras.Variable([1.0, -2.0])
+    reference.build([expected])
+    for _ in range(3):
+        reference.apply([gradient + 0.5 * expected])
+    np.testing.assert_allclose(kernel, expected, rtol=1e-6)
+
+
+def test_schedules_are_functions_of_the_step():
+    halving = training.halving(8.0, every=10)
+    assert [float(halving(step)) for step in (0, 9, 10, 25, 30)] == [8, 8, 4, 2, 1]
+    tenths = training.tenths(1.0, at=[5, 8])
+    np.testing.assert_allclose([float(tenths(step)) for step in (0, 5, 6, 8, 9)], [1, 1, 0.1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize("make", [lambda: training.halving(5e-4, 7), lambda: training.tenths(1e-3, [4, 9])])
+def test_the_optimizer_and_its_schedule_survive_a_keras_file(make, tmp_path):
+    model = tiny_model(training.AdamL2(make(), l2=3e-5))
+    model.optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert again.optimizer.l2 == 3e-5
+    assert again.optimizer.get_config() == model.optimizer.get_config()
+    assert again.preset == model.preset
+
+
+TWO_REPLICAS = """
+    import sys
+    import keras, numpy as np, tensorflow as tf
+    import kpzoo
+    from kpzoo import training
+    from kpzoo.losses import CPNLoss
+
+    replicas, out = int(sys.argv[1]), sys.argv[2]
+    strategy = training.make_strategy(replicas)
+    assert strategy.num_replicas_in_sync == replicas
+    rng = np.random.default_rng(0)
+    shapes = dict(image=(8, 64, 64, 3), heatmaps=(8, 16, 16, 17), weights=(8, 17),
+                  global_heatmaps=(8, 4, 16, 16, 17), global_weights=(8, 4, 17))
+    rows = {name: rng.random((3, *shape), np.float32) for name, shape in shapes.items()}
+    rows["image"] *= 255
+    data = tf.data.Dataset.from_tensor_slices(rows)
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
+        training.synchronize_batch_norm(model)
+        model.compile(training.AdamL2(1e-3, l2=0.1, epsilon=1e-3), CPNLoss())
+        history = model.fit(data, shuffle=False, verbose=0)
+    weights = {variable.path: variable.numpy() for variable in model.weights}
+    np.savez(out, **weights, loss=history.history["loss"])
+"""
+
+
+def test_two_replicas_train_to_the_weights_of_one(tmp_path):
+    found = []
+    for replicas in (1, 2):
+        result = run_python(TWO_REPLICAS, replicas, tmp_path / f"{replicas}.npz")
+        assert result.returncode == 0, result.stderr[-3000:]
+        found.append(dict(np.load(tmp_path / f"{replicas}.npz")))
+    one, two = found
+    np.testing.assert_allclose(one.pop("loss"), two.pop("loss"), rtol=1e-5)
+    for name, value in one.items():
+        # Moving variances are differences of large squares: they agree to the same share of their size.
+        tolerance = 1e-5 * np.abs(value).max() if name.endswith("moving_variance") else 1e-6
+        assert np.abs(value - two[name]).max() <= tolerance, name
+
+
+RUN = """
+    import sys, time
+    import keras, tensorflow as tf
+    import kpzoo
+    from kpzoo import training
+    from kpzoo.data.files import load
+    from kpzoo.losses import CPNLoss
+
+    data, out, epochs, patience = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+    keras.utils.set_random_seed(0)
+    tf.config.experimental.enable_op_determinism()
+
+    def make_model():
+        model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
+        model.compile(training.AdamL2(training.halving(1e-3, 5)), CPNLoss())
+        return model
+
+    def validate(model):
+        print("validated", flush=True)
+        time.sleep(patience)
+        return {"zero": 0.0}
+
+    training.run(make_model, load(data, "train"), out, epochs=epochs, batch_size=2, augment="cpn", steps_per_epoch=3,
+                 validate=validate)
+"""
+
+
+def weights_of(folder) -> list[np.ndarray]:
+    return training.load_run(folder).get_weights()
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_weights(small_folder, tmp_path):
+    result = run_python(RUN, small_folder, tmp_path / "whole", 4, 0)
+    assert result.returncode == 0, result.stderr[-3000:]
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(RUN), small_folder, tmp_path / "killed", "4", "3"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    told = 0
+    for line in process.stdout:  # the kill comes within the third epoch, before its checkpoint
+        told += "validated" in line
+        if told == 3:
+            break
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert len(list((tmp_path / "killed/checkpoints").glob("step-*"))) == 2
+    newest = max((tmp_path / "killed/checkpoints").glob("step-*"))
+    newest.write_bytes(newest.read_bytes()[:2000])  # a truncated file falls back to the one before
+    result = run_python(RUN, small_folder, tmp_path / "killed", 4, 0)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "cannot be read" in result.stderr
+    for whole, resumed in zip(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"), strict=True):
+        np.testing.assert_array_equal(whole, resumed)
+    log = training.read_log(tmp_path / "killed/log.csv")
+    assert [row["epoch"] for row in log] == ["1", "2", "3", "4"]
+
+
+def test_a_run_with_other_settings_is_refused(tmp_path):
+    training.resume(tiny_model(), tmp_path, {"batch_size": 8})
+    with pytest.raises(ValueError, match="started with batch_size=8. Received: 16"):
+        training.resume(tiny_model(), tmp_path, {"batch_size": 16})
+    assert json.loads((tmp_path / "run.json").read_text())["batch_size"] == 8
+
+
+def test_one_step_of_training_lowers_the_loss_and_reports_pck(small_folder):
+    model = tiny_model(keras.optimizers.Adam(3e-3))
+    batch = next(iter(make_dataset(load(small_folder, "train"), model, 8)))
+    history = model.fit(tf.data.Dataset.from_tensors(batch).repeat(12), epochs=1, verbose=0).history
+    before = history["loss"][0]
+    history = model.fit(tf.data.Dataset.from_tensors(batch).repeat(12), epochs=1, verbose=0).history
+    assert history["loss"][0] < before
+    assert 0 <= history["pck"][0] <= 1
+
+
+def test_nan_leaves_the_last_good_checkpoint(tmp_path):
+    model = tiny_model()
+    model.optimizer.build(model.trainable_variables)
+    checkpoint = training.Checkpoint(tmp_path)
+    checkpoint.set_model(model)
+    checkpoint.on_epoch_end(0, {"loss": 1.0})
+    checkpoint.on_epoch_end(1, {"loss": float("nan")})
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_throughput_counts_images(small_folder):
+    model = tiny_model()
+    batch = next(iter(make_dataset(load(small_folder, "train"), model, 4)))
+    started = time.perf_counter()
+    history = model.fit(
+        tf.data.Dataset.from_tensors(batch).repeat(6), verbose=0, callbacks=[training.Throughput(4)]
+    ).history
+    assert history["images_per_s"][0] > 6 * 4 / (time.perf_counter() - started)
