@@ -127,7 +127,7 @@ def test_no_labelled_person_is_not_available_and_said_so(tmp_path):
 
 
 def test_ap_of_three_poses_is_what_pencil_and_paper_say(tmp_path):
-    # The second of three is right with 16 of 17 keypoints, an OKS of 0.94: right at 9 of 10 thresholds, with a precision
+    # The second of three is right with 16 of 17 keypoints, an OKS of 0.94: at 9 of 10 thresholds, with a precision
     # of 1/2 at every recall.
     annotations, results = one_person(tmp_path, [(400, 0.9), (0, 0.8), (300, 0.7)])
     values = metrics.average_precision(annotations, results).values

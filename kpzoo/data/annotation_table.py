@@ -10,6 +10,7 @@ from kpzoo.errors import UserError
 from kpzoo.skeletons import Skeleton
 
 AREA_OF_BOX = 0.53  # the share of a box that CrowdPose's evaluation takes for the area of a person without a mask
+MAX_COUNT = 1e6  # keypoints of a person
 MAX_COORDINATE = 1e6  # pixels; no picture is that large, so a box beyond is a mistake
 
 _COLUMNS = ("id", "image_id", "category_id", "area", "iscrowd", "num_keypoints", "segmentation")
@@ -56,7 +57,8 @@ class Persons:
 class AnnotationTable:
     """Takes annotations as `json` gives them and returns `Persons`."""
 
-    def __init__(self):
+    def __init__(self, path):
+        self._path = path
         self._columns = {key: [] for key in _COLUMNS}
         self._keypoints, self._boxes = NumberLists(), NumberLists()
 
@@ -66,7 +68,7 @@ class AnnotationTable:
             place = next(place for place, row in enumerate(rows) if type(row) is not dict)
             received = str(rows[place])[:60]
             place += len(self._columns["id"])
-            raise UserError(f"annotations[{place}] must be an object with `keypoints`. Received: {received!r}.")
+            raise UserError(f"{self._path}: annotations[{place}] must be an object. Received: {received!r}.")
         for key, column in self._columns.items():
             column.extend(row.get(key) for row in rows)
         self._keypoints.extend([row.get("keypoints") for row in rows])
@@ -195,7 +197,7 @@ def _counts(values: dict, ids, keep, num_labelled, problems: Problems) -> tuple[
     problems.add("error", "`iscrowd` that is neither 0 nor 1", ids[keep & bad], "Correct it.")
     keep &= ~bad
     given, wrong, missing = numbers(values["num_keypoints"])
-    wrong |= ~missing & ((given < 0) | (given != np.floor(given)))
+    wrong |= ~missing & ((given < 0) | (given > MAX_COUNT) | (given != np.floor(given)))
     done = "Counted: keypoints with v > 0."
     _missing(problems, "num_keypoints", ids[keep & missing], len(ids), done)
     problems.add("repair", "`num_keypoints` that is no count", ids[keep & wrong], done)

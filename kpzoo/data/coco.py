@@ -12,7 +12,7 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 
 from kpzoo.data import categories
-from kpzoo.data.annotation_table import AnnotationTable, Persons
+from kpzoo.data.annotation_table import MAX_COORDINATE, AnnotationTable, Persons
 from kpzoo.data.columns import numbers, whole_numbers
 from kpzoo.data.json_file import read_object
 from kpzoo.data.problems import Problem, Problems
@@ -152,7 +152,7 @@ def _known(sizes_hw: np.ndarray) -> np.ndarray:
 
 
 def _read(path, skeleton, category, allow_outside) -> tuple[Annotations, Problems]:
-    problems, table = Problems(str(path)), AnnotationTable()
+    problems, table = Problems(str(path)), AnnotationTable(path)
     members = read_object(path, "annotations", table.extend)
     for key in ("images", "annotations", "categories"):
         if type(members.get(key)) is not list:
@@ -191,7 +191,7 @@ def _images(rows: list[dict], problems: Problems, allow_outside: bool) -> dict:
     sizes = np.zeros((len(rows), 2), np.int64)
     for axis, key in enumerate(("height", "width")):
         values, wrong, missing = numbers([row.get(key) for row in rows])
-        wrong |= ~missing & ((values < 1) | (values != np.floor(values)))
+        wrong |= ~missing & ((values < 1) | (values > MAX_COORDINATE) | (values != np.floor(values)))
         add("error", f"Images whose `{key}` is no number of pixels", wrong, "Correct it.")
         add("note", f"Images without `{key}`", missing, "Nothing is clipped in them.")
         sizes[:, axis] = np.where(wrong | missing, 0, values)
