@@ -15,7 +15,7 @@ from kpzoo.skeletons import Skeleton
 
 # Okabe & Ito, "Color Universal Design" (2008), apart from white.
 COLOURS = {-1: (86, 180, 233), 1: (230, 159, 0), 0: (245, 245, 245)}  # left, right, middle
-ACCENTS = ((20, 20, 20), (204, 60, 140), (0, 158, 115), (213, 94, 0))  # outlines of instance 0, 1, 2, 3; then again
+ACCENTS = ((20, 20, 20), (204, 60, 140), (0, 158, 115), (240, 228, 66))  # outlines of instance 0, 1, 2, 3; then again
 
 _SHIFT = 4  # coordinates are passed to OpenCV in sixteenths of a pixel
 _FONT, _CAPITAL = cv2.FONT_HERSHEY_DUPLEX, 22  # its capitals are 22 pixels high at scale 1

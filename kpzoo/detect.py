@@ -1,0 +1,332 @@
+"""Person boxes: one method, `detect`, behind it OpenCV, a box file, an ONNX model, KerasHub, or a class of your own.
+
+    boxes_xywh, scores = HOGDetector().detect([image])     # lists, one entry a picture: (P, 4) image pixels, (P,)
+
+Poses are only as good as the boxes that are looked into. The default works everywhere and finds little (see
+`HOGDetector`); for real use take a detector trained on people.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from kpzoo.data.json_file import read_json
+from kpzoo.errors import UserError, unknown
+from kpzoo.images import as_image
+from kpzoo.nms import soft_box_nms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detector:
+    """What all detectors share: checking pictures, clipping boxes, and keeping the best.
+
+    A class of your own needs `detect` alone; one derived from this needs `find`.
+
+    Args:
+        min_score: Boxes below it are dropped.
+        min_size: Boxes with a side below it, in image pixels, are dropped.
+        max_boxes: So many of the best are kept in a picture.
+    """
+
+    min_score: float = 0.0
+    min_size: float = 1.0
+    max_boxes: int = 100
+
+    def detect(
+        self, images: Sequence[np.ndarray | str | Path], image_ids: Sequence[int | str] | None = None
+    ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Finds people.
+
+        Args:
+            images: (H, W, 3) RGB arrays in 0..255, or files.
+            image_ids: What the pictures are called: ids of a data set, or file names without folder and suffix. Only a
+                `BoxFile` needs them.
+
+        Returns:
+            A list of (P, 4) boxes in image pixels and a list of (P,) scores in 0..1, best first; P may be 0.
+        """
+        if image_ids is not None and len(image_ids) != len(images):
+            raise UserError(f"Expected an id for each picture. Received: {len(images)} pictures, {len(image_ids)} ids.")
+        found = []
+        for index, image in enumerate(images):
+            image = as_image(image)
+            boxes_xywh, scores = self.find(image, None if image_ids is None else image_ids[index])
+            found.append(self._best(np.asarray(boxes_xywh, float), np.asarray(scores, float), image.shape[:2]))
+        return [boxes for boxes, _ in found], [scores for _, scores in found]
+
+    def find(self, image_rgb: np.ndarray, image_id: int | str | None) -> tuple[np.ndarray, np.ndarray]:
+        """Returns all candidates in one picture: (P, 4) boxes in image pixels, (P,) scores."""
+        raise UserError(f"{type(self).__name__} needs a method `find(image_rgb, image_id)` -> (boxes_xywh, scores).")
+
+    def _best(self, boxes_xywh: np.ndarray, scores: np.ndarray, image_hw: tuple[int, int]):
+        low = np.clip(boxes_xywh[:, :2], 0, image_hw[::-1])
+        high = np.clip(boxes_xywh[:, :2] + boxes_xywh[:, 2:], 0, image_hw[::-1])
+        boxes_xywh = np.concatenate([low, high - low], axis=1)
+        keep = np.isfinite(boxes_xywh).all(1) & (scores >= self.min_score)  # NaN is neither above nor below
+        keep = np.flatnonzero(keep & (boxes_xywh[:, 2:].min(1) >= self.min_size))
+        keep = keep[np.argsort(-scores[keep], kind="stable")][: self.max_boxes]
+        return boxes_xywh[keep], scores[keep]
+
+
+@dataclass(frozen=True)
+class WholeImage(Detector):
+    """One box, the whole picture, with score 1: for pictures of one person, or of few for a MIPNet."""
+
+    def find(self, image_rgb, image_id):
+        return np.array([[0.0, 0.0, image_rgb.shape[1], image_rgb.shape[0]]]), np.ones(1)
+
+
+@dataclass(frozen=True)
+class HOGDetector(Detector):
+    """OpenCV's pedestrian detector of 2005 (histograms of oriented gradients and a linear SVM): nothing to download.
+
+    It knows one thing: people who stand upright, are seen whole, do not hide one another, and are at least a tenth of
+    the picture's longer side tall. People who sit, lie, bend, do sports, are cut off by the border or stand in a crowd
+    are mostly missed, and poles, trees and doors are taken for people. On 93 photos of COCO it found 12 of 25 people
+    of the first kind and 12 % of all who are at least 60 pixels tall (IoU 0.5); 1 box of 6 was on a person. To judge
+    a pose model, take annotated boxes or a modern detector.
+    """
+
+    min_score: float = field(default=0.1, kw_only=True)
+
+    def find(self, image_rgb, image_id):
+        height, width = image_rgb.shape[:2]
+        scale = _HOG_LONG_SIDE / max(height, width)
+        windows, margins = [np.zeros((0, 4))], [np.zeros(0)]
+        for stretch in _HOG_STRETCHES:
+            size = max(64, round(width * scale * stretch)), max(128, round(height * scale))
+            small = cv2.resize(image_rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+            rects, weights = self._hog.detectMultiScale(
+                small, winStride=(8, 8), padding=(16, 16), scale=1.05, groupThreshold=0
+            )
+            if len(rects):
+                windows.append(rects * np.array([width / size[0], height / size[1]] * 2))
+                margins.append(np.ravel(weights))
+        windows, margins = np.concatenate(windows), np.concatenate(margins)
+        order = np.lexsort((*windows.T, -margins))  # threads deliver them in any order
+        sizes = windows[order, 2:] * _HOG_PERSON
+        boxes = np.concatenate([windows[order, :2] + (windows[order, 2:] - sizes) / 2, sizes], axis=1)
+        scores = 1 / (1 + np.exp(2.8 - 1.5 * margins[order]))
+        keep, scores = soft_box_nms(boxes, scores, "linear", threshold=0.3, min_score=self.min_score)
+        return boxes[keep], scores
+
+    @cached_property
+    def _hog(self):
+        if not hasattr(cv2, "HOGDescriptor"):
+            raise UserError(
+                f"HOGDetector needs OpenCV 4. Received: OpenCV {cv2.__version__}, which has no HOG detector any more. "
+                "Run `pip install 'opencv-python-headless<5'`, or pass boxes or another detector."
+            )
+        hog = cv2.HOGDescriptor()
+        hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
+        return hog
+
+
+_HOG_LONG_SIDE = 960  # pictures are brought to this size: a window of 128 rows then is a person of 100
+_HOG_STRETCHES = (1.0, 0.75)  # of the width: the window is half as wide as high, people with open arms are wider
+_HOG_PERSON = (0.65, 0.8)  # the part of the window, about its centre, that its person fills
+# The score is the share of windows with that SVM margin that hit a person, fitted on the same 93 photos.
+
+
+@dataclass(frozen=True)
+class BoxFile(Detector):
+    """Boxes that a detector wrote before, in COCO's results format: a list of {image_id, bbox, score, category_id}.
+
+    Args:
+        path: The JSON file, gzipped or not. `bbox` is x, y, width, height in image pixels; without `score` it is 1.0;
+            entries of other categories than `category_id` are left out.
+        category_id: COCO's person is 1.
+    """
+
+    path: str | Path
+    category_id: int = 1
+
+    def find(self, image_rgb, image_id):
+        if image_id is None:
+            raise UserError(f"The boxes of {str(self.path)!r} belong to image ids. Pass `image_ids` with the pictures.")
+        rows = self._rows.get(_id_key(image_id), np.zeros((0, 5)))
+        return rows[:, :4], rows[:, 4]
+
+    def knows(self, image_ids: Sequence[int | str]) -> bool:
+        """Returns whether any of these pictures has boxes; if none has, the file belongs to other pictures."""
+        return any(_id_key(image_id) in self._rows for image_id in image_ids)
+
+    @cached_property
+    def _rows(self) -> Mapping[str, np.ndarray]:
+        entries = read_json(self.path)
+        if not isinstance(entries, list):
+            received = f"Received: {type(entries).__name__}"
+            raise UserError(f"{self.path} is no list of boxes in COCO's results format. {received}.")
+        rows = {}
+        for index, entry in enumerate(entries):
+            try:
+                if entry.get("category_id", self.category_id) == self.category_id:
+                    row = np.array([*entry["bbox"], entry.get("score", 1.0)], float)
+                    rows.setdefault(_id_key(entry["image_id"]), []).append(row)
+                    fault = _row_fault(row)
+                else:
+                    fault = None
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                fault = f"{type(error).__name__}: {error}"
+            if fault:
+                expected = "Expected image_id, bbox [x, y, width, height], score"
+                raise UserError(f"{self.path}: entry [{index}] is no box. {fault}. {expected}.")
+        return {key: np.stack(found) for key, found in rows.items()}
+
+
+@dataclass(frozen=True)
+class OnnxDetector(Detector):
+    """Any detector exported to ONNX with three outputs (`pip install onnxruntime`).
+
+    The model's one input is a picture, (1, 3, H, W) or (1, H, W, 3) RGB. uint8 inputs get 0..255; float inputs get
+    `input_scale` times that, any further normalisation belongs into the graph. The picture is scaled to fit H x W, put
+    to the upper left and filled up with black; H or W that are open become 640.
+
+    The outputs, by name or else in this order: `boxes` (1, N, 4), corners x0, y0, x1, y1 in pixels of the input;
+    `scores` (1, N) in 0..1; `labels` (1, N). The leading 1 may be missing. Non-maximum suppression belongs into the
+    graph.
+
+    Args:
+        path: The .onnx file.
+        person_label: The label of people: 1 counts as COCO's category ids and torchvision do, 0 as 80-class models do.
+        input_scale: See above.
+    """
+
+    path: str | Path
+    person_label: int = 1
+    input_scale: float = 1 / 255
+
+    def find(self, image_rgb, image_id):
+        spec = self._session.get_inputs()[0]
+        channels_first = spec.shape[1] == 3
+        size_hw = spec.shape[2:] if channels_first else spec.shape[1:3]
+        batch, scale = _letterbox(image_rgb, tuple(side if isinstance(side, int) else 640 for side in size_hw))
+        if spec.type != "tensor(uint8)":
+            batch = batch.astype(np.float16 if "16" in spec.type else np.float32) * np.float32(self.input_scale)
+        if channels_first:
+            batch = batch.transpose(0, 3, 1, 2)
+        names = [output.name for output in self._session.get_outputs()]
+        outputs = dict(zip(names, self._session.run(None, {spec.name: np.ascontiguousarray(batch)}), strict=True))
+        if not {"boxes", "scores", "labels"} <= set(names):
+            outputs = dict(zip(("boxes", "scores", "labels"), outputs.values(), strict=False))
+        corners, scores = np.reshape(outputs["boxes"], (-1, 4)).astype(float), np.ravel(outputs["scores"])
+        people = np.ravel(outputs["labels"]) == self.person_label
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        return boxes[people] / scale, scores[people]
+
+    @cached_property
+    def _session(self):
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UserError("OnnxDetector needs onnxruntime. Run `pip install onnxruntime`.") from None
+        if not Path(self.path).is_file():
+            raise UserError(f"There is no ONNX model {str(self.path)!r}.")
+        try:
+            session = onnxruntime.InferenceSession(str(self.path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has a class of its own for every fault, all derived from Exception
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{str(self.path)!r} is not an ONNX model that onnxruntime can load: {reason}.") from None
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        shape = inputs[0].shape if len(inputs) == 1 else None
+        if shape is None or len(shape) != 4 or 3 not in (shape[1], shape[3]) or len(outputs) < 3:
+            received = [(value.name, value.shape) for value in [*inputs, *outputs]]
+            raise UserError(
+                f"{str(self.path)!r} must take one picture (1, 3, H, W) or (1, H, W, 3) and give boxes (1, N, 4), "
+                f"scores (1, N), labels (1, N). Received: {received}."
+            )
+        return session
+
+
+@dataclass(frozen=True)
+class KerasHubDetector(Detector):
+    """A detector of KerasHub (`pip install keras-hub`): `dfine_nano_coco`, `retinanet_resnet50_fpn_coco` and others.
+
+    The first use downloads the preset's weights; what is offered and on which terms, KerasHub's pages tell. The
+    preset's own decoder suppresses and drops what it is not sure of.
+
+    Args:
+        preset: A name or folder that `keras_hub.models.ObjectDetector.from_preset` takes, or such a model itself.
+        person_label: The label of people; None for presets of COCO, where 80 classes count from 0 and 91 from 1.
+    """
+
+    preset: object
+    person_label: int | None = None
+
+    def find(self, image_rgb, image_id):
+        from keras.utils.bounding_boxes import convert_format
+
+        model, label = self._model, self._label
+        size = getattr(getattr(model.preprocessor, "image_converter", None), "image_size", None) or (640, 640)
+        batch, scale = _letterbox(image_rgb, tuple(size))
+        found = {key: np.asarray(value)[0] for key, value in model.predict(batch.astype(np.float32), verbose=0).items()}
+        boxes = convert_format(found["boxes"], model.bounding_box_format, "xywh", height=size[0], width=size[1])
+        people = found["labels"] == label  # places behind the last detection have label -1
+        return np.asarray(boxes)[people] / scale, found["confidence"][people]
+
+    @property
+    def _label(self) -> int:
+        classes = getattr(self._model, "num_classes", None)
+        label = {80: 0, 91: 1}.get(classes) if self.person_label is None else self.person_label
+        if label is None:
+            raise UserError(f"Which of the {classes} labels of {self.preset!r} means person? Pass `person_label`.")
+        return label
+
+    @cached_property
+    def _model(self):
+        if not isinstance(self.preset, str | Path):
+            return self.preset
+        try:
+            import keras_hub
+        except ImportError as error:
+            raise UserError(f"KerasHubDetector needs keras-hub ({error}). Run `pip install keras-hub`.") from None
+        return keras_hub.models.ObjectDetector.from_preset(str(self.preset))
+
+
+def get(detector: "str | Path | Detector") -> Detector:
+    """Returns the detector that a word means: `hog`, `whole`, a .json or .onnx file, or `keras-hub:` and a preset.
+
+    Anything with a method `detect` passes as it is.
+    """
+    if hasattr(detector, "detect"):
+        return detector
+    text = str(detector)
+    if text.startswith("keras-hub:"):
+        return KerasHubDetector(text.removeprefix("keras-hub:"))
+    if text.endswith((".json", ".json.gz")):
+        return BoxFile(text)
+    if text.endswith(".onnx"):
+        return OnnxDetector(text)
+    if text not in _NAMES:
+        raise unknown("detector", text, _NAMES, "Or pass a .json or .onnx file, or `keras-hub:` and a preset's name.")
+    return _NAMES[text]()
+
+
+_NAMES = {"hog": HOGDetector, "whole": WholeImage}
+
+
+def _letterbox(image_rgb: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.ndarray, float]:
+    """Returns (1, H, W, 3) uint8 with the picture in the upper left, and how much it was scaled."""
+    height, width = image_rgb.shape[:2]
+    scale = min(size_hw[0] / height, size_hw[1] / width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(image_rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    return np.pad(small, ((0, size_hw[0] - size[1]), (0, size_hw[1] - size[0]), (0, 0)))[None], scale
+
+
+def _id_key(image_id: int | str) -> str:
+    """Returns one key for 785, "785" and the file name "000000000785"."""
+    text = str(image_id)
+    return text.lstrip("0") or "0" if text.isdigit() else text
+
+
+def _row_fault(row: np.ndarray) -> str | None:
+    if row.shape != (5,) or not np.isfinite(row).all():
+        return f"Received the numbers {row.tolist()}"
+    if (row[2:4] < 0).any():
+        return f"Its size is negative: {row[2:4].tolist()}"
+    return None if 0 <= row[4] <= 1 else f"Its score {row[4]} is not in 0..1"
