@@ -19,6 +19,10 @@ from kpzoo.errors import UserError, unknown
 from kpzoo.images import as_image
 from kpzoo.nms import soft_box_nms
 
+_HOG_LONG_SIDE = 960  # pictures are brought to this size: a window of 128 rows then is a person of 100
+_HOG_STRETCHES = (1.0, 0.75)  # of the width: the window is half as wide as high, people with open arms are wider
+_HOG_PERSON = (0.65, 0.8)  # the part of the window, about its centre, that its person fills
+
 
 @dataclass(frozen=True, kw_only=True)
 class Detector:
@@ -110,7 +114,7 @@ class HOGDetector(Detector):
         order = np.lexsort((*windows.T, -margins))  # threads deliver them in any order
         sizes = windows[order, 2:] * _HOG_PERSON
         boxes = np.concatenate([windows[order, :2] + (windows[order, 2:] - sizes) / 2, sizes], axis=1)
-        scores = 1 / (1 + np.exp(2.8 - 1.5 * margins[order]))
+        scores = 1 / (1 + np.exp(2.8 - 1.5 * margins[order]))  # of windows with that margin so many hit a person
         keep, scores = soft_box_nms(boxes, scores, "linear", threshold=0.3, min_score=self.min_score)
         return boxes[keep], scores
 
@@ -124,12 +128,6 @@ class HOGDetector(Detector):
         hog = cv2.HOGDescriptor()
         hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
         return hog
-
-
-_HOG_LONG_SIDE = 960  # pictures are brought to this size: a window of 128 rows then is a person of 100
-_HOG_STRETCHES = (1.0, 0.75)  # of the width: the window is half as wide as high, people with open arms are wider
-_HOG_PERSON = (0.65, 0.8)  # the part of the window, about its centre, that its person fills
-# The score is the share of windows with that SVM margin that hit a person, fitted on the same 93 photos.
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ class Poses:
         instance: (P,) int, which of the people of its box a pose is: 0, the person in its centre, but for MIPNet.
         skeleton: Names the K keypoints.
 
+    >>> from kpzoo.skeletons import COCO17
     >>> poses = Poses.empty(COCO17)
     >>> poses, poses.keypoints_xy.shape
     (Poses(0 of coco17, 17 keypoints), (0, 17, 2))

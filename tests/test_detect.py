@@ -118,7 +118,7 @@ def test_hog_tells_which_opencv_it_needs(monkeypatch):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the reference data beside the project")
-def test_hog_finds_the_batter_of_a_photo():
+def test_hog_finds_a_player_on_a_photo():
     photo = 196141
     folder = SHARED / "data/coco_real"
     annotations = json.loads((folder / "annotations/person_keypoints_val.json").read_text())["annotations"]
