@@ -233,8 +233,9 @@ def draw_figure(
     points, _ = project(np.stack(list(body.points.values())))
     points = hips_xy + height * points
     margin = 0.13 * height
-    low = np.maximum(np.floor(points.min(0) - margin), 0).astype(int)
-    high = np.minimum(np.ceil(points.max(0) + margin), image_hw[::-1]).astype(int)
+    size_xy = np.array(image_hw[::-1])
+    low = np.clip(np.floor(points.min(0) - margin), 0, size_xy - 1).astype(int)  # who is wholly outside gets one pixel
+    high = np.clip(np.ceil(points.max(0) + margin), low + 1, size_xy).astype(int)
     canvas = Canvas(np.concatenate([low, high]), light_xy)
     painter = Painter(canvas, body, look, height, hips_xy)
     for side in SIDES:
