@@ -115,8 +115,9 @@ def pair_oks(
             corner, size = truth.boxes_xywh[person, None, :2], truth.boxes_xywh[person, None, 2:]
             points = keypoints_xy[pose]
             offsets = np.maximum(0, (corner - size) - points) + np.maximum(0, points - (corner + size * 2))
-        squared = offsets[..., 0] ** 2 + offsets[..., 1] ** 2
-        agreement = similarity(squared, truth.area[person, None], sigmas[keypoints])
+        with np.errstate(over="ignore"):  # a keypoint at 1e300 is infinitely wrong, and that is all
+            squared = offsets[..., 0] ** 2 + offsets[..., 1] ** 2
+            agreement = similarity(squared, truth.area[person, None], sigmas[keypoints])
         oks[rows] = agreement.sum(axis=1) / agreement.shape[1]
     return oks
 

@@ -3,6 +3,8 @@ import copy
 import io
 import json
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -351,3 +353,15 @@ def test_pck_names_what_is_wrong(tmp_path):
     )
     with pytest.raises(UserError, match="normalize_by='box'"):
         metrics.pck(replace(annotations, skeleton=nameless), np.arange(3), places)
+
+
+def test_scoring_a_file_needs_no_tensorflow():
+    names = "kpzoo.nms, kpzoo.metrics, kpzoo.data.coco, kpzoo.data.results"
+    code = f"import sys, {names}; sys.exit('tensorflow' in sys.modules or 'pycocotools' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_keypoint_at_the_end_of_the_world_is_wrong_and_nothing_else(tmp_path, recwarn):
+    annotations, results = one_person(tmp_path, [(1e300, 0.9), (0, 0.8)])
+    assert metrics.average_precision(annotations, results).values["AR50"] == 1
+    assert not recwarn.list

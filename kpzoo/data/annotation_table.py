@@ -24,7 +24,7 @@ class Persons:
         ids: (P,) int64.
         image_ids: (P,) int64.
         image_index: (P,) int64, places of the images in `Annotations.image_ids`.
-        boxes_image_xywh: (P, 4) in pixels, zeros where the file has no four numbers.
+        boxes_image_xywh: (P, 4) in pixels, zeros where the file has no four numbers that a picture could hold.
         has_box: (P,) bool, whether the box has a size: whether a crop can be made of it.
         keypoints_image_xy: (P, K, 2) in pixels.
         visibility: (P, K) int8: 0 not labelled, 1 labelled but hidden, 2 visible. CrowdPose's 1 and 2 mean the same.
@@ -214,9 +214,9 @@ def _counts(values: dict, ids, keep, num_labelled, problems: Problems) -> tuple[
 def _boxes(column: NumberLists, rows, ids, keep, problems: Problems):
     """Returns (P, 4) boxes, which of them are four numbers, and which of these have a size."""
     boxes, wrong = column.of_length(4, rows)
-    numeric = ~wrong & np.isfinite(boxes).all(axis=1)
+    numeric = ~wrong & (np.abs(boxes) <= MAX_COORDINATE).all(axis=1)
     boxes = np.where(numeric[:, None], boxes, 0.0)
-    has_box = numeric & (boxes[:, 2:] > 0).all(axis=1) & (np.abs(boxes) <= MAX_COORDINATE).all(axis=1)
+    has_box = numeric & (boxes[:, 2:] > 0).all(axis=1)
     done = "No crop is made of them; where they have keypoints and an area, the evaluation counts them."
     problems.add("repair", "`bbox` that is not x, y and a width and height above 0", ids[keep & ~has_box], done)
     return boxes, numeric, has_box

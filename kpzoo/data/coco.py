@@ -99,8 +99,8 @@ def training_persons(annotations: Annotations, min_keypoints: int = 1) -> dict[s
         `index` (S,) places in `annotations.persons`;
         `image_ids` (S,);
         `boxes_image_xywh` (S, 4) float64, clipped to the picture;
-        `keypoints_image_xy` (S, K, 2) float32;
-        `visibility` (S, K) float32, 0 for keypoints outside the picture.
+        `keypoints_image_xy` (S, K, 2) float32, 0 for keypoints outside the picture;
+        `visibility` (S, K) float32, 0 for the same.
 
     Raises:
         UserError: if there is no such person, or a picture has no file name.
@@ -108,7 +108,8 @@ def training_persons(annotations: Annotations, min_keypoints: int = 1) -> dict[s
     persons = annotations.persons
     sizes_hw = annotations.image_sizes_hw[persons.image_index]
     boxes, usable = clipped_boxes(persons.boxes_image_xywh, sizes_hw)
-    visibility = np.where(inside_image(persons.keypoints_image_xy, sizes_hw), persons.visibility, 0)
+    inside = inside_image(persons.keypoints_image_xy, sizes_hw)
+    visibility = np.where(inside, persons.visibility, 0)
     enough = (visibility > 0).sum(axis=1) >= max(min_keypoints, 1)
     index = np.flatnonzero(~persons.is_crowd & persons.has_box & usable & (persons.area > 0) & enough)
     if not len(index):
@@ -124,7 +125,7 @@ def training_persons(annotations: Annotations, min_keypoints: int = 1) -> dict[s
         "index": index,
         "image_ids": persons.image_ids[index],
         "boxes_image_xywh": boxes[index],
-        "keypoints_image_xy": persons.keypoints_image_xy[index].astype(np.float32),
+        "keypoints_image_xy": np.where(inside[..., None], persons.keypoints_image_xy, 0)[index].astype(np.float32),
         "visibility": visibility[index].astype(np.float32),
     }
 
@@ -143,7 +144,7 @@ def clipped_boxes(boxes_image_xywh: np.ndarray, sizes_hw: np.ndarray) -> tuple[n
 def inside_image(keypoints_image_xy: np.ndarray, sizes_hw: np.ndarray) -> np.ndarray:
     """Returns (P, K) whether keypoints are in their picture, counted from pixel centres or from pixel edges."""
     high = _known(sizes_hw)[:, None]
-    return ((keypoints_image_xy >= -0.5) & (keypoints_image_xy <= high)).all(axis=-1)
+    return ((keypoints_image_xy >= -0.5) & (keypoints_image_xy <= np.minimum(high, MAX_COORDINATE))).all(axis=-1)
 
 
 def _known(sizes_hw: np.ndarray) -> np.ndarray:

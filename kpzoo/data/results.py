@@ -54,10 +54,11 @@ class Results:
     @property
     def area(self) -> np.ndarray:
         """(R,) in square pixels: of the boxes, if there are any, else of the extent of all keypoints."""
+        size = self.keypoints_image_xy.max(axis=1) - self.keypoints_image_xy.min(axis=1)
         if self.boxes_image_xywh is not None:
-            return self.boxes_image_xywh[:, 2] * self.boxes_image_xywh[:, 3]
-        extent = self.keypoints_image_xy.max(axis=1) - self.keypoints_image_xy.min(axis=1)
-        return extent[:, 0] * extent[:, 1]
+            size = self.boxes_image_xywh[:, 2:]
+        with np.errstate(over="ignore"):
+            return size[:, 0] * size[:, 1]
 
 
 @dataclass(frozen=True, eq=False)
