@@ -16,7 +16,6 @@ from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.skeletons import Skeleton
 
 DEFAULT = "default"  # the model's own normalisation; None already means "leave the pixels as they are"
-DEFAULT_IMAGE_HW = (256, 192)
 WEIGHTS_SUFFIX = ".weights.h5"
 
 MACS_RULE = (
@@ -38,6 +37,7 @@ class Spec:
         normalization: The default pixel normalisation, or a mapping from the option "flavour" to one.
         paper: Where the network is described.
         multiple: What both sides of a crop must be multiples of.
+        image_hw: The crop's size where the user gives none.
     """
 
     family: str
@@ -47,6 +47,7 @@ class Spec:
     normalization: str | Mapping[str, str]
     paper: str
     multiple: int = 32
+    image_hw: tuple[int, int] = (256, 192)
 
     def options(self, name: str, given: Mapping) -> dict:
         """Returns all options of the row: `given` over `config` over the builder's defaults."""
@@ -167,7 +168,7 @@ def build(
     (None, 16, 16, 17)
     """
     spec = spec_of(name)
-    image_hw = _checked_size(name, DEFAULT_IMAGE_HW if image_hw is None else image_hw, spec.multiple)
+    image_hw = _checked_size(name, spec.image_hw if image_hw is None else image_hw, spec.multiple)
     skeleton = skeletons.get(skeleton)
     resolved = spec.options(name, options)
     if normalization == DEFAULT:

@@ -32,9 +32,23 @@ def backbone(image_hw, **options):
     return keras.Model({"image": image}, resnet(image, RESNET_BLOCKS[50], **options))
 
 
+def heatmaps_as(*names):
+    """Outputs of a model whose heatmaps are (B, …) for one name, (B, M, …) for several."""
+    if len(names) == 1:
+        return lambda outputs: {names[0]: outputs["heatmaps"]}
+    return lambda outputs: {name: outputs["heatmaps"][:, index] for index, name in enumerate(names)}
+
+
+def two_stacks(outputs):
+    return {"stack_0": outputs["global_heatmaps"][:, 0], "stack_1": outputs["heatmaps"]}
+
+
+DILATED = dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
+
 # fixture: how to build the model, the source's name in `kpzoo.importers`, our outputs under the fixture's names
 CASES = {
     "resnet50_backbone": (backbone, {}, "torchvision", dict),
+    "resnet50_dilated_os8": (backbone, DILATED, "mmpose", dict),
     "cpn_res50_256x192": (
         "cpn_res50",
         {"flavour": "pytorch"},
@@ -46,6 +60,18 @@ CASES = {
         {"flavour": "official"},
         "tf-cpn",
         cpn_outputs(["global_res5", "global_res4", "global_res3", "global_res2"]),
+    ),
+    "simplebaseline_res50_256x192": ("simplebaseline_res50", {}, "hrnet", heatmaps_as("heatmap")),
+    "simplebaseline_res101_256x192": ("simplebaseline_res101", {}, "hrnet", heatmaps_as("heatmap")),
+    "hrnet_w32_256x192": ("hrnet_w32", {}, "hrnet", heatmaps_as("heatmap")),
+    "mipnet_res50_256x192": ("mipnet_res50", {}, "mipnet", heatmaps_as("heatmap_l10", "heatmap_l01")),
+    "mipnet_hrnet_w32_256x192": ("mipnet_hrnet_w32", {}, "mipnet", heatmaps_as("heatmap_l10", "heatmap_l01")),
+    "hourglass_newell_2stack_256x256": ("hourglass_2", {}, "hourglass", two_stacks),
+    "hourglass_mmpose_2stack_256x256": (
+        "hourglass_corner_1",
+        {"num_stacks": 2, "widths": (256,) * 5, "blocks": (1,) * 5},
+        "mmpose-hourglass",
+        two_stacks,
     ),
 }
 
@@ -68,7 +94,7 @@ def built(recipe, image_hw, options):
 
 
 def manifests():
-    return sorted(path.stem for path in PARITY.glob("*.json") if path.stem in CASES)
+    return sorted(path.stem for path in PARITY.glob("*.json"))
 
 
 @needs_shared
@@ -83,7 +109,10 @@ def test_outputs_parameters_and_macs_equal_those_of_the_reference(name):
     assert count_macs(model) / 1e9 == pytest.approx(manifest["gmacs"], abs=1e-9)
 
     fill(model, filler().state(manifest), source)
-    outputs = named(tf.function(model)({"image": tf.constant(image)}, training=False))
+    inputs = {"image": tf.constant(image)}
+    if "instance" in model.input:
+        inputs["instance"] = tf.eye(2, batch_shape=[len(image)])
+    outputs = named(tf.function(model)(inputs, training=False))
     worst = {}
     for key, reference in expected.items():
         reference = nhwc(reference, manifest["output_layout"])

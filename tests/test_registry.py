@@ -9,6 +9,7 @@ import kpzoo.models
 from kpzoo.errors import UserError
 from kpzoo.models import build, info, list_models
 from kpzoo.models.counting import count_macs, count_params
+from kpzoo.models.mimb import MIMB
 from kpzoo.skeletons import CROWDPOSE14
 
 COUNTS = Path(kpzoo.models.__file__).parent / "counts.json"
@@ -19,12 +20,11 @@ SMALL = {"nano", "tiny"}  # sizes that are also counted at 128x96
 def counted(name):
     model = build(name)
     counts = {"num_params": count_params(model)}
-    mimb = sum(count_params(layer) for layer in model.layers if type(layer).__name__ == "MIMB")
+    mimb = sum(count_params(layer) for layer in model.layers if isinstance(layer, MIMB))
     if mimb:
         counts["mimb_params"] = mimb
-    counts["macs"] = {"256x192": count_macs(model)}
-    if name.rsplit("_", 1)[-1] in SMALL:
-        counts["macs"]["128x96"] = count_macs(build(name, image_hw=SMALL_HW))
+    models = [model] + ([build(name, image_hw=SMALL_HW)] if name.rsplit("_", 1)[-1] in SMALL else [])
+    counts["macs"] = {"{}x{}".format(*model.preset.image_hw): count_macs(model) for model in models}
     return counts
 
 

@@ -13,6 +13,11 @@ from kpzoo.importers import keys
 SOURCES = {
     "torchvision": (partial(keys.torch_key, module_of=keys.resnet_module), keys.from_torch),
     "pytorch-cpn": (partial(keys.torch_key, module_of=keys.pytorch_cpn_module), keys.from_torch),
+    "hrnet": (partial(keys.torch_key, module_of=keys.hrnet_module), keys.from_torch),
+    "mipnet": (partial(keys.torch_key, module_of=keys.mipnet_module), keys.from_torch),
+    "mmpose": (partial(keys.torch_key, module_of=keys.mmpose_module), keys.from_torch),
+    "mmpose-hourglass": (partial(keys.torch_key, module_of=keys.mmpose_hourglass_module), keys.from_torch),
+    "hourglass": (partial(keys.torch_key, module_of=keys.hourglass_module), keys.from_torch),
     "tf-cpn": (partial(keys.slim_key, module_of=keys.tf_cpn_module), np.asarray),
 }
 

@@ -30,6 +30,13 @@ SLIM_LEAVES: Mapping[str, str] = MappingProxyType(
 
 # The convolutions of residual blocks in the order in which all references number them.
 _BLOCK_PARTS = {"reduce": 1, "spatial": 2, "expand": 3, "first": 1, "second": 2}
+_MIMB_PARTS = {
+    "image_squeeze": "fc.0",
+    "image_excite": "fc.2",
+    "instance_squeeze": "fc_lambda.0",
+    "instance_bn": "fc_lambda.1",
+    "instance_excite": "fc_lambda.3",
+}
 _PART = rf"({'|'.join(_BLOCK_PARTS)}|shortcut)_(conv|bn)"
 
 
@@ -47,9 +54,14 @@ def slim_key(path: str, module_of: Callable[[str], str | None]) -> str | None:
     return name and f"{name}/{SLIM_LEAVES[leaf]}"
 
 
+def _index(op: str) -> int:
+    """The place of a convolution and its normalisation in PyTorch's sequences."""
+    return 0 if op == "conv" else 1
+
+
 def _torch_block(part: str, op: str) -> str:
     if part == "shortcut":
-        return f"downsample.{0 if op == 'conv' else 1}"
+        return f"downsample.{_index(op)}"
     return f"{op}{_BLOCK_PARTS[part]}"
 
 
@@ -81,6 +93,87 @@ def pytorch_cpn_module(module: str) -> str | None:
         return f"refine_net.final_predict.0.{_torch_block(*match.groups())}"
     if match := re.fullmatch(r"refine_head_(conv|bn)", module):
         return f"refine_net.final_predict.{1 if match[1] == 'conv' else 2}"
+    return None
+
+
+def hrnet_module(module: str) -> str | None:
+    """HRNet's repository: HRNet and SimpleBaseline."""
+    if (name := resnet_module(module)) is not None:
+        return name
+    if module == "head_conv":
+        return "final_layer"
+    if match := re.fullmatch(r"deconv(\d)_(conv|bn)", module):
+        return f"deconv_layers.{3 * int(match[1]) + (match[2] == 'bn')}"
+    if match := re.fullmatch(r"stem([12])_(conv|bn)", module):
+        return f"{match[2]}{match[1]}"
+    if match := re.fullmatch(rf"stage1_(\d+)_{_PART}", module):
+        return f"layer1.{match[1]}.{_torch_block(match[2], match[3])}"
+    if match := re.fullmatch(r"transition(\d)_(\d)_(conv|bn)", module):
+        stage, branch, op = match.groups()
+        nested = "" if branch == "0" else ".0"  # a new branch could be several strides away, so it is a list of steps
+        return f"transition{stage}.{branch}{nested}.{_index(op)}"
+    if match := re.fullmatch(rf"stage(\d)_(\d)_branch(\d)_(\d)_{_PART}", module):
+        stage, unit, branch, block, part, op = match.groups()
+        return f"stage{stage}.{unit}.branches.{branch}.{block}.{_torch_block(part, op)}"
+    if match := re.fullmatch(r"stage(\d)_(\d)_fuse(\d)_(\d(?:_\d)?)_(conv|bn)", module):
+        stage, unit, target, source, op = match.groups()
+        return f"stage{stage}.{unit}.fuse_layers.{target}.{source.replace('_', '.')}.{_index(op)}"
+    return None
+
+
+def mipnet_module(module: str) -> str | None:
+    """MIPNet's repository, for two instances: HRNet's names, and `layerN_se` or `stageN_se` for the MIMBs."""
+    if match := re.fullmatch(r"(c|stage)(\d)_mimb_(\d)/(\w+)", module):
+        kind, stage, branch, part = match.groups()
+        place = f"layer{int(stage) - 1}" if kind == "c" else f"stage{stage}"
+        return f"{place}_se.se_layers.{branch}.{_MIMB_PARTS[part]}"
+    return hrnet_module(module)
+
+
+def mmpose_module(module: str) -> str | None:
+    """mmpose 1.x: top-down heatmap models with ResNet and HRNet trunks, and its hourglass."""
+    name = hrnet_module(module)
+    if name is not None:
+        return f"head.{name}" if name.startswith(("deconv_layers", "final_layer")) else f"backbone.{name}"
+    if match := re.fullmatch(rf"stem_0_{_PART}", module):
+        return f"backbone.stem.1.0.{_torch_block(*match.groups())}"
+    if match := re.fullmatch(rf"stack(\d)_hg(\d)_(skip|down|inner|up)_(\d)_{_PART}", module):
+        stack, level, place, index, part, op = match.groups()
+        inside = "low2." * int(level) + {"skip": "up1", "down": "low1", "inner": "low2", "up": "low3"}[place]
+        return f"backbone.hourglass_modules.{stack}.{inside}.{index}.{_torch_block(part, op)}"
+    if match := re.fullmatch(r"stack(\d)_(out|keep|remap)_(conv|bn)", module):
+        stack, place, op = match.groups()
+        return f"backbone.{ {'out': 'out_convs', 'keep': 'conv1x1s', 'remap': 'remap_convs'}[place] }.{stack}.{op}"
+    if match := re.fullmatch(rf"stack(\d)_inter_0_{_PART}", module):
+        return f"backbone.inters.{match[1]}.{_torch_block(match[2], match[3])}"
+    if match := re.fullmatch(r"stack(\d)_score_conv", module):
+        return f"head.multi_final_layers.{match[1]}"
+    return None
+
+
+def mmpose_hourglass_module(module: str) -> str | None:
+    """mmpose's hourglass, whose stem is no ResNet's."""
+    if match := re.fullmatch(r"stem_(conv|bn)", module):
+        return f"backbone.stem.0.{match[1]}"
+    return mmpose_module(module)
+
+
+def hourglass_module(module: str) -> str | None:
+    """bearpaw's pytorch-pose: Newell's hourglass."""
+    if match := re.fullmatch(r"stem_(conv|bn)", module):
+        return f"{match[1]}1"
+    if match := re.fullmatch(rf"stem_res(\d)_{_PART}", module):
+        return f"layer{match[1]}.0.{_torch_block(match[2], match[3])}"
+    if match := re.fullmatch(rf"stack(\d)_hg(\d)_(skip|down|up|inner)_{_PART}", module):
+        stack, level, place, part, op = match.groups()
+        index = {"skip": 0, "down": 1, "up": 2, "inner": 3}[place]
+        return f"hg.{stack}.hg.{level}.{index}.0.{_torch_block(part, op)}"
+    if match := re.fullmatch(rf"stack(\d)_res_{_PART}", module):
+        return f"res.{match[1]}.0.{_torch_block(match[2], match[3])}"
+    if match := re.fullmatch(r"stack(\d)_fc_(conv|bn)", module):
+        return f"fc.{match[1]}.{_index(match[2])}"
+    if match := re.fullmatch(r"stack(\d)_(score|fc)(_back)?_conv", module):
+        return f"{match[2]}{'_' if match[3] else ''}.{match[1]}"
     return None
 
 

@@ -213,7 +213,7 @@ def conv(
 ):
     """Convolves with symmetric zero padding, so that stride 1 keeps the size and stride 2 halves an even one."""
     if kernel_size > 1 and strides > 1:
-        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
+        x = layers.ZeroPadding2D(dilation * (kernel_size // 2), name=f"{name}_pad")(x)
     elif strides > 1 and x.shape[-1] < ONEDNN_VECTOR:
         x, strides = layers.MaxPooling2D(1, strides, name=f"{name}_skip")(x), 1
     return layers.Conv2D(
@@ -255,6 +255,19 @@ def max_pool(x, kernel_size: int, *, name):
     return layers.MaxPooling2D(kernel_size, 2, name=name)(x)
 
 
+def deconv_bn_relu(x, filters: int, *, name):
+    """Doubles the size by a 4x4 deconvolution; "same" crops one row and column on every side, as padding 1 does."""
+    x = layers.Conv2DTranspose(
+        filters, 4, 2, padding="same", use_bias=False, kernel_initializer=small_normal(), name=f"{name}_conv"
+    )(x)
+    return relu(batch_norm(x, name=name), name=name)
+
+
+def heatmap_head(x, num_keypoints: int, *, name="head"):
+    """1x1 convolution with bias to float32 heatmaps that start close to zero."""
+    return conv(x, num_keypoints, 1, use_bias=True, init=small_normal(), dtype=HEAD_DTYPE, name=name)
+
+
 def residual(x, shortcut, *, name):
     """ReLU of the sum."""
     return relu(layers.Add(name=f"{name}_add")([x, shortcut]), name=name)
@@ -276,11 +289,11 @@ def bottleneck(
     return residual(x, shortcut, name=name)
 
 
-def basic_block(x, filters: int, strides: int = 1, *, name, norm: Norm = TORCH_NORM):
+def basic_block(x, filters: int, strides: int = 1, *, name, dilation=1, norm: Norm = TORCH_NORM):
     """Two 3x3 convolutions, the first with the stride, plus a shortcut."""
     shortcut = x
     if strides != 1 or x.shape[-1] != filters:
         shortcut = conv_bn(x, filters, 1, strides, norm=norm, name=f"{name}_shortcut")
-    x = conv_bn_relu(x, filters, 3, strides, norm=norm, name=f"{name}_first")
-    x = conv_bn(x, filters, 3, norm=norm, name=f"{name}_second")
+    x = conv_bn_relu(x, filters, 3, strides, dilation=dilation, norm=norm, name=f"{name}_first")
+    x = conv_bn(x, filters, 3, dilation=dilation, norm=norm, name=f"{name}_second")
     return residual(x, shortcut, name=name)

@@ -20,6 +20,7 @@ from kpzoo.models.blocks import (
     conv_bn_relu,
     image_input,
 )
+from kpzoo.models.mimb import InstanceGates
 from kpzoo.models.resnet import RESNET_BLOCKS, RESNET_WIDTHS, STAGES, resnet
 from kpzoo.registry import Spec, register
 
@@ -48,6 +49,8 @@ FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
 REFINE_BLOCKS: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
     {"cascade": (0, 1, 2, 3), "bottleneck": (1, 1, 1, 1), "concat": (0, 0, 0, 0)}
 )
+
+MIMB_PLACES = (*STAGES, "refine")
 
 
 def build_cpn(
@@ -79,12 +82,66 @@ def build_cpn(
     rule = checked_flavour(flavour)
     image, x = image_input(image_hw, normalization)
     features = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem, norm=rule.norm)
-    pyramid = global_pyramid({name: lateral(x, name, width, rule) for name, x in features.items()}, width, rule)
-    coarse = [global_head(pyramid[name], name, width, num_keypoints, rule) for name in reversed(STAGES)]
+    laterals = {name: lateral(x, name, width, rule) for name, x in features.items()}
+    return {"image": image}, pyramids(laterals, num_keypoints, rule, refine, levels)
+
+
+def build_mipnet_cpn(
+    image_hw: tuple[int, int],
+    num_keypoints: int,
+    normalization: str | None,
+    *,
+    blocks: Sequence[int],
+    widths: Sequence[int] = RESNET_WIDTHS,
+    bottlenecks: bool = True,
+    stem: int = 64,
+    width: int = 256,
+    flavour: str = "official",
+    refine: str | None = "cascade",
+    levels: Sequence[str] = STAGES,
+    num_instances: int = 2,
+    mimb_stages: Sequence[str] = ("c4", "c5", "refine"),
+):
+    """Returns the inputs and outputs of a CPN with MIMBs: both papers in one network.
+
+    Args:
+        num_instances: N, how many people of a box can be asked for.
+        mimb_stages: The stages c2 … c5 whose input is modulated, one at least, and "refine" for what RefineNet's last
+            bottleneck sees: without it the finest features would reach the head unmodulated.
+        **others: As `build_cpn` takes them.
+    """
+    rule = checked_flavour(flavour)
+    gates = InstanceGates(num_instances, mimb_stages, MIMB_PLACES)
+    if gates.stages == ["refine"]:
+        raise UserError(f"`mimb_stages` of a CPN must name one of {STAGES}. Received: {list(mimb_stages)}.")
+    image, x = image_input(image_hw, normalization)
+    features = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem, norm=rule.norm, gates=gates)
+    laterals = {}
+    for name, x in features.items():
+        x = lateral(x, name, width, rule)
+        laterals[name] = x if gates.is_per_query(name) else gates.per_query(x, f"global_{name}_repeat")
+    outputs = pyramids(laterals, num_keypoints, rule, refine, levels, gates)
+    return {"image": image, "instance": gates.instance}, gates.per_crop(outputs)
+
+
+def pyramids(
+    laterals: Mapping,
+    num_keypoints: int,
+    rule: Flavour,
+    refine: str | None,
+    levels: Sequence[str],
+    gates: InstanceGates | None = None,
+) -> dict:
+    """GlobalNet and RefineNet over laterals of one width: returns heatmaps and global heatmaps, coarse → fine."""
+    pyramid = global_pyramid(laterals, rule)
+    coarse = [global_head(pyramid[name], name, num_keypoints, rule) for name in reversed(STAGES)]
     refined = coarse[-1]  # (B, H/4, W/4, K), as all of them
     if refine is not None:
-        refined = refine_net(pyramid, refine, levels, width, num_keypoints, rule)
-    return {"image": image}, {"heatmaps": refined, "global_heatmaps": StackMaps(name="global_heatmaps")(coarse)}
+        x = refine_features(pyramid, refine, levels, rule)
+        if gates is not None:
+            [x] = gates([x], "refine")
+        refined = refine_head(x, pyramid["c2"].shape[-1], num_keypoints, rule)
+    return {"heatmaps": refined, "global_heatmaps": StackMaps(name="global_heatmaps")(coarse)}
 
 
 def lateral(x, name: str, width: int, rule: Flavour):
@@ -92,9 +149,10 @@ def lateral(x, name: str, width: int, rule: Flavour):
     return conv_bn_relu(x, width, 1, norm=rule.norm, name=f"global_{name}_lateral")
 
 
-def global_pyramid(laterals: Mapping, width: int, rule: Flavour) -> dict:
+def global_pyramid(laterals: Mapping, rule: Flavour) -> dict:
     """GlobalNet's top-down path: returns the levels c5 … c2, each the lateral plus the coarser level, no ReLU."""
     pyramid = {"c5": laterals["c5"]}
+    width = laterals["c5"].shape[-1]
     for coarser, name in zip(STAGES[:0:-1], STAGES[-2::-1], strict=True):
         size_hw = laterals[name].shape[1:3]
         up = ResizeBilinear(size_hw, rule.resize, name=f"global_{name}_up")(pyramid[coarser])
@@ -107,11 +165,11 @@ def global_pyramid(laterals: Mapping, width: int, rule: Flavour) -> dict:
     return pyramid
 
 
-def global_head(x, name: str, width: int, num_keypoints: int, rule: Flavour):
+def global_head(x, name: str, num_keypoints: int, rule: Flavour):
     """Returns a level's heatmaps at the output size, four times that of the finest level's stride."""
     size_hw = tuple(side * 2 ** STAGES.index(name) for side in x.shape[1:3])
     head = f"global_{name}_head"
-    x = conv_bn_relu(x, width, 1, norm=rule.norm, name=f"global_{name}_predict")
+    x = conv_bn_relu(x, x.shape[-1], 1, norm=rule.norm, name=f"global_{name}_predict")
     x = conv(x, num_keypoints, 3, dtype=HEAD_DTYPE, name=head)
     resize = ResizeBilinear(size_hw, rule.resize, dtype=HEAD_DTYPE, name=f"{head}_up")
     # In inference both orders compute the same function; statistics in training differ.
@@ -120,11 +178,11 @@ def global_head(x, name: str, width: int, num_keypoints: int, rule: Flavour):
     return resize(batch_norm(x, rule.norm, dtype=HEAD_DTYPE, name=head))
 
 
-def refine_net(pyramid: Mapping, refine: str, levels: Sequence[str], width: int, num_keypoints: int, rule: Flavour):
-    """Returns the refined heatmaps (B, H/4, W/4, K): bottlenecks per level, resize, concatenate, bottleneck, head."""
+def refine_features(pyramid: Mapping, refine: str, levels: Sequence[str], rule: Flavour):
+    """RefineNet up to its concatenation: bottlenecks per level, all resized to the finest, (B, H/4, W/4, width * L)."""
     if refine not in REFINE_BLOCKS:
         raise unknown("refine", refine, REFINE_BLOCKS, "None builds GlobalNet alone.")
-    size_hw = pyramid["c2"].shape[1:3]
+    size_hw, width = pyramid["c2"].shape[1:3], pyramid["c2"].shape[-1]
     parts = []
     for name in checked_levels(levels):
         x = pyramid[name]
@@ -135,7 +193,11 @@ def refine_net(pyramid: Mapping, refine: str, levels: Sequence[str], width: int,
             x = ResizeBilinear(size_hw, rule.resize, name=f"refine_{name}_up")(x)
         parts.append(x)
     parts = parts if rule.finest_first else parts[::-1]
-    x = layers.Concatenate(name="refine_concat")(parts) if len(parts) > 1 else parts[0]
+    return layers.Concatenate(name="refine_concat")(parts) if len(parts) > 1 else parts[0]
+
+
+def refine_head(x, width: int, num_keypoints: int, rule: Flavour):
+    """RefineNet's last bottleneck and the refined heatmaps (B, H/4, W/4, K)."""
     x = bottleneck(x, width // 2, width, project=rule.project, norm=rule.norm, name="refine_final")
     x = conv(x, num_keypoints, 3, dtype=HEAD_DTYPE, name="refine_head")
     return batch_norm(x, rule.norm, dtype=HEAD_DTYPE, name="refine_head")
@@ -158,28 +220,23 @@ def checked_levels(levels: Sequence[str]) -> list[str]:
 
 
 # Convolutions are drawn by He's rule on the fan-out; every head ends in a batch normalisation, so its scale is free.
-CPN = {
-    "cpn_res50": dict(blocks=RESNET_BLOCKS[50]),
-    "cpn_res101": dict(blocks=RESNET_BLOCKS[101]),
-    "cpn_res152": dict(blocks=RESNET_BLOCKS[152]),
-    # About 0.2 GMACs at 128x96. Channels stay wide where maps are small; both pyramids keep a third of the work.
-    "cpn_nano": dict(
-        blocks=(1, 2, 2, 1), widths=(48, 96, 160, 256), bottlenecks=False, stem=32, width=80, flavour="pytorch"
+RESNETS = {f"res{depth}": dict(blocks=blocks) for depth, blocks in RESNET_BLOCKS.items()}
+SMALL = {
+    # About 0.2 GMACs at 128x96: channels are wide where maps are small, and both pyramids get a third of the work.
+    "nano": dict(
+        blocks=(1, 2, 2, 1), widths=(48, 96, 160, 256), bottlenecks=False, stem=32, width=64, flavour="pytorch"
     ),
-    "cpn_tiny": dict(blocks=(1, 1, 1, 1), widths=(8, 8, 12, 16), bottlenecks=False, stem=8, width=8),
+    "tiny": dict(blocks=(1, 1, 1, 1), widths=(8, 8, 12, 16), bottlenecks=False, stem=8, width=8),
 }
 CODECS = {flavour: f"cpn_{flavour}" for flavour in FLAVOURS}
 PIXELS = {"official": "cpn_bgr", "pytorch": "cpn_rgb"}
 
-for _name, _config in CPN.items():
-    register(
-        _name,
-        Spec(
-            family="cpn",
-            builder=build_cpn,
-            config=_config,
-            codec=CODECS,
-            normalization=PIXELS if _config["blocks"] in RESNET_BLOCKS.values() else "cpn_rgb",
-            paper="arXiv:1711.07319",
-        ),
-    )
+
+def _register(prefix: str, family: str, builder, sizes: Mapping, paper: str) -> None:
+    for size, config in sizes.items():
+        pixels = "cpn_rgb" if size in SMALL else PIXELS
+        register(f"{prefix}_{size}", Spec(family, builder, config, CODECS, pixels, paper))
+
+
+_register("cpn", "cpn", build_cpn, {**RESNETS, **SMALL}, "arXiv:1711.07319")
+_register("mipnet_cpn", "mipnet", build_mipnet_cpn, {"res50": RESNETS["res50"], **SMALL}, "arXiv:2101.11223")

@@ -6,7 +6,9 @@ c2 … c5, at strides 4, 8, 16 and 32.
 
 from collections.abc import Sequence
 
+from kpzoo.errors import UserError
 from kpzoo.models.blocks import TORCH_NORM, Norm, basic_block, bottleneck, conv_bn_relu, max_pool
+from kpzoo.models.mimb import InstanceGates
 
 STAGES = ("c2", "c3", "c4", "c5")
 EXPANSION = 4  # a bottleneck's output is four times as wide as its 3x3
@@ -34,7 +36,7 @@ def resnet_stage(
         if bottlenecks:
             x = bottleneck(x, width, EXPANSION * width, step, dilation=dilation, norm=norm, name=block)
         else:
-            x = basic_block(x, width, step, norm=norm, name=block)
+            x = basic_block(x, width, step, dilation=dilation, norm=norm, name=block)
     return x
 
 
@@ -48,11 +50,19 @@ def resnet(
     strides: Sequence[int] = (1, 2, 2, 2),
     dilations: Sequence[int] = (1, 1, 1, 1),
     norm: Norm = TORCH_NORM,
+    gates: InstanceGates | None = None,
 ) -> dict:
-    """Returns the features {"c2": (B, H/4, W/4, C2), … "c5": (B, H/32, W/32, C5)}; strides of 1 keep the size."""
+    """Returns the features {"c2": (B, H/4, W/4, C2), … "c5": (B, H/32, W/32, C5)}; strides of 1 keep the size.
+
+    `gates` modulate the input of their stages; from the first of these on features are per query.
+    """
+    if len(blocks) != len(STAGES) or len(widths) != len(STAGES):
+        raise UserError(f"`blocks` and `widths` need 4 entries, one per stage. Received: {blocks} and {widths}.")
     x = resnet_stem(image, stem, norm)
     features = {}
     for name, count, width, step, dilation in zip(STAGES, blocks, widths, strides, dilations, strict=True):
+        if gates is not None:
+            [x] = gates([x], name)
         x = resnet_stage(x, name, count, width, bottlenecks=bottlenecks, strides=step, dilation=dilation, norm=norm)
         features[name] = x
     return features

@@ -1,0 +1,156 @@
+"""HRNet (arXiv:1902.09212) and its MIPNet twin: branches at strides 4, 8, 16 and 32 that exchange what they see."""
+
+from collections.abc import Sequence
+
+from keras import layers
+
+from kpzoo.models.blocks import (
+    UpsampleNearest,
+    basic_block,
+    bottleneck,
+    conv_bn,
+    conv_bn_relu,
+    heatmap_head,
+    image_input,
+    relu,
+)
+from kpzoo.models.mimb import InstanceGates
+from kpzoo.models.resnet import EXPANSION
+from kpzoo.registry import Spec, register
+
+MODULES = (1, 4, 3)  # exchange modules of stages 2, 3 and 4
+STAGE_NAMES = ("stage1", "stage2", "stage3", "stage4")
+
+
+def build_hrnet(
+    image_hw: tuple[int, int],
+    num_keypoints: int,
+    normalization: str | None,
+    *,
+    width: int,
+    stem: int = 64,
+    stem_blocks: int = 4,
+    modules: Sequence[int] = MODULES,
+    blocks: int = 4,
+):
+    """Returns the inputs and outputs of an HRNet.
+
+    Args:
+        width: Channels of the finest branch; each coarser one has twice as many.
+        stem: Channels of the first two convolutions.
+        stem_blocks: Bottlenecks of stage 1, all at stride 4.
+        modules: Exchange modules of stages 2, 3 and 4.
+        blocks: Residual blocks per branch and module.
+    """
+    image, x = image_input(image_hw, normalization)
+    x = hrnet(x, width, stem, stem_blocks, modules, blocks)  # (B, H/4, W/4, width)
+    return {"image": image}, {"heatmaps": heatmap_head(x, num_keypoints)}
+
+
+def build_mipnet_hrnet(
+    image_hw: tuple[int, int],
+    num_keypoints: int,
+    normalization: str | None,
+    *,
+    width: int,
+    stem: int = 64,
+    stem_blocks: int = 4,
+    modules: Sequence[int] = MODULES,
+    blocks: int = 4,
+    num_instances: int = 2,
+    mimb_stages: Sequence[str] = ("stage3", "stage4"),
+):
+    """Returns the inputs and outputs of an HRNet with MIMBs.
+
+    Args:
+        num_instances: N, how many people of a box can be asked for.
+        mimb_stages: The stages whose outputs are modulated, one MIMB per branch, after the transition to the next.
+        **others: As `build_hrnet` takes them.
+    """
+    gates = InstanceGates(num_instances, mimb_stages, STAGE_NAMES)
+    image, x = image_input(image_hw, normalization)
+    x = hrnet(x, width, stem, stem_blocks, modules, blocks, gates)  # (B * M, H/4, W/4, width)
+    heatmaps = heatmap_head(x, num_keypoints)
+    return {"image": image, "instance": gates.instance}, gates.per_crop({"heatmaps": heatmaps})
+
+
+def hrnet(
+    x,
+    width: int,
+    stem: int,
+    stem_blocks: int,
+    modules: Sequence[int],
+    blocks: int,
+    gates: InstanceGates | None = None,
+):
+    """Returns the finest branch after stage 4."""
+    x = conv_bn_relu(x, stem, 3, 2, name="stem1")
+    x = conv_bn_relu(x, stem, 3, 2, name="stem2")
+    for index in range(stem_blocks):
+        x = bottleneck(x, stem, EXPANSION * stem, name=f"stage1_{index}")
+    branches = [x]
+    for stage, count in enumerate(modules, start=2):
+        branches = transition(branches, stage, width)
+        if gates is not None:
+            branches = gates(branches, f"stage{stage - 1}")
+        for module in range(count):
+            last = stage == 4 and module == count - 1
+            branches = exchange_module(branches, f"stage{stage}_{module}", blocks, finest_only=last)
+    if gates is not None:
+        branches = gates(branches, "stage4")
+    return branches[0]
+
+
+def transition(branches: Sequence, stage: int, width: int) -> list:
+    """Returns `stage` branches: a coarser one grows out of the coarsest; before stage 2 both come from stage 1."""
+    name = f"transition{stage - 1}"
+    kept = list(branches)
+    if stage == 2:
+        kept = [conv_bn_relu(branches[0], width, 3, name=f"{name}_0")]
+    new = conv_bn_relu(branches[-1], width * 2 ** (stage - 1), 3, 2, name=f"{name}_{stage - 1}")
+    return [*kept, new]
+
+
+def exchange_module(branches: Sequence, name: str, blocks: int, finest_only: bool = False) -> list:
+    """Residual blocks on every branch, then every branch becomes the ReLU of the sum of all, resized to it."""
+    deep = []
+    for branch, x in enumerate(branches):
+        for index in range(blocks):
+            x = basic_block(x, x.shape[-1], name=f"{name}_branch{branch}_{index}")
+        deep.append(x)
+    targets = 1 if finest_only else len(deep)
+    return [fuse(deep, target, f"{name}_fuse{target}") for target in range(targets)]
+
+
+def fuse(branches: Sequence, target: int, name: str):
+    """ReLU of the sum of all branches at the target's size and width."""
+    filters = branches[target].shape[-1]
+    parts = []
+    for source, x in enumerate(branches):
+        part = f"{name}_{source}"
+        if source > target:
+            x = conv_bn(x, filters, 1, name=part)
+            x = UpsampleNearest(2 ** (source - target), name=f"{part}_up")(x)
+        for step in range(source, target - 1):
+            x = conv_bn_relu(x, x.shape[-1], 3, 2, name=f"{part}_{step - source}")
+        if source < target:
+            x = conv_bn(x, filters, 3, 2, name=f"{part}_{target - source - 1}")
+        parts.append(x)
+    return relu(layers.Add(name=f"{name}_add")(parts), name=name)
+
+
+HRNET_SIZES = {
+    "w32": dict(width=32),
+    "w48": dict(width=48),
+    "nano": dict(width=16, stem=32, stem_blocks=2, modules=(1, 2, 2), blocks=2),  # about 0.2 GMACs at 128x96
+    "tiny": dict(width=4, stem=8, stem_blocks=1, modules=(1, 1, 1), blocks=1),
+}
+for _size, _config in HRNET_SIZES.items():
+    register(
+        f"hrnet_{_size}",
+        Spec("hrnet", build_hrnet, _config, codec="hrnet", normalization="imagenet_rgb", paper="arXiv:1902.09212"),
+    )
+    register(
+        f"mipnet_hrnet_{_size}",
+        Spec("mipnet", build_mipnet_hrnet, _config, "hrnet", "imagenet_rgb", paper="arXiv:2101.11223"),
+    )

@@ -1,0 +1,168 @@
+"""MIMB, the multi-instance modulation block (arXiv:2101.11223), and how queries pass through a network.
+
+A query asks for one of the N people of a box: a one-hot vector, λ in the paper. The trunk before the first MIMB runs
+once per crop; there its features are repeated, and from there on a batch of B crops with M queries each has B * M rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import keras
+import tensorflow as tf
+from keras import layers
+
+from kpzoo.errors import UserError, unknown
+from kpzoo.models.blocks import HEAD_DTYPE, TORCH_NORM, FusedBatchNorm
+
+
+def _linear_init() -> keras.initializers.Initializer:
+    """What PyTorch draws linear layers from, and with it the reference's ResNet.
+
+    Gates start near one half, different for each instance. The reference's HRNet draws from a normal distribution of
+    deviation 0.001 instead: gates then start equal and part later.
+    """
+    return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
+
+
+@keras.saving.register_keras_serializable("kpzoo")
+class MIMB(layers.Layer):
+    """Multiplies features by two gates per channel: F_ex from the image, F_em from the instance that is asked for.
+
+    `MIMB(reduction=4)([features, instance_onehot])` takes features (B, h, w, C) and instance_onehot (B, N), returns
+    (B, h, w, C). F_ex is a squeeze-and-excitation; F_em does not see the image. Gates are computed in float32.
+
+    Args:
+        reduction: How many times narrower than C the hidden layers of both gates are.
+    """
+
+    def __init__(self, reduction: int = 4, **kwargs):
+        super().__init__(**kwargs)
+        self.reduction = reduction
+
+    def build(self, input_shape):
+        if len(input_shape) != 2 or len(input_shape[0]) != 4 or len(input_shape[1]) != 2:
+            raise UserError(
+                "MIMB takes [features (B, h, w, C), instance_onehot (B, N)]. "
+                f"Received shapes: {[tuple(shape) for shape in input_shape]}. "
+                "Make the second with `keras.ops.one_hot(index, num_instances)`."
+            )
+        channels, num_instances = input_shape[0][-1], input_shape[1][-1]
+        hidden = channels // self.reduction
+        if hidden < 1:
+            raise UserError(f"MIMB cannot reduce {channels} channels {self.reduction} times.")
+        self.image_squeeze = self._dense(hidden, channels, "image_squeeze", use_bias=False)
+        self.image_excite = self._dense(channels, hidden, "image_excite", use_bias=False)
+        self.instance_squeeze = self._dense(hidden, num_instances, "instance_squeeze")
+        self.instance_bn = FusedBatchNorm(
+            momentum=TORCH_NORM.momentum, epsilon=TORCH_NORM.epsilon, dtype=HEAD_DTYPE, name="instance_bn"
+        )
+        self.instance_bn.build((None, 1, 1, hidden))
+        self.instance_excite = self._dense(channels, hidden, "instance_excite")
+
+    def _dense(self, units: int, width: int, name: str, use_bias: bool = True) -> layers.Dense:
+        dense = layers.Dense(units, use_bias=use_bias, kernel_initializer=_linear_init(), dtype=HEAD_DTYPE, name=name)
+        dense.build((None, width))
+        return dense
+
+    def call(self, inputs, training=None):
+        features, instance_onehot = inputs
+        pooled = tf.reduce_mean(tf.cast(features, HEAD_DTYPE), axis=[1, 2])  # F_sq, (B, C)
+        image_gate = tf.sigmoid(self.image_excite(tf.nn.relu(self.image_squeeze(pooled))))
+        code = self.instance_squeeze(instance_onehot)
+        code = self.instance_bn(code[:, tf.newaxis, tf.newaxis], training=training)[:, 0, 0]
+        instance_gate = tf.sigmoid(self.instance_excite(tf.nn.relu(code)))
+        gate = (image_gate * instance_gate)[:, tf.newaxis, tf.newaxis]
+        return features * tf.cast(gate, features.dtype)
+
+    @property
+    def macs(self) -> int:
+        dense = (self.image_squeeze, self.image_excite, self.instance_squeeze, self.instance_excite)
+        return sum(prod(layer.kernel.shape) for layer in dense)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
+
+    def get_config(self):
+        return {**super().get_config(), "reduction": self.reduction}
+
+
+@keras.saving.register_keras_serializable("kpzoo")
+class RepeatPerQuery(layers.Layer):
+    """Repeats each of B feature maps for its M queries: [(B, h, w, C), (B, M, N)] → (B * M, h, w, C)."""
+
+    def call(self, inputs):
+        features, instance = inputs
+        copies = tf.stack([1, tf.shape(instance)[1], 1, 1, 1])
+        return tf.reshape(tf.tile(features[:, tf.newaxis], copies), [-1, *features.shape[1:]])
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
+
+
+@keras.saving.register_keras_serializable("kpzoo")
+class FlattenQueries(layers.Layer):
+    """(B, M, N) → (B * M, N)."""
+
+    def call(self, instance):
+        return tf.reshape(instance, [-1, instance.shape[-1]])
+
+    def compute_output_shape(self, shape):
+        return (None, shape[-1])
+
+
+@keras.saving.register_keras_serializable("kpzoo")
+class SplitQueries(layers.Layer):
+    """Undoes the repetition: [(B * M, …), (B, M, N)] → float32 (B, M, …)."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**kwargs, "dtype": HEAD_DTYPE})
+
+    def call(self, inputs):
+        maps, instance = inputs
+        return tf.reshape(maps, tf.concat([[-1, tf.shape(instance)[1]], maps.shape[1:]], axis=0))
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0][0], input_shape[1][1], *input_shape[0][1:])
+
+
+class InstanceGates:
+    """Puts MIMBs into a network while it is built, and the repetition of features before the first of them.
+
+    Args:
+        num_instances: N, how many people of a box can be asked for.
+        stages: Names of the places that get a MIMB.
+        places: All places of the network, in the order of the data flow.
+    """
+
+    def __init__(self, num_instances: int, stages: Sequence[str], places: Sequence[str]):
+        if num_instances < 2:
+            raise UserError(f"`num_instances` must be at least 2 in a MIPNet. Received: {num_instances}.")
+        for stage in stages:
+            if stage not in places:
+                raise unknown("MIMB stage", stage, places)
+        if not stages:
+            raise UserError(f"`mimb_stages` must name one or more of {tuple(places)}. Received: {stages!r}.")
+        self.places = tuple(places)
+        self.stages = sorted(set(stages), key=self.places.index)
+        self.instance = keras.Input((None, num_instances), name="instance", dtype="float32")
+        self._onehots = FlattenQueries(dtype=HEAD_DTYPE, name="instance_rows")(self.instance)
+
+    def __call__(self, features: Sequence, stage: str) -> list:
+        """Returns the features, modulated if `stage` is one of the chosen; repeated per query if it is the first."""
+        if stage == self.stages[0]:
+            features = [self.per_query(x, f"{stage}_repeat_{index}") for index, x in enumerate(features)]
+        if stage not in self.stages:
+            return list(features)
+        return [MIMB(name=f"{stage}_mimb_{index}")([x, self._onehots]) for index, x in enumerate(features)]
+
+    def is_per_query(self, place: str) -> bool:
+        """Returns whether the features that `place` puts out are repeated already."""
+        return self.places.index(self.stages[0]) <= self.places.index(place)
+
+    def per_query(self, x, name: str):
+        """(B, h, w, C) → (B * M, h, w, C)."""
+        return RepeatPerQuery(name=name)([x, self.instance])
+
+    def per_crop(self, outputs: Mapping) -> dict:
+        """Returns all outputs as (B, M, …)."""
+        return {name: SplitQueries(name=f"{name}_per_query")([y, self.instance]) for name, y in outputs.items()}

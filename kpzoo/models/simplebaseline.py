@@ -1,0 +1,133 @@
+"""SimpleBaseline (arXiv:1804.06208), its MIPNet twin (arXiv:2101.11223), and the dilated ResNets CPN compares with."""
+
+from collections.abc import Sequence
+
+from kpzoo.errors import UserError
+from kpzoo.models.blocks import HEAD_DTYPE, ResizeBilinear, deconv_bn_relu, heatmap_head, image_input
+from kpzoo.models.mimb import InstanceGates
+from kpzoo.models.resnet import RESNET_BLOCKS, RESNET_WIDTHS, STAGES, resnet
+from kpzoo.registry import Spec, register
+
+DECONVS = (256, 256, 256)
+
+
+def build_simplebaseline(
+    image_hw: tuple[int, int],
+    num_keypoints: int,
+    normalization: str | None,
+    *,
+    blocks: Sequence[int],
+    widths: Sequence[int] = RESNET_WIDTHS,
+    bottlenecks: bool = True,
+    stem: int = 64,
+    deconvs: Sequence[int] = DECONVS,
+):
+    """Returns the inputs and outputs of a ResNet with three deconvolutions.
+
+    Args:
+        blocks: Residual blocks of the ResNet's stages.
+        widths: Widths of those stages.
+        bottlenecks: Whether the ResNet is made of bottlenecks, else of basic blocks.
+        stem: Channels of the ResNet's first convolution.
+        deconvs: Channels of the deconvolutions, coarse → fine.
+    """
+    image, x = image_input(image_hw, normalization)
+    x = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem)["c5"]  # (B, H/32, W/32, C5)
+    return {"image": image}, {"heatmaps": deconv_head(x, deconvs, num_keypoints)}
+
+
+def build_mipnet_resnet(
+    image_hw: tuple[int, int],
+    num_keypoints: int,
+    normalization: str | None,
+    *,
+    blocks: Sequence[int],
+    widths: Sequence[int] = RESNET_WIDTHS,
+    bottlenecks: bool = True,
+    stem: int = 64,
+    deconvs: Sequence[int] = DECONVS,
+    num_instances: int = 2,
+    mimb_stages: Sequence[str] = ("c4", "c5"),
+):
+    """Returns the inputs and outputs of a SimpleBaseline with MIMBs.
+
+    Args:
+        num_instances: N, how many people of a box can be asked for.
+        mimb_stages: The stages c2 … c5 whose input is modulated.
+        **others: As `build_simplebaseline` takes them.
+    """
+    gates = InstanceGates(num_instances, mimb_stages, STAGES)
+    image, x = image_input(image_hw, normalization)
+    x = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem, gates=gates)["c5"]  # (B * M, H/32, W/32, C5)
+    heatmaps = deconv_head(x, deconvs, num_keypoints)
+    return {"image": image, "instance": gates.instance}, gates.per_crop({"heatmaps": heatmaps})
+
+
+def deconv_head(x, deconvs: Sequence[int], num_keypoints: int):
+    """Returns heatmaps (B, H/4, W/4, K) of the coarsest feature."""
+    if len(deconvs) != len(DECONVS):
+        raise UserError(f"`deconvs` must list the channels of 3 deconvolutions. Received: {list(deconvs)}.")
+    for index, filters in enumerate(deconvs):
+        x = deconv_bn_relu(x, filters, name=f"deconv{index}")
+    return heatmap_head(x, num_keypoints)
+
+
+def build_dilated(
+    image_hw: tuple[int, int],
+    num_keypoints: int,
+    normalization: str | None,
+    *,
+    blocks: Sequence[int],
+    widths: Sequence[int] = RESNET_WIDTHS,
+    bottlenecks: bool = True,
+    stem: int = 64,
+    trunk_stride: int = 8,
+):
+    """Returns the inputs and outputs of a ResNet that trades strides for dilation, with a 1x1 head.
+
+    Args:
+        blocks: Residual blocks of the ResNet's stages.
+        widths: Widths of those stages.
+        bottlenecks: Whether the ResNet is made of bottlenecks, else of basic blocks.
+        stem: Channels of the ResNet's first convolution.
+        trunk_stride: Of the last feature: 32 is the plain ResNet, 16 dilates res5, 8 res4-5, 4 res3-5 (Table 3 of CPN).
+    """
+    if trunk_stride not in (4, 8, 16, 32):
+        raise UserError(f"`trunk_stride` must be 4, 8, 16 or 32. Received: {trunk_stride}.")
+    strides = [1, *(2 if 2**stage <= trunk_stride else 1 for stage in (3, 4, 5))]
+    dilations = [max(1, 2**stage // trunk_stride) for stage in (2, 3, 4, 5)]
+    image, x = image_input(image_hw, normalization)
+    features = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem, strides=strides, dilations=dilations)
+    x = heatmap_head(features["c5"], num_keypoints)  # at the trunk's stride
+    size_hw = tuple(side // 4 for side in image_hw)
+    return {"image": image}, {"heatmaps": ResizeBilinear(size_hw, "half_pixel", dtype=HEAD_DTYPE, name="heatmaps")(x)}
+
+
+NANO = dict(blocks=(1, 2, 2, 1), widths=(48, 96, 160, 256), bottlenecks=False, stem=32)
+TINY = dict(blocks=(1, 1, 1, 1), widths=(8, 8, 12, 16), bottlenecks=False, stem=8)
+RESNETS = {f"res{depth}": dict(blocks=blocks) for depth, blocks in RESNET_BLOCKS.items()}
+DECONV_SIZES = {
+    **RESNETS,
+    "nano": dict(**NANO, deconvs=(96, 96, 64)),  # about 0.2 GMACs at 128x96
+    "tiny": dict(**TINY, deconvs=(8, 8, 8)),
+}
+DILATED_SIZES = {
+    "res50": RESNETS["res50"],
+    "nano": dict(blocks=(1, 1, 1, 1), widths=(32, 64, 96, 128), bottlenecks=False, stem=32),
+    "tiny": TINY,
+}
+
+
+def _register(family: str, builder, sizes: dict, paper: str) -> None:
+    for size, config in sizes.items():
+        # The references' ResNets see BGR pixels with RGB statistics; small sizes have no such history.
+        normalization = "imagenet_bgr" if size in RESNETS and family != "dilated" else "imagenet_rgb"
+        register(
+            f"{family}_{size}",
+            Spec(family, builder, config, codec="hrnet", normalization=normalization, paper=paper),
+        )
+
+
+_register("simplebaseline", build_simplebaseline, DECONV_SIZES, "arXiv:1804.06208")
+_register("mipnet", build_mipnet_resnet, DECONV_SIZES, "arXiv:2101.11223")
+_register("dilated", build_dilated, DILATED_SIZES, "arXiv:1711.07319")
