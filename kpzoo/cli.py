@@ -245,14 +245,14 @@ def _add_evaluate(commands) -> None:
 
 def _evaluate(args) -> None:
     from kpzoo import metrics
-    from kpzoo.data import coco
+    from kpzoo.data import coco, results
 
     if bool(args.results) == bool(args.model):
         raise UserError("Pass either --results FILE or --model NAME, to say what is scored.")
     if args.results:
         annotations = coco.read_annotations(args.annotations)
-        results = coco.read_results(args.results, annotations)
-        found = metrics.average_precision(annotations, results, protocol=args.protocol)
+        poses = results.read_results(args.results, annotations)
+        found = metrics.average_precision(annotations, poses, protocol=args.protocol)
     else:
         data = kpzoo.data.load(annotations=args.annotations, images=args.images)
         model = _load_model(args, data.skeleton)
@@ -290,7 +290,7 @@ def _add_predict(commands) -> None:
 
 def _predict(args) -> None:
     from kpzoo import images
-    from kpzoo.data import coco
+    from kpzoo.data.json_file import write_json
 
     paths = images.list_images(args.source)
     model = _load_model(args)
@@ -304,7 +304,7 @@ def _predict(args) -> None:
         poses.draw(path, out / Path(path).name)
         records += [{"file_name": Path(path).name, **record} for record in poses.to_coco(number)]
         print(f"{number}/{len(paths)} {path}: {len(poses)} poses", file=sys.stderr)
-    coco.write_results(out / "results.json", records)
+    write_json(out / "results.json", records)
     print(out)
 
 

@@ -39,7 +39,7 @@ def to_savedmodel(model: PoseModel, folder: str | Path, overwrite: bool = False)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         module = _serving_module(model)
-        tf.saved_model.save(module, str(part), signatures=module.signatures)
+        tf.saved_model.save(module, str(part), signatures=module.served)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(part, folder)
@@ -49,7 +49,7 @@ def to_savedmodel(model: PoseModel, folder: str | Path, overwrite: bool = False)
 
 
 def _serving_module(model: PoseModel) -> tf.Module:
-    """Returns a module that holds each weight once, with `signatures` over the model."""
+    """Returns a module that holds each weight once, with its signatures in `served`."""
     preset = model.preset
     codec = heatmaps.CODECS[preset.codec]
     rule = geometry.CROP_RULES[codec.crop_rule]
@@ -103,7 +103,7 @@ def _serving_module(model: PoseModel) -> tf.Module:
 
     module = tf.Module()
     module.kept = [variable.value for variable in model.variables]
-    module.signatures = {
+    module.served = {
         "serving_default": forward,
         "predict_crops": predict_crops,
         "predict_image": predict_image,

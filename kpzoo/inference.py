@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ def ask_both_sides(model: PoseModel, image: tf.Tensor) -> tf.Tensor:
     return heatmaps.merge_flipped(codec, ask_all(model, image), mirrored, preset.skeleton.flip_order)
 
 
+@lru_cache(maxsize=4)  # a model that is asked again is not traced again
 def make_predictor(model: PoseModel, flip: bool = True):
     """Returns a function from a batch of crops to keypoints in crop pixels.
 

@@ -79,8 +79,8 @@ class AdamL2(keras.optimizers.Adam):
         self.l2 = l2
 
     def update_step(self, gradient, variable, learning_rate):
-        # The gradient is summed over replicas already; TensorFlow's own variable comes here, one for each replica, named
-        # "kernel:0", "kernel/replica_1:0".
+        # The gradient is summed over replicas already. TensorFlow's own variable comes here, one for each replica,
+        # named "kernel:0", "kernel/replica_1:0".
         if "kernel" in re.split("[/:]", variable.name):
             gradient = gradient + self.l2 * tf.cast(variable, gradient.dtype)
         super().update_step(gradient, variable, learning_rate)
@@ -259,7 +259,7 @@ def load_run(folder: str | Path) -> PoseModel:
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds images per second to the logs, measured from the second step of each epoch (the first one traces)."""
+    """Adds the learning rate and images per second to the logs; an epoch's first step, which may trace, is left out."""
 
     def __init__(self, batch_size: int):
         super().__init__()
@@ -276,9 +276,11 @@ class Throughput(keras.callbacks.Callback):
             logs["images_per_s"] = self.batch_size * steps / (time.perf_counter() - self.started)
 
     def on_epoch_end(self, epoch, logs=None):
-        steps = self.params.get("steps") or 0
-        if logs is not None and steps > 1 and self.started is not None:
-            logs["images_per_s"] = self.batch_size * (steps - 1) / (time.perf_counter() - self.started)
+        steps = (self.params.get("steps") or 0) - 1
+        if logs is not None:
+            logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            if steps > 0 and self.started is not None:
+                logs["images_per_s"] = self.batch_size * steps / (time.perf_counter() - self.started)
 
 
 class Validate(keras.callbacks.Callback):

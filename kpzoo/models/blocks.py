@@ -229,8 +229,13 @@ def conv(
     )(x)
 
 
-def batch_norm(x, norm: Norm = TORCH_NORM, *, name, dtype=None):
-    return FusedBatchNorm(momentum=norm.momentum, epsilon=norm.epsilon, dtype=dtype, name=f"{name}_bn")(x)
+def batch_norm(x, norm: Norm = TORCH_NORM, *, name, dtype=None, spread: float = 1.0):
+    """Batch normalisation whose output starts with the standard deviation `spread`."""
+    start = keras.initializers.Constant(spread)
+    layer = FusedBatchNorm(
+        momentum=norm.momentum, epsilon=norm.epsilon, gamma_initializer=start, dtype=dtype, name=f"{name}_bn"
+    )
+    return layer(x)
 
 
 def relu(x, *, name):

@@ -1,0 +1,164 @@
+"""A model and annotated pictures to metrics, results files and pictures of what was found."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kpzoo
+from kpzoo import drawing, heatmaps, images, metrics
+from kpzoo.data.coco import clipped_boxes
+from kpzoo.data.files import PoseData, undecodable
+from kpzoo.data.results import Results, read_boxes, write_results
+from kpzoo.errors import UserError
+from kpzoo.inference import POSE_NMS, predict_boxes, suppress
+from kpzoo.pose_model import PoseModel
+from kpzoo.poses import Poses
+
+
+def evaluate(
+    model: PoseModel,
+    data: PoseData,
+    boxes: str | Path = "gt",
+    *,
+    flip: bool = True,
+    nms: float | None = POSE_NMS,
+    protocol: str = "coco",
+    batch_size: int = 32,
+    results_path: str | Path | None = None,
+    progress: bool = False,
+) -> metrics.Metrics:
+    """Returns AP and AR of a model, and PCK@0.2 where the boxes are annotated ones.
+
+    Args:
+        model: Any model of the zoo, for the data's keypoints.
+        data: What `kpzoo.data.load` returns.
+        boxes: "gt" for the annotated boxes, or a file of detections in COCO's results format. AP of the two do not
+            compare.
+        flip: Whether to average over the mirrored crop.
+        nms: OKS above which the lower scored of two poses of an image is dropped; None to keep all. Poses of a
+            single-instance CPN are all kept in any case, as in its reference implementations.
+        protocol: "coco" or "crowdpose", see `metrics.average_precision`.
+        batch_size: Crops in one pass through the network.
+        results_path: Where to write the poses as a COCO results file.
+        progress: Whether to tell the crops per second on stderr.
+
+    Raises:
+        UserError: The keypoints differ, a picture cannot be decoded, or the boxes are of other images.
+    """
+    preset, annotations = model.preset, data.annotations
+    if preset.skeleton.keypoints != annotations.skeleton.keypoints:
+        raise UserError(
+            f"Model {preset.name!r} finds the keypoints of {preset.skeleton.name!r}, {annotations.path} has those of "
+            f"{annotations.skeleton.name!r}. Build the model with `skeleton={annotations.skeleton.name!r}`."
+        )
+    person_index, image_ids, boxes_xywh, box_scores = _boxes(data, boxes)
+    paths = data.image_paths(image_ids)
+    bad = undecodable(paths)
+    if bad:
+        path, reason = next(iter(bad.items()))
+        raise UserError(f"{path} cannot be decoded: {reason}. {len(bad)} such pictures; evaluation needs all of them.")
+    poses = predict_boxes(model, paths, boxes_xywh, box_scores, flip=flip, batch_size=batch_size, progress=progress)
+    pose_image_ids = np.repeat(image_ids, preset.num_instances)
+    if preset.num_instances == 1 and preset.codec.startswith("cpn"):
+        nms = None
+    keep = _kept(poses, pose_image_ids, preset, nms)
+    results = Results(pose_image_ids[keep], poses.keypoints_xy[keep], poses.keypoint_scores[keep], poses.scores[keep])
+    found = metrics.average_precision(annotations, results, protocol, boxes=_source(boxes))
+    values, circumstances = dict(found.values), {**found.circumstances, **_circumstances(preset, flip, nms)}
+    details = dict(found.details)
+    if person_index is not None:
+        first = poses.keypoints_xy[poses.instance == 0]
+        pck = metrics.pck(annotations, person_index, first)
+        values |= pck.values
+        details |= pck.details
+        circumstances["pck_normalized_by"] = pck.circumstances["normalized_by"]
+    if results_path is not None:
+        write_results(results_path, results, annotations.category_id)
+    return metrics.Metrics(values, circumstances, details)
+
+
+def _source(boxes: str | Path) -> str:
+    return "gt (annotated)" if boxes == "gt" else f"detections of {Path(boxes).name}"
+
+
+def _boxes(data: PoseData, boxes: str | Path):
+    """Returns (person_index or None, image_ids, boxes_image_xywh, box_scores) of the crops to look at."""
+    if boxes != "gt":
+        found = read_boxes(boxes, data.annotations)
+        return None, found.image_ids, found.boxes_image_xywh, found.scores
+    persons = data.annotations.persons
+    sizes_hw = data.annotations.image_sizes_hw[persons.image_index]
+    clipped, usable = clipped_boxes(persons.boxes_image_xywh, sizes_hw)
+    labelled = (persons.visibility > 0).any(axis=1)
+    index = np.flatnonzero(~persons.is_crowd & persons.has_box & usable & labelled)
+    return index, persons.image_ids[index], clipped[index], np.ones(len(index))
+
+
+def _kept(poses: Poses, image_ids: np.ndarray, preset, nms: float | None) -> np.ndarray:
+    """Returns the indices of the poses that stay, image by image, in the order of the poses."""
+    if nms is None:
+        return np.arange(len(poses))
+    order = np.argsort(image_ids, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(image_ids[order])) + 1) if len(order) else []
+    kept = [group[suppress(poses[group], preset, nms)] for group in groups]
+    return np.sort(np.concatenate(kept)) if kept else np.arange(0)
+
+
+def _circumstances(preset, flip: bool, nms: float | None) -> Mapping:
+    codec = heatmaps.CODECS[preset.codec]
+    return {
+        "model": preset.name,
+        "image_hw": f"{preset.image_hw[0]}x{preset.image_hw[1]}",
+        "flip_test": flip,
+        "decoder": codec.decoder,
+        "crop_rule": codec.crop_rule,
+        "oks_nms": "none" if nms is None else nms,
+        "rescoring": "box score * mean keypoint score",
+        "versions": f"kpzoo {kpzoo.__version__}, keras {keras.__version__}, tensorflow {tf.__version__}",
+    }
+
+
+def prediction_sheet(model: PoseModel, data: PoseData, num_images: int, columns: int = 4) -> np.ndarray:
+    """Returns a contact sheet of pictures with the poses that the model finds in the annotated boxes."""
+    person_index, image_ids, boxes_xywh, box_scores = _boxes(data, "gt")
+    chosen = np.unique(image_ids)[:num_images]
+    rows = np.flatnonzero(np.isin(image_ids, chosen))
+    paths = data.image_paths(image_ids[rows])
+    poses = predict_boxes(model, paths, boxes_xywh[rows], box_scores[rows])
+    pose_image_ids = np.repeat(image_ids[rows], model.preset.num_instances)
+    pictures = []
+    for image_id, path in zip(chosen, data.image_paths(chosen), strict=True):
+        picture = images.read_image(path, apply_exif=False)
+        pictures.append(poses[pose_image_ids == image_id].draw(picture))
+    return drawing.contact_sheet(pictures, columns, cell_hw=_cell(pictures))
+
+
+def annotation_sheet(data: PoseData, num_images: int, columns: int = 4) -> np.ndarray:
+    """Returns a contact sheet of pictures with annotated keypoints, the hidden ones faint, and boxes."""
+    persons = data.annotations.persons
+    pictures = []
+    for image_id, path in zip(
+        data.annotations.image_ids[:num_images],
+        data.image_paths(data.annotations.image_ids[:num_images]),
+        strict=True,
+    ):
+        rows = (persons.image_ids == image_id) & (persons.num_keypoints > 0)
+        pictures.append(
+            drawing.draw_poses(
+                images.read_image(path, apply_exif=False),
+                persons.keypoints_image_xy[rows],
+                persons.visibility[rows] / 2,
+                data.skeleton,
+                boxes_xywh=persons.boxes_image_xywh[rows],
+            )
+        )
+    return drawing.contact_sheet(pictures, columns, cell_hw=_cell(pictures))
+
+
+def _cell(pictures: list[np.ndarray]) -> tuple[int, int]:
+    """Returns the (height, width) of a sheet's cells: the pictures' median shape, 320 pixels wide."""
+    aspect = float(np.median([picture.shape[0] / picture.shape[1] for picture in pictures]))
+    return round(320 * aspect), 320

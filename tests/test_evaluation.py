@@ -1,0 +1,153 @@
+"""From annotated pictures to AP: with an oracle in place of the network, and with a network that knows nothing."""
+
+import json
+import struct
+
+import cv2
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import kpzoo
+from kpzoo import evaluation, geometry, heatmaps, inference
+from kpzoo.data import files
+from kpzoo.data.results import read_results
+from kpzoo.errors import UserError
+from kpzoo.metrics import average_precision
+from kpzoo.poses import Poses
+
+
+@pytest.fixture(scope="module", params=["cpn_official", "cpn_pytorch", "hrnet"])
+def codec(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model():
+    return kpzoo.build("cpn_tiny", image_hw=(256, 192))
+
+
+def with_codec(model, codec):
+    """Returns the model under the rules of another school; its answers do not matter here."""
+    from dataclasses import replace
+
+    copy = kpzoo.build("cpn_tiny", image_hw=(256, 192))
+    copy.preset = replace(model.preset, codec=codec)
+    return copy
+
+
+def oracle(model, data):
+    """Returns what stands in for `make_predictor`: it draws the annotated keypoints as heatmaps, and decodes them."""
+    preset = model.preset
+    rules = heatmaps.CODECS[preset.codec]
+    index, _, boxes, _ = evaluation._boxes(data, "gt")
+    views = geometry.views(boxes, geometry.CROP_RULES[rules.crop_rule], preset.image_hw)
+    to_crop = geometry.invert(geometry.crop_to_image(views, preset.image_hw))
+    points = geometry.transform(to_crop, data.annotations.persons.keypoints_image_xy[index])
+    visibility = data.annotations.persons.visibility[index]
+    done = 0
+
+    def predict_crops(image):
+        nonlocal done
+        rows = slice(done, done + len(image))
+        count = min(len(image), len(points) - done)
+        done += count
+        drawn = heatmaps.encode(rules, points[rows].astype(np.float32), visibility[rows], preset.image_hw)["heatmaps"]
+        padded = tf.pad(drawn, [[0, len(image) - count], [0, 0], [0, 0], [0, 0]])
+        return heatmaps.decode(rules, padded[:, None])
+
+    return lambda model, flip: predict_crops
+
+
+def test_a_perfect_network_reaches_an_ap_of_one(small_folder, model, codec, monkeypatch, tmp_path):
+    data = files.load(small_folder, "train")
+    model = with_codec(model, codec)
+    monkeypatch.setattr(inference, "make_predictor", oracle(model, data))
+    found = kpzoo.evaluate(model, data, batch_size=4, results_path=tmp_path / "results.json", nms=None)
+    assert found.values["AP"] > 0.99
+    assert found.values["AR"] > 0.99
+    assert found.circumstances["boxes"] == "gt (annotated)"
+    assert "gt (annotated)" in str(found)
+    again = average_precision(data.annotations, read_results(tmp_path / "results.json", data.annotations))
+    assert {name: found.values[name] for name in again.values} == again.values
+
+
+def test_detections_and_annotated_boxes_are_told_apart(small_folder, model, tmp_path):
+    data = files.load(small_folder, "train")
+    detections = tmp_path / "detections.json"
+    rows = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 60, 90], "score": 0.8}]
+    detections.write_text(json.dumps(rows))
+    found = kpzoo.evaluate(model, data, boxes=detections, flip=False)
+    assert found.circumstances["boxes"] == "detections of detections.json"
+    assert "PCK@0.2" not in found.values  # nobody knows which person a detection is
+    assert found.circumstances["poses"] == 1
+    detections.write_text(json.dumps([{**rows[0], "image_id": 99}]))
+    with pytest.raises(UserError, match="detections.json"):
+        kpzoo.evaluate(model, data, boxes=detections)
+
+
+def test_no_detection_at_all_is_an_ap_of_zero(small_folder, model, tmp_path):
+    detections = tmp_path / "detections.json"
+    detections.write_text("[]")
+    assert kpzoo.evaluate(model, files.load(small_folder, "train"), boxes=detections).values["AP"] == 0.0
+
+
+def test_a_corrupt_picture_stops_the_evaluation_and_is_named(tmp_path, model):
+    from conftest import write_small_folder
+
+    write_small_folder(tmp_path)
+    victim = tmp_path / "images/train/3.jpg"
+    victim.write_bytes(victim.read_bytes()[:200])
+    with pytest.raises(UserError, match="3.jpg cannot be decoded"):
+        kpzoo.evaluate(model, files.load(tmp_path, "train"))
+
+
+def test_other_keypoints_are_refused_with_the_way_out(small_folder):
+    model = kpzoo.build("cpn_tiny", image_hw=(64, 64), skeleton="crowdpose14")
+    with pytest.raises(UserError, match="Build the model with `skeleton='coco17'`"):
+        kpzoo.evaluate(model, files.load(small_folder, "train"))
+
+
+def test_predict_keeps_the_order_of_given_boxes_and_takes_none(model):
+    image = np.random.default_rng(0).integers(0, 256, (120, 160, 3), np.uint8)
+    boxes = np.array([[10.0, 10, 50, 90], [60, 20, 40, 60], [0, 0, 160, 120]])
+    poses = kpzoo.predict(model, image, boxes, batch_size=2)
+    np.testing.assert_array_equal(poses.boxes_xywh, boxes)
+    for row in range(3):
+        alone = kpzoo.predict(model, image, boxes[row : row + 1], batch_size=2)
+        np.testing.assert_allclose(alone.keypoints_xy[0], poses.keypoints_xy[row], atol=1e-3)
+    empty = kpzoo.predict(model, image, np.zeros((0, 4)))
+    assert isinstance(empty, Poses)
+    assert empty.keypoints_xy.shape == (0, 17, 2)
+
+
+@pytest.mark.parametrize("box", [[0, 0, -5, 10], [0, 0, np.nan, 10], [1, 2, 3]])
+def test_predict_names_a_box_that_cannot_be_one(model, box):
+    with pytest.raises(UserError, match="boxes_xywh"):
+        kpzoo.predict(model, np.zeros((50, 50, 3), np.uint8), [box])
+
+
+def test_predict_applies_the_exif_orientation_and_training_does_not(tmp_path, model):
+    """The rule: what a user sees is what is searched; annotations count the pixels as they are stored."""
+    upright = np.zeros((60, 80, 3), np.uint8)
+    upright[:, :40] = 200
+    jpeg = cv2.imencode(".jpg", upright)[1].tobytes()
+    orientation = (0x0112, 3, 1, 6, 0)  # tag, type, count, value 6: to be turned by 90 degrees, end of the list
+    exif = b"Exif\0\0II*\0" + struct.pack("<IHHHIII", 8, 1, *orientation)
+    turned = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
+    (tmp_path / "turned.jpg").write_bytes(turned)
+    from kpzoo import images
+
+    assert images.read_image(tmp_path / "turned.jpg").shape == (80, 60, 3)
+    assert images.read_image(tmp_path / "turned.jpg", apply_exif=False).shape == (60, 80, 3)
+    boxes = np.array([[5.0, 5, 40, 60]])
+    seen = kpzoo.predict(model, tmp_path / "turned.jpg", boxes, flip=False)
+    expected = kpzoo.predict(model, images.read_image(tmp_path / "turned.jpg"), boxes, flip=False)
+    np.testing.assert_array_equal(seen.keypoints_xy, expected.keypoints_xy)
+
+
+def test_sheets_show_all_pictures(small_folder, model):
+    data = files.load(small_folder, "train")
+    for sheet in (evaluation.prediction_sheet(model, data, 4), evaluation.annotation_sheet(data, 4)):
+        assert sheet.shape[1] > 4 * 320
+        assert sheet.std() > 10
