@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -221,9 +222,11 @@ def _load(model: PoseModel, weights: str | Path) -> None:
     if not path.is_file():
         raise UserError(f"There is no weights file {str(path)!r}.")
     try:
-        model.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that the file lacks
+            model.load_weights(path)
+    except (ValueError, OSError, KeyError, UserWarning) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"Weights file {str(path)!r} does not fit model {model.name!r}: {reason}") from error
 
 

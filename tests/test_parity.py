@@ -10,7 +10,7 @@ import tensorflow as tf
 from conftest import SHARED
 
 import kpzoo.models
-from kpzoo.importers.fill import fill
+from kpzoo.importers import detect, load_weights
 from kpzoo.models.counting import count_macs, count_params
 from kpzoo.models.resnet import RESNET_BLOCKS, resnet
 
@@ -70,7 +70,7 @@ CASES = {
     "hourglass_mmpose_2stack_256x256": (
         "hourglass_corner_1",
         {"num_stacks": 2, "widths": (256,) * 5, "blocks": (1,) * 5},
-        "mmpose-hourglass",
+        "mmpose",
         two_stacks,
     ),
 }
@@ -108,7 +108,9 @@ def test_outputs_parameters_and_macs_equal_those_of_the_reference(name):
     assert count_params(model) == manifest["param_count"]
     assert count_macs(model) / 1e9 == pytest.approx(manifest["gmacs"], abs=1e-9)
 
-    fill(model, filler().state(manifest), source)
+    report = load_weights(model, filler().state(manifest), source)
+    assert not report.fresh and set(report.ignored.values()) <= {"counter of batches"}
+    assert detect(name for name, *_ in manifest["keys"]) == source
     inputs = {"image": tf.constant(image)}
     if "instance" in model.input:
         inputs["instance"] = tf.eye(2, batch_shape=[len(image)])

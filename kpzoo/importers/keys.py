@@ -135,7 +135,9 @@ def mmpose_module(module: str) -> str | None:
     name = hrnet_module(module)
     if name is not None:
         return f"head.{name}" if name.startswith(("deconv_layers", "final_layer")) else f"backbone.{name}"
-    if match := re.fullmatch(rf"stem_0_{_PART}", module):
+    if match := re.fullmatch(r"entry_(conv|bn)", module):
+        return f"backbone.stem.0.{match[1]}"
+    if match := re.fullmatch(rf"entry_0_{_PART}", module):
         return f"backbone.stem.1.0.{_torch_block(*match.groups())}"
     if match := re.fullmatch(rf"stack(\d)_hg(\d)_(skip|down|inner|up)_(\d)_{_PART}", module):
         stack, level, place, index, part, op = match.groups()
@@ -149,13 +151,6 @@ def mmpose_module(module: str) -> str | None:
     if match := re.fullmatch(r"stack(\d)_score_conv", module):
         return f"head.multi_final_layers.{match[1]}"
     return None
-
-
-def mmpose_hourglass_module(module: str) -> str | None:
-    """mmpose's hourglass, whose stem is no ResNet's."""
-    if match := re.fullmatch(r"stem_(conv|bn)", module):
-        return f"backbone.stem.0.{match[1]}"
-    return mmpose_module(module)
 
 
 def hourglass_module(module: str) -> str | None:
@@ -177,16 +172,16 @@ def hourglass_module(module: str) -> str | None:
     return None
 
 
-def tf_cpn_module(module: str, depth: int = 50) -> str | None:
-    """tf-cpn's TF-slim scopes; convolution and normalisation share one."""
+def tf_cpn_module(module: str) -> str | None:
+    """tf-cpn's TF-slim scopes, the depth in the trunk's left out; convolution and normalisation share one."""
     scope = module.removesuffix("_conv").removesuffix("_bn")
     if scope == "stem":
-        return f"resnet_v1_{depth}/conv1"
+        return "resnet_v1/conv1"
     block = re.fullmatch(rf"(.+)_({'|'.join(_BLOCK_PARTS)}|shortcut)", scope)
     part = "" if block is None else "shortcut" if block[2] == "shortcut" else f"conv{_BLOCK_PARTS[block[2]]}"
     if block and (match := re.fullmatch(r"c(\d)_(\d+)", block[1])):
         stage, index = int(match[1]) - 1, int(match[2]) + 1
-        return f"resnet_v1_{depth}/block{stage}/unit_{index}/bottleneck_v1/{part}"
+        return f"resnet_v1/block{stage}/unit_{index}/bottleneck_v1/{part}"
     if block and (match := re.fullmatch(r"refine_c(\d)_(\d)", block[1])):
         return f"res{match[1]}/refine_conv{match[2]}/{part}"
     if block and block[1] == "refine_final":
@@ -202,3 +197,15 @@ def from_torch(array: np.ndarray) -> np.ndarray:
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)  # the same move for both kinds; no kernel is flipped
     return array.T if array.ndim == 2 else array
+
+
+def keras_key(path: str) -> str | None:
+    """Returns the name of our variable `path` in the ResNet-50/101/152 of keras.applications (version 1)."""
+    module, _, leaf = path.rpartition("/")
+    if match := re.fullmatch(r"stem_(conv|bn)", module):
+        return f"conv1_{match[1]}/{leaf}"
+    if match := re.fullmatch(rf"c(\d)_(\d+)_{_PART}", module):
+        stage, index, part, op = match.groups()
+        number = {"shortcut": 0, **_BLOCK_PARTS}[part]
+        return f"conv{stage}_block{int(index) + 1}_{number}_{op}/{leaf}"
+    return None

@@ -50,9 +50,9 @@ REFINE_BLOCKS: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
     {"cascade": (0, 1, 2, 3), "bottleneck": (1, 1, 1, 1), "concat": (0, 0, 0, 0)}
 )
 
-# Every head ends in a batch normalisation, whose gamma Adam moves by no more than its learning rate a step. CPN's labels
-# reach 255 and have a standard deviation of 11 … 23 over the map: heads that start near it need not travel there. (Both
-# references start at 1 and train for 100,000 steps and more.)
+# Every head ends in a batch normalisation, whose gamma Adam moves by no more than its learning rate a step. CPN's
+# labels reach 255 and have a standard deviation of 11 … 23 over the map: heads that start near it need not travel
+# there. (Both references start at 1 and train for 100,000 steps and more.)
 HEAD_SPREAD = 16.0
 
 MIMB_PLACES = (*STAGES, "refine")

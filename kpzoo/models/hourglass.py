@@ -107,8 +107,8 @@ def build_corner_hourglass(
     _check(num_stacks, image_hw, len(widths) - 1)
     image, x = image_input(image_hw, normalization)
     width = widths[0]
-    x = conv_bn_relu(x, width // 2, 7, 2, name="stem")
-    x = basic_block(x, width, 2, name="stem_0")  # (B, H/4, W/4, width)
+    x = conv_bn_relu(x, width // 2, 7, 2, name="entry")
+    x = basic_block(x, width, 2, name="entry_0")  # (B, H/4, W/4, width)
     maps = []
     for stack in range(num_stacks):
         name = f"stack{stack}"
