@@ -16,7 +16,6 @@ setup(
     description="Top-down 2D human pose models in Keras 3: CPN, MIPNet and what they compare with",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["kpzoo", "kpzoo.*"]),
     package_data={"kpzoo": ["models/*.json"]},

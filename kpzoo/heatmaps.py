@@ -248,8 +248,10 @@ def merge_flipped(codec: Codec, heatmaps: tf.Tensor, mirrored: tf.Tensor, flip_o
 def pose_scores(codec: Codec, keypoint_scores: tf.Tensor, box_scores: tf.Tensor) -> tf.Tensor:
     """Returns the (...,) scores of poses from (..., K) keypoint scores and (...,) box scores, as each school ranks."""
     keypoint_scores = tf.convert_to_tensor(keypoint_scores)
-    if codec.decoder == "second_peak":  # both CPN repositories add a half to the map before they read the score
-        return box_scores * tf.reduce_mean(keypoint_scores + 0.5, axis=-1)
+    if codec.decoder == "second_peak":
+        # Both CPN repositories add a half to the map before they read its score. The division keeps their order of
+        # poses and lets a perfect pose have the score of its box.
+        return box_scores * tf.reduce_mean(keypoint_scores + 0.5, axis=-1) / 1.5
     sure = tf.cast(keypoint_scores > 0.2, keypoint_scores.dtype)  # HRNet, TEST.IN_VIS_THRE
     total = tf.reduce_sum(keypoint_scores * sure, axis=-1)
     return box_scores * total / tf.maximum(tf.reduce_sum(sure, axis=-1), 1.0)

@@ -163,7 +163,7 @@ def test_pose_scores_follow_each_school():
         heatmaps.pose_scores(CODECS["hrnet"], keypoint_scores, boxes), [0.5 * (0.5 + 0.9) / 2, 0.0]
     )
     np.testing.assert_allclose(
-        heatmaps.pose_scores(CODECS["cpn_official"], keypoint_scores, boxes), [0.5 * (0.5 + 0.5), 0.1 + 0.5]
+        heatmaps.pose_scores(CODECS["cpn_official"], keypoint_scores, boxes), [0.5 * 1.0 / 1.5, 0.6 / 1.5]
     )
 
 
