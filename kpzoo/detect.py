@@ -17,7 +17,7 @@ import numpy as np
 from kpzoo.data.json_file import read_json
 from kpzoo.errors import UserError, unknown
 from kpzoo.images import as_image
-from kpzoo.nms import soft_box_nms
+from kpzoo.nms import box_nms, soft_box_nms
 
 _HOG_LONG_SIDE = 960  # pictures are brought to this size: a window of 128 rows then is a person of 100
 _HOG_STRETCHES = (1.0, 0.75)  # of the width: the window is half as wide as high, people with open arms are wider
@@ -34,11 +34,16 @@ class Detector:
         min_score: Boxes below it are dropped.
         min_size: Boxes with a side below it, in image pixels, are dropped.
         max_boxes: So many of the best are kept in a picture.
+        suppression: What is done about boxes that overlap a better one, beside what the detector does itself: "hard"
+            removes them, "linear" and "gaussian" lower their scores (see `nms.soft_box_nms`); None is nothing.
+        max_iou: The overlap above which "hard" and "linear" act.
     """
 
     min_score: float = 0.0
     min_size: float = 1.0
     max_boxes: int = 100
+    suppression: str | None = None
+    max_iou: float = 0.5
 
     def detect(
         self, images: Sequence[np.ndarray | str | Path], image_ids: Sequence[int | str] | None = None
@@ -72,8 +77,21 @@ class Detector:
         boxes_xywh = np.concatenate([low, high - low], axis=1)
         keep = np.isfinite(boxes_xywh).all(1) & (scores >= self.min_score)  # NaN is neither above nor below
         keep = np.flatnonzero(keep & (boxes_xywh[:, 2:].min(1) >= self.min_size))
-        keep = keep[np.argsort(-scores[keep], kind="stable")][: self.max_boxes]
+        boxes_xywh, scores = self._suppressed(boxes_xywh[keep], scores[keep])
+        keep = np.argsort(-scores, kind="stable")[: self.max_boxes]
         return boxes_xywh[keep], scores[keep]
+
+    def _suppressed(self, boxes_xywh: np.ndarray, scores: np.ndarray):
+        if self.suppression is None:
+            return boxes_xywh, scores
+        if self.suppression == "hard":
+            keep = box_nms(boxes_xywh, scores, self.max_iou)
+            return boxes_xywh[keep], scores[keep]
+        if self.suppression not in ("linear", "gaussian"):
+            raise unknown("suppression of boxes", self.suppression, ["hard", "linear", "gaussian"])
+        least = max(self.min_score, 0.001)
+        keep, scores = soft_box_nms(boxes_xywh, scores, self.suppression, threshold=self.max_iou, min_score=least)
+        return boxes_xywh[keep], scores
 
 
 @dataclass(frozen=True)

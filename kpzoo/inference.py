@@ -1,24 +1,29 @@
-"""Crops to keypoints in full batches of one size, whatever number of boxes and pictures they come from."""
+"""Pictures, folders, videos and boxes to poses, in full batches whatever pictures the boxes are from."""
 
 import sys
 import time
-from collections.abc import Sequence
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
-from kpzoo import geometry, heatmaps, images
+from kpzoo import detect, geometry, heatmaps, sources, streams
 from kpzoo.data import crops
-from kpzoo.detect import HOGDetector
-from kpzoo.errors import UserError
 from kpzoo.nms import oks_nms
 from kpzoo.pose_model import PoseModel
 from kpzoo.poses import Poses
+from kpzoo.sources import Picture
 
 SECOND_INSTANCE_DECAY = 0.5  # MIPNet, DECAY_THRE: what the box score of the instances behind the first is worth
 POSE_NMS = 0.9  # HRNet and MIPNet, TEST.OKS_THRE
+NOBODY = (
+    "The HOG detector found nobody. It knows upright, whole, well visible people alone: pass `boxes_xywh`, "
+    "`detector='whole'` for pictures of one person, or another detector (see `kpzoo.detect`)."
+)
 
 
 def ask_all(model: PoseModel, image: tf.Tensor) -> tf.Tensor:
@@ -55,68 +60,105 @@ def make_predictor(model: PoseModel, flip: bool = True):
     return tf.function(lambda image: heatmaps.decode(codec, ask(model, image)), input_signature=[spec])
 
 
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found in one picture of a source: its poses, or `picture.problem` and none."""
+
+    picture: Picture
+    poses: Poses
+
+
 def predict(
     model: PoseModel,
-    image: str | Path | np.ndarray,
-    boxes_xywh: np.ndarray | None = None,
+    source,
+    boxes_xywh=None,
     *,
     detector=None,
     flip: bool = True,
     nms: float | None = POSE_NMS,
     batch_size: int = 8,
-) -> Poses:
-    """Returns the poses in one picture.
+    every: int = 1,
+) -> "Poses | Iterator[tuple[str, Poses]]":
+    """Returns the poses in one picture, or one after another those in many.
 
     Args:
         model: Any model of the zoo.
-        image: A file, whose EXIF orientation is applied, or a (H, W, 3) RGB array of 0 … 255.
-        boxes_xywh: (P, 4) person boxes in image pixels; None to ask the detector.
-        detector: What finds the boxes, see `kpzoo.detect`; None for OpenCV's HOG detector.
+        source: A file, whose EXIF orientation is applied, or a (H, W, 3) RGB array of 0 … 255: one picture. A folder,
+            a glob such as `photos/*.jpg`, a list of files and arrays, a video, `webcam`: many.
+        boxes_xywh: (P, 4) person boxes in image pixels, for every picture alike; or a list with (P, 4) for each; None
+            to ask the detector.
+        detector: What finds the boxes, or its word, see `kpzoo.detect`; None for OpenCV's HOG detector.
         flip: Whether to average over the mirrored crop.
         nms: OKS above which the lower scored of two poses is dropped, None to keep all. Poses of given boxes are all
             kept where the model answers one for each box.
-        batch_size: Crops in one pass through the network.
+        batch_size: Crops in one pass through the network, whatever pictures they are from.
+        every: The detector looks at every so many frames of a video; those between have the boxes of the last one.
 
     Returns:
-        The poses; best first where OKS-NMS ran, else in the order of the boxes.
+        Of one picture its `Poses`: best first where OKS-NMS ran, else in the order of the boxes. Of many an iterator of
+        (name, Poses) in the order of the source, which holds only a few pictures at a time; one that cannot be read is
+        warned of and left out.
     """
-    image = images.as_image(image) if isinstance(image, np.ndarray) else images.read_image(image)
-    preset = model.preset
-    given = boxes_xywh is not None
-    if given:
-        boxes = checked_boxes(boxes_xywh)
-        box_scores = np.ones(len(boxes))
-    else:
-        boxes, box_scores = (found[0] for found in (detector or HOGDetector()).detect([image]))
+    options = dict(detector=detector, flip=flip, nms=nms, batch_size=batch_size, every=every)
+    found = stream(model, source, boxes_xywh, **options)
+    if not sources.is_one_picture(source):
+        return _named(found)
+    one = next(found)
+    if one.picture.problem:
+        raise one.picture.problem
+    if boxes_xywh is None and detector is None and not len(one.poses):
+        warnings.warn(NOBODY, stacklevel=2)
+    return one.poses
+
+
+def _named(found: Iterator[Found]) -> Iterator[tuple[str, Poses]]:
+    for one in found:
+        if one.picture.problem:
+            warnings.warn(f"{one.picture.problem} It is left out.", stacklevel=2)
+        else:
+            yield one.picture.name, one.poses
+
+
+def stream(
+    model: PoseModel,
+    source,
+    boxes_xywh=None,
+    *,
+    detector=None,
+    flip: bool = True,
+    nms: float | None = POSE_NMS,
+    batch_size: int = 8,
+    every: int = 1,
+) -> Iterator[Found]:
+    """Yields what is found in each picture of a source, with the picture and what was wrong with it; see `predict`."""
+    preset, opened = model.preset, sources.open_source(source)
+    detector = None if boxes_xywh is not None else detect.get("hog" if detector is None else detector)
+    if boxes_xywh is not None and preset.num_instances == 1:
+        nms = None
     rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
-    matrices = geometry.crop_to_image(geometry.views(boxes, rule, preset.image_hw), preset.image_hw)
-    pixels = tf.constant(image)
+    looked = streams.with_boxes(opened, boxes_xywh, detector, every)
+    live = isinstance(opened, sources.Video) and opened.live
+    predict_crops, waiting = make_predictor(model, flip), deque()
+    for batch in streams.ahead(streams.batches(looked, rule, preset.image_hw, batch_size, live)):
+        waiting.extend(batch.started)
+        if batch.pieces:
+            crop_xy, scores = predict_crops(tf.concat([cut for _, cut, _ in batch.pieces], axis=0))
+            maps = np.concatenate([maps for *_, maps in batch.pieces])
+            ends = np.cumsum([len(maps) for *_, maps in batch.pieces])[:-1]
+            parts = (np.split(array, ends) for array in (crops.to_image(maps, crop_xy).numpy(), scores.numpy()))
+            for (one, *_), *answer in zip(batch.pieces, *parts, strict=True):
+                one.answers.append(tuple(answer))
+        while waiting and waiting[0].complete:
+            one = waiting.popleft()
+            yield Found(one.picture, _answered(one, preset, nms))
 
-    def load(matrix):
-        return crops.crop(pixels, matrix, preset.image_hw, rule.fill_rgb), matrix
 
-    batches = tf.data.Dataset.from_tensor_slices(matrices.astype(np.float32)).map(load, tf.data.AUTOTUNE)
-    batches = batches.batch(batch_size).prefetch(2)
-    keypoints, scores = _run(make_predictor(model, flip), batches, preset, batch_size, len(boxes), progress=False)
-    poses = _poses(preset, keypoints, scores, boxes, box_scores)
-    if nms is None or (given and preset.num_instances == 1) or not len(poses):
-        return poses
-    return poses[suppress(poses, preset, nms)]
-
-
-def checked_boxes(boxes_xywh) -> np.ndarray:
-    """Returns boxes that a user gave as (P, 4) float64, or names the first that cannot be one."""
-    boxes = np.asarray(boxes_xywh, np.float64)
-    boxes = boxes.reshape(-1, 4) if boxes.size == 0 else np.atleast_2d(boxes)
-    if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise UserError(f"`boxes_xywh` must have shape (P, 4): x, y, width, height. Received: shape {boxes.shape}.")
-    bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] <= 0).any(axis=1))
-    if len(bad):
-        raise UserError(
-            f"Box {bad[0]} of `boxes_xywh` must be finite with a width and a height above 0. "
-            f"Received: {boxes[bad[0]].tolist()}. Boxes are x, y, width, height in pixels, not two corners."
-        )
-    return boxes
+def _answered(one: streams.Looked, preset, nms: float | None) -> Poses:
+    if not one.answers:
+        return Poses.empty(preset.skeleton)
+    keypoints, scores = (np.concatenate(parts) for parts in zip(*one.answers, strict=True))
+    poses = _poses(preset, keypoints, scores, one.boxes_xywh, one.box_scores)
+    return poses if nms is None else poses[suppress(poses, preset, nms)]
 
 
 def predict_boxes(

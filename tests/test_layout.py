@@ -11,13 +11,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "kpzoo"
 
 # A module imports only from modules named before it. Packages whose parts meet in the dict contract alone are siblings.
 ORDER = [
-    "errors", "skeletons", "geometry", "heatmaps", "nms", "images", "drawing", "matching", "metrics", "poses",
-    "pose_model", "registry", "models", "losses", "data", "importers", "detect", "inference", "training", "evaluation",
-    "export", "cli",
+    "errors", "skeletons", "geometry", "heatmaps", "nms", "images", "sources", "drawing", "matching", "metrics",
+    "mistakes", "poses", "outputs", "pose_model", "registry", "models", "losses", "data", "importers", "detect",
+    "streams", "inference", "training", "evaluation", "report", "export", "cli",
 ]  # fmt: skip
 SIBLINGS = {"models", "losses", "importers"}
-WITHOUT_TENSORFLOW = ["errors", "skeletons", "geometry", "nms", "images", "drawing", "poses", "metrics", "cli"]
-WITHOUT_TENSORFLOW += ["data.coco", "data.results", "data.files", "data.synthetic"]
+WITHOUT_TENSORFLOW = ["errors", "skeletons", "geometry", "nms", "images", "sources", "drawing", "poses", "metrics"]
+WITHOUT_TENSORFLOW += ["cli", "data.coco", "data.results", "data.files", "data.synthetic"]
 
 
 def home(path: Path) -> str:

@@ -1,0 +1,167 @@
+"""Where pictures come from: files, folders, globs, arrays, lists of these, videos, a webcam; one at a time."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from kpzoo import images
+from kpzoo.errors import UserError
+
+VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
+WEBCAM = "webcam"  # the first camera; `webcam:1` is the second
+
+_PATIENCE = 50  # failures one after another until a video counts as ended: damage costs up to the next key frame
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """One picture of a source.
+
+    Args:
+        name: What results call it: the path below the folder that all pictures share, or a number.
+        image_id: The number in a file name of digits alone, as COCO names them, where all names are; else counted on.
+        key: What a box file may call it: the file's name without folder and suffix, or a frame's number.
+        image: (H, W, 3) uint8 RGB; None where it could not be read.
+        problem: Why it could not be read.
+    """
+
+    name: str
+    image_id: int
+    key: int | str
+    image: np.ndarray | None = None
+    problem: UserError | None = None
+
+
+class Pictures:
+    """Files and arrays, read one by one; one that cannot be read comes with its problem, and the others follow.
+
+    Args:
+        entries: Paths and (H, W, 3) RGB arrays of 0 … 255.
+    """
+
+    def __init__(self, entries: Sequence[str | Path | np.ndarray]):
+        self.entries = list(entries)
+        files = [Path(entry) for entry in self.entries if not isinstance(entry, np.ndarray)]
+        parents = {os.path.abspath(file.expanduser().parent) for file in files}
+        folder = os.path.commonpath(parents) if parents else ""
+        numbers = [file.stem for file in files if file.stem.isascii() and file.stem.isdigit()]
+        named = len(set(map(int, numbers))) == len(self.entries)
+        self.listed = []
+        for index, entry in enumerate(self.entries):
+            if isinstance(entry, np.ndarray):
+                self.listed.append(Picture(str(index), index + 1, index))
+            else:
+                path = Path(os.path.abspath(Path(entry).expanduser()))
+                image_id = int(path.stem) if named else index + 1
+                self.listed.append(Picture(Path(os.path.relpath(path, folder)).as_posix(), image_id, path.stem))
+        self.folders = parents
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __iter__(self) -> Iterator[Picture]:
+        return self.read(range(len(self)))
+
+    def read(self, places: Sequence[int]) -> Iterator[Picture]:
+        """Yields the pictures at some places of the list."""
+        for place in places:
+            listed = self.listed[place]
+            try:
+                image, problem = images.as_image(self.entries[place]), None
+            except UserError as error:
+                image, problem = None, error
+            yield Picture(listed.name, listed.image_id, listed.key, image, problem)
+
+
+class Video:
+    """The frames of a file that OpenCV reads, or of a webcam, once; broken frames are left out and counted.
+
+    Args:
+        source: A file, or `webcam`, or `webcam:` and a number.
+    """
+
+    def __init__(self, source: str | Path):
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is broken is counted here
+        self.source, self.live = str(source), is_webcam(source)
+        path = Path(source).expanduser()
+        if not self.live and not path.is_file():
+            raise UserError(f"There is no video {self.source!r}.")
+        number = self.source.partition(":")[2] or "0"
+        if self.live and not number.isdigit():
+            raise UserError(f"A webcam is `webcam` or `webcam:` and a number. Received: {self.source!r}.")
+        self._capture = cv2.VideoCapture(int(number) if self.live else str(path))
+        if not self._capture.isOpened():
+            hint = "Is a camera connected?" if self.live else "OpenCV knows no codec for it, or its index is cut off."
+            raise UserError(f"Cannot open the video {self.source!r}. {hint}")
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if np.isfinite(fps) and 0 < fps <= 1000 else 25.0
+        declared = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.declared = int(declared) if not self.live and 0 < declared < 1e9 else 0  # 0: nobody knows
+        self.num_read = self.num_broken = 0
+
+    def __len__(self) -> int:
+        return self.declared
+
+    def __iter__(self) -> Iterator[Picture]:
+        """Yields the frames, named and counted from 0, broken ones included in the count.
+
+        Raises:
+            UserError: There is not one readable frame.
+        """
+        failures = 0
+        try:
+            while failures < _PATIENCE and (failures == 0 or not self.live):
+                done, frame = self._capture.read()
+                if not done or frame is None:
+                    failures += 1
+                    if self.declared and self.num_read + self.num_broken + failures > self.declared:
+                        break
+                    continue
+                self.num_broken, failures = self.num_broken + failures, 0
+                number = self.num_read + self.num_broken
+                self.num_read += 1
+                yield Picture(str(number), number, number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+            self.num_broken = max(self.num_broken, self.declared - self.num_read)  # the end may be cut off
+        finally:
+            self._capture.release()
+        if not self.num_read:
+            raise UserError(f"The video {self.source!r} has no frame that can be read.")
+
+
+def is_webcam(source) -> bool:
+    return isinstance(source, str) and (source == WEBCAM or source.startswith(WEBCAM + ":"))
+
+
+def is_one_picture(source) -> bool:
+    """Returns whether a source is a single array or a single picture file, by what it is called."""
+    if isinstance(source, np.ndarray):
+        return True
+    if not isinstance(source, str | Path) or is_webcam(source):
+        return False
+    path = Path(source).expanduser()
+    many = path.is_dir() or path.suffix.lower() in VIDEOS
+    return not many and (os.path.lexists(path) or not glob.has_magic(str(source)))
+
+
+def open_source(source) -> "Pictures | Video":
+    """Returns the pictures of a path, folder, glob, video, webcam or array, or of a list of paths and arrays."""
+    if isinstance(source, Pictures | Video):
+        return source
+    if isinstance(source, np.ndarray):
+        return Pictures([source])
+    if isinstance(source, str | Path):
+        if is_webcam(source) or (Path(source).suffix.lower() in VIDEOS and not Path(source).expanduser().is_dir()):
+            return Video(source)
+        return Pictures(images.list_images(source))
+    entries = list(source)
+    wrong = [entry for entry in entries if not isinstance(entry, str | Path | np.ndarray)]
+    videos = [entry for entry in entries if isinstance(entry, str | Path) and Path(entry).suffix.lower() in VIDEOS]
+    if wrong or videos:
+        received = type(wrong[0]).__name__ if wrong else f"the video {str(videos[0])!r}"
+        raise UserError(f"A list of pictures holds files and arrays. Received: {received}. Pass videos one by one.")
+    return Pictures(entries)

@@ -1,0 +1,235 @@
+"""From any source to poses: names and order, full batches across pictures, boxes of videos, what cannot be read."""
+
+import json
+import warnings
+
+import cv2
+import numpy as np
+import pytest
+
+import kpzoo
+from kpzoo import detect, geometry, inference, sources, streams
+from kpzoo.errors import UserError
+from kpzoo.images import write_image
+
+
+@pytest.fixture(scope="module")
+def model():
+    return kpzoo.build("cpn_tiny", image_hw=(64, 64))
+
+
+def noise(seed, size_hw=(60, 80)):
+    return np.random.default_rng(seed).integers(0, 256, (*size_hw, 3), np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / f"{name}.png", noise(ord(name)))
+    return tmp_path
+
+
+def write_video(path, num_frames=12, fourcc="MJPG", fps=20):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*fourcc), fps, (80, 60))
+    for number in range(num_frames):
+        frame = np.full((60, 80, 3), 20, np.uint8)
+        cv2.circle(frame, (10 + 5 * number, 30), 8, (40, 200, 250), -1)
+        writer.write(frame)
+    writer.release()
+    return path
+
+
+class Counting:
+    """Gives one box, and remembers what it was asked."""
+
+    def __init__(self):
+        self.asked = []
+
+    def detect(self, images, image_ids):
+        self.asked += image_ids
+        return [np.array([[5.0 + len(self.asked), 5, 30, 40]])], [np.ones(1)]
+
+
+def test_one_picture_gives_poses_and_many_give_names_and_poses(model, folder):
+    boxes = np.array([[5.0, 5, 40, 50]])
+    assert isinstance(kpzoo.predict(model, folder / "a.png", boxes), kpzoo.poses.Poses)
+    alone = kpzoo.predict(model, noise(ord("b")), boxes, flip=False)
+    for source in (folder, str(folder / "*.png"), [folder / "a.png", noise(ord("b")), folder / "c.png"]):
+        found = dict(kpzoo.predict(model, source, boxes, flip=False))
+        assert list(found) == ["a.png", "1" if isinstance(source, list) else "b.png", "c.png"]
+        np.testing.assert_allclose(list(found.values())[1].keypoints_xy, alone.keypoints_xy, atol=1e-3)
+
+
+def test_names_count_from_the_folder_that_all_pictures_share(tmp_path):
+    for name in ("x/1.png", "y/z/1.png"):
+        write_image(tmp_path / name, noise(0))
+    listed = sources.open_source(str(tmp_path / "**/*.png")).listed
+    assert [(one.name, one.image_id) for one in listed] == [("x/1.png", 1), ("y/z/1.png", 2)]
+
+
+def test_file_names_of_digits_are_image_ids(tmp_path):
+    for name in ("000000000785.png", "000000000139.png"):
+        write_image(tmp_path / name, noise(0))
+    assert [one.image_id for one in sources.open_source(tmp_path).listed] == [139, 785]
+
+
+def test_boxes_of_many_pictures_share_full_batches_and_come_back_in_order(model):
+    """17 boxes of five pictures, one of which has none, are two batches of 7 and one of 3."""
+    rng = np.random.default_rng(0)
+    counts = [3, 0, 9, 1, 4]
+    boxes = [np.c_[rng.uniform(0, 30, (count, 2)), rng.uniform(20, 40, (count, 2))] for count in counts]
+    pictures = [noise(seed, (50 + 10 * seed, 90)) for seed in range(5)]
+    rule = geometry.CROP_RULES["cpn"]
+    looked = streams.with_boxes(sources.open_source(pictures), boxes, None, 1)
+    assert [len(batch) for batch in streams.batches(looked, rule, (64, 64), 7)] == [7, 7, 3]
+    found = list(kpzoo.predict(model, pictures, boxes, batch_size=7, flip=False))
+    assert [len(poses) for _, poses in found] == counts
+    for picture, given, (_, poses) in zip(pictures, boxes, found, strict=True):
+        np.testing.assert_array_equal(poses.boxes_xywh, given)
+        alone = kpzoo.predict(model, picture, given, batch_size=32, flip=False)
+        np.testing.assert_allclose(poses.keypoints_xy, alone.keypoints_xy, atol=1e-3)
+        np.testing.assert_allclose(poses.scores, alone.scores, atol=1e-5)
+
+
+def test_pictures_do_not_pile_up_behind_one_that_waits_for_its_batch():
+    boxes = [np.array([[0.0, 0, 20, 20]])] + [np.zeros((0, 4))] * 50
+    pictures = sources.open_source([noise(0)] * 51)
+    looked = streams.with_boxes(pictures, boxes, None, 1)
+    first = next(streams.batches(looked, geometry.CROP_RULES["cpn"], (64, 64), 8))
+    assert len(first) == 1
+    assert len(first.started) == 17
+
+
+def test_only_a_few_pictures_are_read_ahead_of_what_was_asked_for(model, monkeypatch):
+    read = []
+    monkeypatch.setattr(sources.images, "as_image", lambda entry: read.append(1) or entry)
+    found = inference.stream(model, [noise(0)] * 60, np.array([[0.0, 0, 30, 30]]), batch_size=4, flip=False)
+    next(found)
+    assert len(read) <= 16
+    found.close()
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_go_on(model, folder):
+    (folder / "b.png").write_text("<html>")
+    with pytest.warns(UserWarning, match=r"b\.png.*web page.*left out"):
+        found = dict(kpzoo.predict(model, folder, np.array([[5, 5, 40, 50]])))
+    assert list(found) == ["a.png", "c.png"]
+    with pytest.raises(UserError, match="b.png"):
+        kpzoo.predict(model, folder / "b.png", np.array([[5, 5, 40, 50]]))
+
+
+def test_what_a_detector_raises_reaches_the_caller_as_it_is(model):
+    class Broken:
+        def detect(self, images, image_ids):
+            raise KeyError("the detector's own fault")
+
+    with pytest.raises(KeyError, match="own fault"):
+        list(kpzoo.predict(model, [noise(0)], detector=Broken()))
+
+
+def test_nobody_found_comes_with_a_hint(model):
+    with pytest.warns(UserWarning, match="upright, whole"):
+        assert len(kpzoo.predict(model, np.zeros((60, 80, 3), np.uint8))) == 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(kpzoo.predict(model, noise(0), detector="whole")) == 1
+        assert len(kpzoo.predict(model, noise(0), [])) == 0
+
+
+def test_a_word_names_the_detector_and_a_box_file_knows_pictures_by_their_names(model, folder, tmp_path):
+    rows = [{"image_id": "b", "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}]
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(rows))
+    found = dict(kpzoo.predict(model, str(folder / "*.png"), detector=str(boxes)))
+    assert [len(poses) for poses in found.values()] == [0, 1, 0]
+    np.testing.assert_array_equal(found["b.png"].boxes_xywh, [[1, 2, 30, 40]])
+
+
+@pytest.mark.parametrize(("every", "asked"), [(1, list(range(12))), (5, [0, 5, 10]), (99, [0])])
+def test_boxes_are_carried_between_the_frames_that_the_detector_sees(model, tmp_path, every, asked):
+    video, detector = write_video(tmp_path / "v.avi"), Counting()
+    found = list(inference.stream(model, video, detector=detector, every=every, flip=False))
+    assert detector.asked == asked
+    assert [one.picture.name for one in found] == [str(number) for number in range(12)]
+    expected = [5.0 + sum(number >= first for first in asked) for number in range(12)]
+    assert [one.poses.boxes_xywh[0, 0] for one in found] == expected
+
+
+def test_broken_and_missing_frames_are_counted_and_the_others_are_read(tmp_path):
+    whole = write_video(tmp_path / "v.avi", 30)
+    data = bytearray(whole.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 300] = np.random.default_rng(0).integers(0, 256, 300, np.uint8).tobytes()
+    (tmp_path / "hole.avi").write_bytes(data)
+    (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: len(data) * 6 // 10])
+    for name in ("hole.avi", "cut.avi"):
+        video = sources.Video(tmp_path / name)
+        frames = list(video)
+        assert 5 <= len(frames) < 30
+        assert video.num_broken == 30 - len(frames)
+        assert frames[0].image.shape == (60, 80, 3)
+        red, green, blue = frames[0].image[30, 10]
+        assert red > green > blue  # the disc is drawn in BGR, frames come in RGB
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("none.mp4", "There is no video 'none.mp4'"),
+        ("text.mp4", "Cannot open the video"),
+        ("webcam:x", "`webcam:` and a number"),
+        ("webcam:99", "Is a camera connected?"),
+        (["a.png", "v.mp4"], "videos one by one"),
+        ([7], "Received: int"),
+        ("*.png", "No pictures in"),
+    ],
+)
+def test_a_source_that_is_none_is_named(source, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        sources.open_source(source)
+
+
+def test_a_video_without_a_frame_is_refused(tmp_path):
+    write_video(tmp_path / "v.avi")
+    video = sources.Video(tmp_path / "v.avi")
+    video._capture.release()
+    with pytest.raises(UserError, match="no frame that can be read"):
+        list(video)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "options", "message"),
+    [
+        ([np.ones((1, 4))], {}, "2 arrays"),
+        ([[0, 0, 5, -1]], {}, "Box 0"),
+        (None, {"every": 2}, "every"),
+        (None, {"detector": "hogg"}, "Did you mean 'hog'"),
+    ],
+)
+def test_what_does_not_fit_the_pictures_is_refused(model, boxes, options, message):
+    with pytest.raises(UserError, match=message):
+        list(kpzoo.predict(model, [noise(0), noise(1)], boxes, **options))
+
+
+def test_an_own_suppression_of_boxes_can_be_asked_of_any_detector():
+    class Twice(detect.Detector):
+        def find(self, image_rgb, image_id):
+            boxes = np.array([[0, 0, 20, 40], [2, 0, 20, 40], [50, 0, 20, 40]], float)
+            return boxes, np.array([0.9, 0.8, 0.7])
+
+    def boxes_of(**options):
+        return Twice(**options).detect([noise(0)])
+
+    assert len(boxes_of()[0][0]) == 3
+    boxes, scores = boxes_of(suppression="hard", max_iou=0.5)
+    assert boxes[0][:, 0].tolist() == [0, 50]
+    boxes, scores = boxes_of(suppression="linear", max_iou=0.5)
+    assert boxes[0][:, 0].tolist() == [0, 50, 2]
+    assert scores[0][2] == pytest.approx(0.8 * (1 - 18 / 22))
+    boxes, scores = boxes_of(suppression="gaussian")
+    assert scores[0][2] == pytest.approx(0.8 * np.exp(-((18 / 22) ** 2) / 0.5))
+    assert len(boxes_of(suppression="linear", max_iou=0.5, min_score=0.2)[0][0]) == 2
+    with pytest.raises(UserError, match="linear"):
+        boxes_of(suppression="lineer")
