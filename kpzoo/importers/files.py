@@ -8,12 +8,12 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from kpzoo.errors import UserError
-from kpzoo.importers.pickles import LEGACY_START, read_torch_legacy, read_torch_zip
+from kpzoo.importers.pickles import LEGACY_START, Tensor, TorchFile, read_torch_legacy, read_torch_zip
 
 # Under these names training scripts keep the state dict, beside optimizer states and counters.
 WRAPPERS = ("state_dict", "latest_state_dict", "best_state_dict", "model_state_dict", "model")
@@ -46,7 +46,7 @@ def read_state(path: str | Path) -> State:
         raise
     except (OSError, ValueError, KeyError, EOFError, IndexError, AttributeError, TypeError, OverflowError) as error:
         raise _broken(path, error) from error
-    except (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RecursionError, MemoryError) as error:
+    except (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, MemoryError) as error:
         raise _broken(path, error) from error
     if not arrays:
         raise UserError(f"{str(path)!r} holds no weights.")
@@ -78,7 +78,7 @@ def _reader_of(path: Path) -> Callable[[Path], tuple[Mapping, Mapping]]:
     if start.startswith(b"PK\x03\x04"):
         return _read_zip
     if start.startswith(LEGACY_START):
-        return lambda path: (_unwrapped(read_torch_legacy(path), path), {})
+        return lambda path: (_state_dict(read_torch_legacy(path), path), {})
     if start[8:9] == b"{":
         return _read_safetensors
     if start[257:262] == b"ustar":
@@ -96,7 +96,7 @@ def _read_zip(path: Path) -> tuple[Mapping, Mapping]:
     if size > MAX_EXPANSION * path.stat().st_size:
         raise UserError(f"{str(path)!r} would unpack to {size} bytes, more than weights compress.")
     if "data.pkl" in names:
-        return _unwrapped(read_torch_zip(path), path), {}
+        return _state_dict(read_torch_zip(path), path), {}
     if "model.weights.h5" in names:
         raise UserError(f"{str(path)!r} is a whole Keras model. Load it, and save its weights as `.weights.h5`.")
     if not all(name.endswith(".npy") for name in names):
@@ -105,16 +105,17 @@ def _read_zip(path: Path) -> tuple[Mapping, Mapping]:
         return {name: archive[name] for name in archive.files}, {}
 
 
-def _unwrapped(content: Any, path: Path) -> dict[str, np.ndarray]:
-    """Returns the state dict of what a PyTorch file holds."""
-    while isinstance(content, Mapping):
-        inner = [content[name] for name in WRAPPERS if isinstance(content.get(name), Mapping)]
-        if not inner:
-            break
-        content = inner[0]
-    if not isinstance(content, Mapping) or not any(isinstance(value, np.ndarray) for value in content.values()):
+def _state_dict(file: TorchFile, path: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a PyTorch file's state dict, wherever training scripts put it."""
+    content = file.content
+    for _ in WRAPPERS:
+        inner = [content.get(name) for name in WRAPPERS] if isinstance(content, Mapping) else []
+        content = next((value for value in inner if isinstance(value, Mapping)), content)
+    tensors = content.items() if isinstance(content, Mapping) else ()
+    arrays = {str(name): value.resolve(file.bytes_of) for name, value in tensors if isinstance(value, Tensor)}
+    if not arrays:
         raise UserError(f"{str(path)!r} holds no state dict. Save `model.state_dict()`.")
-    return {str(name): value for name, value in content.items() if isinstance(value, np.ndarray)}
+    return arrays
 
 
 _SAFETENSORS_DTYPES = {

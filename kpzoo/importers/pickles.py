@@ -7,6 +7,7 @@ packages by empty stand-ins, and anything else is refused before it is looked up
 import io
 import math
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -36,6 +37,8 @@ BOOKKEEPING = (
 
 # And single helpers of Python's own, for byte strings and sets; they too become stand-ins.
 HELPERS = {("_codecs", "encode"), ("builtins", "set"), ("__builtin__", "set"), ("builtins", "complex")}
+
+MAX_MEMO = 1_000_000  # objects that one pickle may remember; HRNet-W48 with its optimizer has 60,000
 
 _BFLOAT16 = "bfloat16"
 _STORAGES: Mapping[str, Any] = {
@@ -100,7 +103,8 @@ class Tensor(NamedTuple):
         data = np.frombuffer(bytes_of(self.storage.key), np.dtype(kind).newbyteorder("<"))
         first = self.storage.offset + self.offset
         last = first + sum((side - 1) * step for side, step in zip(self.shape, self.strides, strict=True))
-        if min((first, *self.shape, *self.strides)) < 0 or (math.prod(self.shape) and last >= len(data)):
+        size = math.prod(self.shape)
+        if min((first, *self.shape, *self.strides)) < 0 or size > len(data) or (size and last >= len(data)):
             raise UserError(f"A tensor of shape {self.shape} reaches beyond its storage of {len(data)} numbers.")
         steps = tuple(step * data.itemsize for step in self.strides)
         array = np.lib.stride_tricks.as_strided(data[first:], self.shape, steps).copy()
@@ -151,33 +155,57 @@ class RestrictedUnpickler(pickle.Unpickler):
         return self.storages.setdefault(str(key), Storage(kind, str(key), count))._replace(offset=offset)
 
 
-def read_torch_zip(path: Path) -> Any:
-    """Returns what a file of PyTorch 1.6 or newer holds, tensors as arrays."""
+class TorchFile(NamedTuple):
+    """What a file holds, `Tensor`s in place of arrays, and where their numbers are."""
+
+    content: Any
+    bytes_of: Callable[[str], bytes]
+
+
+def load_pickle(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
+    """Returns the next pickle of a file and the storages it names."""
+    start = file.tell()
+    for opcode, argument, _ in pickletools.genops(file):
+        # Python's unpickler makes room for the highest index it is told, gigabytes for a few bytes of pickle.
+        if opcode.name.endswith("PUT") and int(argument) > MAX_MEMO:
+            raise UserError("The file's pickle remembers more objects than weights have.")
+    file.seek(start)
+    unpickler = RestrictedUnpickler(file)
+    return unpickler.load(), unpickler.storages
+
+
+def read_torch_zip(path: Path) -> TorchFile:
+    """Reads a file of PyTorch 1.6 or newer."""
     with zipfile.ZipFile(path) as archive:
         [pickled] = [name for name in archive.namelist() if name.split("/")[-1] == "data.pkl"]
         folder = pickled[: -len("data.pkl")]
         if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
             raise UserError(f"{str(path)!r} is a compressed archive, which PyTorch does not write.")
         order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in archive.namelist() else b"little"
-        if order != b"little":
-            raise UserError(f"{str(path)!r} was written on a big-endian machine. Save it anew on another.")
-        content = RestrictedUnpickler(io.BytesIO(archive.read(pickled))).load()
-        return _resolved(content, lambda key: archive.read(f"{folder}data/{key}"))
+        _check_byte_order(path, order == b"little")
+        content, storages = load_pickle(io.BytesIO(archive.read(pickled)))
+        data = {key: archive.read(f"{folder}data/{key}") for key in storages}
+    return TorchFile(content, data.__getitem__)
 
 
-def read_torch_legacy(path: Path) -> Any:
-    """Returns what a file of PyTorch before 1.6 holds, tensors as arrays."""
+def read_torch_legacy(path: Path) -> TorchFile:
+    """Reads a file of PyTorch before 1.6: pickles in a row, then the numbers."""
     with path.open("rb") as file:
-        if RestrictedUnpickler(file).load() != LEGACY_MAGIC:
+        magic, _ = load_pickle(file)
+        load_pickle(file)  # version of the protocol
+        system, _ = load_pickle(file)
+        if magic != LEGACY_MAGIC or not isinstance(system, Mapping):
             raise UserError(f"{str(path)!r} is not a PyTorch file.")
-        RestrictedUnpickler(file).load()  # version of the protocol
-        if not RestrictedUnpickler(file).load().get("little_endian", True):
-            raise UserError(f"{str(path)!r} was written on a big-endian machine. Save it anew on another.")
-        unpickler = RestrictedUnpickler(file)
-        content = unpickler.load()
-        keys = [str(key) for key in RestrictedUnpickler(file).load()]
-        data = {key: _read_storage(file, unpickler.storages[key]) for key in keys}
-        return _resolved(content, data.__getitem__)
+        _check_byte_order(path, system.get("little_endian", True))
+        content, storages = load_pickle(file)
+        keys, _ = load_pickle(file)
+        data = {str(key): _read_storage(file, storages[str(key)]) for key in keys}
+    return TorchFile(content, data.__getitem__)
+
+
+def _check_byte_order(path: Path, little: bool) -> None:
+    if not little:
+        raise UserError(f"{str(path)!r} was written on a big-endian machine. Save it anew on another.")
 
 
 def _read_storage(file: BinaryIO, storage: Storage) -> bytes:
@@ -189,12 +217,3 @@ def _read_storage(file: BinaryIO, storage: Storage) -> bytes:
     if len(data) != count * np.dtype(kind).itemsize:
         raise UserError(f"The file ends within storage {storage.key}. Fetch it again.")
     return data
-
-
-def _resolved(content: Any, bytes_of: Callable[[str], bytes]) -> Any:
-    """Returns nested dicts with arrays for tensors; other values pass."""
-    if isinstance(content, Tensor):
-        return content.resolve(bytes_of)
-    if isinstance(content, Mapping):
-        return {key: _resolved(value, bytes_of) for key, value in content.items()}
-    return content
