@@ -1,0 +1,92 @@
+"""What every export shares: nothing half-written on disk, and a description of the model that travels with it."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+
+import kpzoo
+from kpzoo import geometry, heatmaps
+from kpzoo.errors import UserError
+from kpzoo.models.blocks import NORMALIZATIONS
+from kpzoo.pose_model import PoseModel
+
+
+@contextmanager
+def written_whole(target: str | Path, overwrite: bool) -> Iterator[Path]:
+    """Gives a path beside `target` to write to; it becomes `target` at the end, and vanishes if anything fails."""
+    target = Path(target)
+    if target.exists() and not overwrite:
+        raise UserError(f"{str(target)!r} exists already. Choose another name, or say that it may be overwritten.")
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    try:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.touch()
+            part.unlink()
+        except OSError as error:
+            raise UserError(f"Cannot write to {str(target.parent)!r}: {error.strerror}.") from None
+        yield part
+        if target.is_dir():  # a folder cannot be replaced in one step: the old one steps aside first
+            target.rename(old)
+        part.replace(target)
+    finally:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        for path in (part, old):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def checked_model(model) -> PoseModel:
+    """Returns the model if it is one of the zoo."""
+    if not isinstance(model, PoseModel):
+        raise UserError(f"Only models of `kpzoo.build` are exported. Received: {type(model).__name__}.")
+    return model
+
+
+def description(model: PoseModel) -> dict:
+    """Returns what a client needs to know of the model, as plain JSON values.
+
+    A box becomes a crop by `crop_rule`: width and height times `grow_xy`, the shorter side stretched to the crop's
+    aspect about the box's centre, both times `padding`. Pixels go in as RGB, 0 … 255: `normalization` tells what the
+    model itself does first. `decoder` says how heatmaps were read, for those who read them anew.
+    """
+    preset = model.preset
+    codec = heatmaps.CODECS[preset.codec]
+    rule = geometry.CROP_RULES[codec.crop_rule]
+    normalization = preset.normalization and NORMALIZATIONS[preset.normalization]._asdict()
+    return {
+        "model": preset.name,
+        "options": dict(preset.options),
+        "image_hw": list(preset.image_hw),
+        "num_instances": preset.num_instances,
+        "keypoints": list(preset.skeleton.keypoints),
+        "skeleton": {"name": preset.skeleton.name, "links": preset.skeleton.link_indices.tolist()},
+        "flip_pairs": [list(pair) for pair in preset.skeleton.flip_pairs],
+        "normalization": {"name": preset.normalization, "inside_the_model": True, **(normalization or {})},
+        "crop_rule": {
+            "name": codec.crop_rule,
+            "grow_xy": list(rule.grow_xy),
+            "padding": rule.padding,
+            "fill_rgb": list(rule.fill_rgb),
+        },
+        "decoder": {
+            "name": codec.decoder,
+            "stride": heatmaps.HEATMAP_STRIDE,
+            "cell_centre": codec.cell_centre,
+            "peak": codec.peak,
+            "flip_shift": codec.flip_shift,
+        },
+        "versions": {"kpzoo": kpzoo.__version__, **{name: _version(name) for name in ("tensorflow", "keras")}},
+    }
+
+
+def _version(package: str) -> str:
+    """Returns the version of a package as it is imported: builds of TensorFlow have names of their own."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return str(getattr(__import__(package), "__version__", "unknown"))

@@ -1,0 +1,143 @@
+"""ONNX files from crops to heatmaps or keypoints, for onnxruntime in any language."""
+
+import json
+import logging
+from importlib import import_module, metadata
+from pathlib import Path
+
+import tensorflow as tf
+
+from kpzoo import heatmaps
+from kpzoo.errors import UserError, unknown
+from kpzoo.export import layout
+from kpzoo.export.files import checked_model, description, written_whole
+from kpzoo.pose_model import PoseModel
+
+OPSETS = range(13, 19)  # tf2onnx writes no newer ones, and older ones lack what the decoders need
+DEFAULT_OPSET = 17
+ANSWERS = ("keypoints", "heatmaps")
+
+
+def to_onnx(
+    model: PoseModel,
+    path: str | Path,
+    *,
+    answer: str = "keypoints",
+    opset: int = DEFAULT_OPSET,
+    overwrite: bool = False,
+) -> Path:
+    """Writes the model as an ONNX file.
+
+    Inputs: `image` (batch, H, W, 3) float32 RGB 0 … 255, and for MIPNets `instance` (batch, queries, N) float32
+    one-hot; the identity for each crop asks for all N people. Outputs, float32:
+
+    * `answer="keypoints"`: `keypoints_crop_xy` (batch, queries, K, 2) in crop pixels and `keypoint_scores`
+      (batch, queries, K), with 1 for the queries of models that take none.
+    * `answer="heatmaps"`: `heatmaps` (batch, H/4, W/4, K), for MIPNets (batch, queries, H/4, W/4, K).
+
+    What a client must know (joints, links, flip pairs, normalisation, crop rule, decoder, versions) is in the file's
+    metadata, each value as JSON; see `kpzoo.export.files.description`.
+
+    Args:
+        model: Any model of the zoo, built under the float32 policy.
+        path: The file.
+        answer: "keypoints" or "heatmaps".
+        opset: The ONNX operator set.
+        overwrite: Whether an existing file may be replaced.
+
+    Returns:
+        The path.
+    """
+    onnx, tf2onnx = imported("onnx"), imported("tf2onnx")
+    path = Path(path)
+    _check(checked_model(model), path, answer, opset)
+    with written_whole(path, overwrite) as part:
+        proto = _converted(tf2onnx, model, answer, opset)
+        proto = layout.without_needless_transposes(onnx, proto)
+        _name_dimensions(proto)
+        properties = {**description(model), "answer": answer, "opset": opset, "precision": "float32"}
+        properties["versions"] |= {name: metadata.version(name) for name in ("tf2onnx", "onnx")}
+        onnx.helper.set_model_props(proto, {key: json.dumps(value) for key, value in properties.items()})
+        proto.graph.name = model.name
+        onnx.checker.check_model(proto, full_check=True)
+        onnx.save(proto, str(part))
+    return path
+
+
+def imported(name: str):
+    """Returns the module, or says what to install."""
+    try:
+        return import_module(name)
+    except ImportError:
+        raise UserError(f"ONNX files need the package {name}. Install it with `pip install 'kpzoo[onnx]'`.") from None
+
+
+def _check(model: PoseModel, path: Path, answer: str, opset: int) -> None:
+    if answer not in ANSWERS:
+        raise unknown("answer", answer, ANSWERS)
+    if opset not in OPSETS:
+        raise UserError(f"ONNX opset must be {OPSETS[0]} to {OPSETS[-1]}. Received: {opset!r}. Try {DEFAULT_OPSET}.")
+    if path.is_dir():
+        raise UserError(f"{str(path)!r} is a folder. An ONNX export is a file, such as 'model.onnx'.")
+    reduced = {layer.compute_dtype for layer in model.layers} - {"float32"}
+    if reduced:
+        raise UserError(
+            f"Model {model.name!r} computes in {', '.join(sorted(reduced))}; ONNX export needs float32. Set "
+            "`keras.mixed_precision.set_global_policy('float32')`, build it again and load its weights."
+        )
+
+
+def _converted(tf2onnx, model: PoseModel, answer: str, opset: int):
+    """Returns the ONNX model of the functional model and, for keypoints, its decoder."""
+    names = list(model.input)
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in model.input.items()]
+    codec = heatmaps.CODECS[model.preset.codec]
+
+    @tf.function(input_signature=specs)
+    def forward(*inputs):
+        count = tf.shape(inputs[0])[0]
+        # onnxruntime refuses convolutions on no rows at all: a row is added to none, and taken away from the answer.
+        inputs = [
+            tf.pad(tensor, [[0, 1], *[[0, 0]] * (len(tensor.shape) - 1)])[: tf.maximum(count, 1)] for tensor in inputs
+        ]
+        maps = model(dict(zip(names, inputs, strict=True)), training=False)["heatmaps"]
+        if answer == "heatmaps":
+            return {"heatmaps": maps[:count]}
+        keypoints, scores = heatmaps.decode(codec, maps)
+        if "instance" not in names:
+            keypoints, scores = keypoints[:, tf.newaxis], scores[:, tf.newaxis]
+        return {"keypoints_crop_xy": keypoints[:count], "keypoint_scores": scores[:count]}
+
+    logger = logging.getLogger("tf2onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # else it tells each conversion's steps on stderr
+    try:
+        handlers = {"OneHot": (_comparison, [])}
+        proto, _ = tf2onnx.convert.from_function(
+            forward, input_signature=specs, opset=opset, custom_op_handlers=handlers
+        )
+    finally:
+        logger.setLevel(level)
+    return proto
+
+
+def _comparison(graph, node, name, _):
+    """Converts a boolean one-hot, which ONNX has not, to a comparison of the index with each place."""
+    import numpy as np
+
+    places = np.arange(int(node.inputs[1].get_tensor_value()), dtype=np.int32)
+    index, outputs, shapes, dtypes = node.input[0], node.output, node.output_shapes, node.output_dtypes
+    graph.remove_node(node.name)
+    places = graph.make_const(f"{name}_places", places)
+    last = graph.make_const(f"{name}_last_axis", np.array([-1], np.int64))
+    index = graph.make_node("Unsqueeze", [index, last.name])
+    graph.make_node("Equal", [index.output[0], places.name], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
+
+
+def _name_dimensions(proto) -> None:
+    """Names the free dimensions: every first one "batch", a second one "queries"."""
+    del proto.graph.value_info[:]
+    for value in (*proto.graph.input, *proto.graph.output):
+        for place, dimension in enumerate(value.type.tensor_type.shape.dim):
+            if not dimension.HasField("dim_value"):
+                dimension.dim_param = ("batch", "queries")[place]

@@ -1,0 +1,185 @@
+"""The proof of an export: Keras, SavedModel and ONNX answer the same crops, and the differences are measured."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from kpzoo import geometry, heatmaps
+from kpzoo.data import crops, synthetic
+from kpzoo.errors import UserError
+from kpzoo.export.onnx import imported
+from kpzoo.inference import ask_all
+from kpzoo.pose_model import PoseModel
+
+HEATMAP_LIMIT = 1e-5  # of the largest value in the Keras model's heatmaps
+KEYPOINT_LIMIT = 0.01  # crop pixels
+NUM_CROPS = 4
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One line of a comparison.
+
+    Args:
+        target: The file or folder.
+        what: "heatmaps", relative to the largest value, or "keypoints", in crop pixels.
+        largest: The largest absolute difference.
+        mean: The mean absolute difference.
+        limit: What `largest` may be.
+        num_keypoints: How many keypoints were compared, and how many there are; see `compare`.
+    """
+
+    target: str
+    what: str
+    largest: float
+    mean: float
+    limit: float
+    num_keypoints: tuple[int, int] | None = None
+
+    @property
+    def passed(self) -> bool:
+        return bool(self.largest <= self.limit)  # NaN is not
+
+    def __str__(self) -> str:
+        of = f" ({self.num_keypoints[0]} of {self.num_keypoints[1]} are decided)" if self.num_keypoints else ""
+        verdict = "equal" if self.passed else "DIFFERENT"
+        unit = "px" if self.what == "keypoints" else "of the peak"
+        return (
+            f"{verdict:<10}{self.what:<10} max {self.largest:.2e} mean {self.mean:.2e} {unit}, "
+            f"limit {self.limit:g}: {self.target}{of}"
+        )
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The lines of a comparison; printed, a small table."""
+
+    differences: tuple[Difference, ...]
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.differences)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.differences))
+
+
+def compare(model: PoseModel, *targets: str | Path) -> Parity:
+    """Compares exports with the model on drawn people, asking for all N instances of each crop.
+
+    A keypoint at which two cells of a heatmap are equal up to rounding has no answer of its own: keypoints that move
+    when the Keras model's heatmaps are shaken by `HEATMAP_LIMIT` are left out, and counted.
+
+    Args:
+        model: The model that was exported.
+        *targets: SavedModel folders and ONNX files.
+
+    Returns:
+        For each target the differences in heatmaps and keypoints, as far as it answers both.
+    """
+    image = drawn_crops(model)
+    maps = ask_all(model, tf.constant(image)).numpy()
+    rows = [row for target in targets for row in _differences(model, target, image, maps)]
+    return Parity(tuple(rows))
+
+
+def drawn_crops(model: PoseModel, count: int = NUM_CROPS) -> np.ndarray:
+    """Returns (count, H, W, 3) crops of people in synthetic scenes, always the same."""
+    image_hw = model.preset.image_hw
+    rule = geometry.CROP_RULES[heatmaps.CODECS[model.preset.codec].crop_rule]
+    found, seed = [], 0
+    while len(found) < count:
+        pixels, persons = synthetic.draw_scene(seed, crowding=0.5)
+        boxes = np.array([person["bbox"] for person in persons], float).reshape(-1, 4)
+        matrices = geometry.crop_to_image(geometry.views(boxes, rule, image_hw), image_hw).astype(np.float32)
+        pixels = tf.constant(pixels)
+        found += [crops.crop(pixels, matrix, image_hw, rule.fill_rgb).numpy() for matrix in matrices]
+        seed += 1
+    return np.stack(found[:count])
+
+
+def _differences(model: PoseModel, target: str | Path, image: np.ndarray, maps: np.ndarray) -> list[Difference]:
+    codec = heatmaps.CODECS[model.preset.codec]
+    answer = ask_savedmodel(target) if Path(target).is_dir() else ask_onnx(target)
+    instance = np.tile(np.eye(maps.shape[1], dtype=np.float32), (len(image), 1, 1))
+    try:
+        found = answer({"image": image, "instance": instance})
+    except Exception as error:  # both runtimes raise their own kinds
+        raise UserError(f"{str(target)!r} does not take the crops of model {model.name!r}: {_told(error)}") from error
+    if "heatmaps" in found:
+        found["heatmaps"] = found["heatmaps"].reshape(-1, *maps.shape[1:])
+        found.setdefault("keypoints_crop_xy", heatmaps.decode(codec, found["heatmaps"])[0].numpy())
+    peak, expected = np.abs(maps).max(), heatmaps.decode(codec, maps)[0].numpy()
+    for name, shape in (("heatmaps", maps.shape), ("keypoints_crop_xy", expected.shape)):
+        if name in found and found[name].shape != shape:
+            raise UserError(f"{str(target)!r} answers {name} of {found[name].shape}, the model {shape}: another model?")
+    rows = []
+    if "heatmaps" in found:
+        apart = np.abs(found["heatmaps"] - maps) / peak
+        rows.append(Difference(str(target), "heatmaps", float(apart.max()), float(apart.mean()), HEATMAP_LIMIT))
+    decided = _decided(codec, maps, peak, expected)
+    apart = np.linalg.norm(found["keypoints_crop_xy"] - expected, axis=-1)[decided]
+    if apart.size:
+        counts = (int(decided.sum()), decided.size)
+        rows.append(
+            Difference(str(target), "keypoints", float(apart.max()), float(apart.mean()), KEYPOINT_LIMIT, counts)
+        )
+    if not rows:
+        raise UserError(f"Model {model.name!r} answers flat heatmaps: there is no keypoint to compare.")
+    return rows
+
+
+def _decided(codec, maps: np.ndarray, peak: float, expected: np.ndarray) -> np.ndarray:
+    """Returns (B, N, K) bool: whether the keypoint stays where it is under differences of the allowed size."""
+    rng = np.random.default_rng(0)
+    stays = np.ones(expected.shape[:-1], bool)
+    for _ in range(3):
+        shaken = maps + peak * HEATMAP_LIMIT * rng.choice([-1, 1], maps.shape).astype(np.float32)
+        stays &= np.abs(heatmaps.decode(codec, shaken)[0].numpy() - expected).max(axis=-1) <= KEYPOINT_LIMIT
+    return stays
+
+
+def ask_savedmodel(folder: str | Path) -> Callable[[dict], dict[str, np.ndarray]]:
+    """Returns what a SavedModel of `to_savedmodel` answers, as a function of its inputs."""
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        forward, predict_crops = (loaded.signatures[name] for name in ("serving_default", "predict_crops"))
+    except Exception as error:  # OSError, KeyError, and protobuf's and TensorFlow's own
+        raise UserError(f"{str(folder)!r} is not a SavedModel of `kpzoo export`: {_told(error)}") from error
+
+    def answer(inputs):
+        names = forward.structured_input_signature[1]
+        found = forward(**{name: tf.constant(value) for name, value in inputs.items() if name in names})
+        points = predict_crops(image=tf.constant(inputs["image"]), flip=tf.constant(False))["keypoints_crop_xy"]
+        return {"heatmaps": found["heatmaps"].numpy(), "keypoints_crop_xy": points.numpy()}
+
+    answer.loaded = loaded  # its functions do not keep its weights alive
+    return answer
+
+
+def ask_onnx(path: str | Path) -> Callable[[dict], dict[str, np.ndarray]]:
+    """Returns what an ONNX file of `to_onnx` answers, as a function of its inputs; `answer.metadata` is its own."""
+    onnxruntime = imported("onnxruntime")
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        told = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+        told["image_hw"], told["num_instances"]
+    except Exception as error:  # onnxruntime has a kind of its own for each fault
+        raise UserError(f"{str(path)!r} is not an ONNX file of `kpzoo export`: {_told(error)}") from error
+    names = [entry.name for entry in session.get_inputs()]
+
+    def answer(inputs):
+        found = session.run(None, {name: inputs[name] for name in names})
+        return dict(zip([entry.name for entry in session.get_outputs()], found, strict=True))
+
+    answer.metadata = told
+    return answer
+
+
+def _told(error: Exception) -> str:
+    """Returns the first line of what a library says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

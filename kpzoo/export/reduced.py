@@ -1,0 +1,145 @@
+"""Smaller ONNX files of reduced precision, with what that costs in pixels and what it gains."""
+
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from kpzoo.errors import UserError, unknown
+from kpzoo.export.files import written_whole
+from kpzoo.export.onnx import imported
+from kpzoo.export.parity import ask_onnx
+
+PRECISIONS = ("float16", "int8")
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What a reduced precision costs and gains, on this machine's CPU.
+
+    Args:
+        precision: "float16" or "int8".
+        keypoint_loss_px: Mean distance between the keypoints of both files, in crop pixels.
+        keypoint_loss_p95_px: 95 % of the keypoints are nearer than this.
+        megabytes: Size before and after.
+        crops_per_s: Speed before and after.
+    """
+
+    precision: str
+    keypoint_loss_px: float
+    keypoint_loss_p95_px: float
+    megabytes: tuple[float, float]
+    crops_per_s: tuple[float, float]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.precision}: keypoints move by {self.keypoint_loss_px:.3f} px on average, 95 % by less than "
+            f"{self.keypoint_loss_p95_px:.3f} px; {self.megabytes[0]:.1f} -> {self.megabytes[1]:.1f} MB, "
+            f"{self.crops_per_s[0]:.1f} -> {self.crops_per_s[1]:.1f} crops/s on this CPU"
+        )
+
+
+def reduce_onnx(
+    source: str | Path, path: str | Path, precision: str, image: np.ndarray, *, overwrite: bool = False
+) -> Reduction:
+    """Writes an ONNX file of reduced precision and measures it against the float32 one.
+
+    Inputs and outputs stay float32, and so does the decoder of "keypoints" files. The loss is written into the new
+    file's metadata, too.
+
+    Args:
+        source: A float32 file of `to_onnx(answer="keypoints")`.
+        path: The file to write.
+        precision: "float16" halves the weights; "int8" quarters them and quantises activations while it runs.
+        image: (B, H, W, 3) crops to measure with, such as `parity.drawn_crops`.
+        overwrite: Whether an existing file may be replaced.
+
+    Returns:
+        What it costs and gains.
+    """
+    if precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
+    onnx = imported("onnx")
+    before = ask_onnx(source)
+    if before.metadata.get("answer") != "keypoints" or before.metadata.get("precision") != "float32":
+        raise UserError(f"{str(source)!r} must answer keypoints in float32 to be reduced. Export it again for that.")
+    with written_whole(path, overwrite) as part:
+        proto = onnx.load(str(source))
+        with tempfile.TemporaryDirectory() as scratch:
+            reduced = {"float16": _float16, "int8": _int8}[precision](onnx, proto, Path(scratch) / "reduced.onnx")
+        properties = {**before.metadata, "precision": precision}
+        _describe(onnx, reduced, properties, part)
+        found = _measured(precision, source, part, before, ask_onnx(part), image)
+        _describe(onnx, reduced, {**properties, "reduction": asdict(found)}, part)
+    return found
+
+
+def _describe(onnx, proto, properties: dict, path: Path) -> None:
+    del proto.metadata_props[:]
+    onnx.helper.set_model_props(proto, {key: json.dumps(value) for key, value in properties.items()})
+    onnx.save(proto, str(path))
+
+
+def _float16(onnx, proto, scratch: Path):
+    """Returns the model with the network in float16, and pixels, normalisation and decoder in float32."""
+    imported("onnxruntime")
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    heavy = {"Conv", "ConvTranspose", "MatMul", "Gemm", "MaxPool", "GlobalAveragePool", "Relu", "Resize", "Sigmoid"}
+    last = max(place for place, node in enumerate(proto.graph.node) if node.op_type in ("Conv", "ConvTranspose"))
+    kept = [node.name for node in proto.graph.node[last + 1 :]]
+    for place, node in enumerate(proto.graph.node):  # whatever stands before the first convolution: 0 … 255 and sizes
+        if node.op_type in heavy:
+            break
+        kept.append(node.name or str(place))
+    _read_once(onnx, proto, kept)
+    return convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
+
+
+def _read_once(onnx, proto, kept: list[str]) -> None:
+    """Puts an Identity behind each input: the conversion casts once per reader and gives all casts one name."""
+    for value in proto.graph.input:
+        for node in proto.graph.node:
+            node.input[:] = [f"{name}_read" if name == value.name else name for name in node.input]
+    for value in proto.graph.input:
+        name = f"{value.name}_read"
+        proto.graph.node.insert(0, onnx.helper.make_node("Identity", [value.name], [name], name=name))
+        kept.append(name)
+
+
+def _int8(onnx, proto, scratch: Path):
+    """Returns the model with 8-bit weights for each channel and activations that are quantised as they come."""
+    imported("onnxruntime")
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        proto, str(scratch), op_types_to_quantize=["Conv", "MatMul"], per_channel=True, weight_type=QuantType.QUInt8
+    )
+    return onnx.load(str(scratch))
+
+
+def _measured(precision, source, path, before, after, image) -> Reduction:
+    count = before.metadata["num_instances"]
+    inputs = {"image": image, "instance": np.tile(np.eye(count, dtype=np.float32), (len(image), 1, 1))}
+    expected, found = (answer(inputs)["keypoints_crop_xy"] for answer in (before, after))
+    apart = np.linalg.norm(found - expected, axis=-1)
+    return Reduction(
+        precision,
+        float(apart.mean()),
+        float(np.quantile(apart, 0.95)),
+        tuple(Path(name).stat().st_size / 1e6 for name in (source, path)),
+        tuple(_speed(answer, inputs) for answer in (before, after)),
+    )
+
+
+def _speed(answer, inputs) -> float:
+    """Returns crops per second, of the best of three passes."""
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        answer(inputs)
+        times.append(time.perf_counter() - started)
+    return len(inputs["image"]) / min(times)

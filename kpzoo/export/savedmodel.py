@@ -1,0 +1,130 @@
+"""SavedModels whose graph goes from an encoded picture to keypoints, for servers that have TensorFlow alone."""
+
+import json
+from pathlib import Path
+
+import tensorflow as tf
+
+from kpzoo import geometry, heatmaps
+from kpzoo.data import crops
+from kpzoo.export.files import checked_model, description, written_whole
+from kpzoo.inference import SECOND_INSTANCE_DECAY, ask_all, ask_both_sides
+from kpzoo.pose_model import PoseModel
+
+CROPS_AT_ONCE = 32  # boxes of one picture that are cropped and asked together, so that memory does not grow with boxes
+DESCRIPTION = "assets.extra/kpzoo.json"  # TensorFlow Serving's folder for what is not part of the graph
+
+
+def to_savedmodel(model: PoseModel, folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Writes the model as a SavedModel whose signatures crop, run, flip, decode and rank inside the graph.
+
+    Signatures, all with any number of rows; all answers are float32:
+
+    * `serving_default`: `image` (B, H, W, 3) float32 RGB 0 … 255, and for MIPNets `instance` (B, M, N) float32
+      one-hot, to the model's outputs; at least one row.
+    * `predict_crops`: `image`, `flip` () bool to `keypoints_crop_xy` (B, N, K, 2), `keypoint_scores` (B, N, K).
+    * `predict_image`: `contents` () string, an encoded JPEG, PNG, GIF or BMP picture, `boxes_xywh` (P, 4) float32 and
+      `flip` to `keypoints_xy` (P, N, K, 2) in image pixels, `keypoint_scores` (P, N, K), `scores` (P, N). Pixels count
+      as they are stored: an EXIF orientation is not applied.
+
+    Args:
+        model: Any model of the zoo.
+        folder: The version's folder, for TensorFlow Serving a number below the model's name.
+        overwrite: Whether an existing folder may be replaced.
+
+    Returns:
+        The folder.
+    """
+    module = _serving_module(checked_model(model))
+    with written_whole(folder, overwrite) as part:
+        tf.saved_model.save(module, str(part), signatures=module.served)
+        (part / DESCRIPTION).parent.mkdir(exist_ok=True)
+        (part / DESCRIPTION).write_text(json.dumps(description(model), indent=1))
+    return Path(folder)
+
+
+def _serving_module(model: PoseModel) -> tf.Module:
+    """Returns a module that holds each weight once, with its signatures in `served`."""
+    preset = model.preset
+    image_spec = tf.TensorSpec((None, *preset.image_hw, 3), tf.float32, name="image")
+    boxes_spec = tf.TensorSpec((None, 4), tf.float32, name="boxes_xywh")
+    flip_spec = tf.TensorSpec((), tf.bool, name="flip")
+    inputs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in model.input.items()}
+
+    @tf.function(input_signature=[inputs])
+    def forward(inputs):
+        return {name: tf.cast(value, tf.float32) for name, value in model(inputs, training=False).items()}
+
+    @tf.function(input_signature=[image_spec, flip_spec])
+    def predict_crops(image, flip):
+        keypoints, scores = _decoded(model, image, flip)
+        return {"keypoints_crop_xy": keypoints, "keypoint_scores": scores}
+
+    @tf.function(input_signature=[tf.TensorSpec((), tf.string, name="contents"), boxes_spec, flip_spec])
+    def predict_image(contents, boxes_xywh, flip):
+        return _image_to_keypoints(model, contents, boxes_xywh, flip)
+
+    module = tf.Module()
+    module.kept = [variable.value for variable in model.variables]
+    module.served = {"serving_default": forward, "predict_crops": predict_crops, "predict_image": predict_image}
+    return module
+
+
+def _decoded(model: PoseModel, image: tf.Tensor, flip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns keypoints (B, N, K, 2) in crop pixels and scores (B, N, K) of (B, H, W, 3) crops."""
+    # Convolutions on no rows at all fail on some CPUs: a row is added, and taken away from the answer.
+    image, count = tf.pad(image, [[0, 1], [0, 0], [0, 0], [0, 0]]), tf.shape(image)[0]
+    image = image[: tf.maximum(count, 1)]
+    maps = tf.cond(flip, lambda: ask_both_sides(model, image), lambda: ask_all(model, image))
+    keypoints, scores = heatmaps.decode(heatmaps.CODECS[model.preset.codec], maps)
+    return keypoints[:count], scores[:count]
+
+
+def _image_to_keypoints(model, contents, boxes_xywh, flip) -> dict[str, tf.Tensor]:
+    """Returns the keypoints in (P, 4) boxes of an encoded picture, `CROPS_AT_ONCE` boxes at a time."""
+    preset = model.preset
+    codec = heatmaps.CODECS[preset.codec]
+    rule = geometry.CROP_RULES[codec.crop_rule]
+    fine = tf.reduce_all(tf.math.is_finite(boxes_xywh)) & tf.reduce_all(boxes_xywh[:, 2:] > 0)
+    tf.Assert(fine, ["boxes_xywh must be finite: x, y, width and height above 0. Received:", boxes_xywh], summarize=40)
+    pixels = _pixels(contents)
+    views = crops.views_in_graph(boxes_xywh, rule, preset.image_hw)
+
+    def one(view):
+        matrix = crops.view_matrix(view, 1.0, tf.constant(0.0), tf.constant(False), preset.image_hw)
+        return crops.crop(pixels, matrix, preset.image_hw, rule.fill_rgb), matrix
+
+    shapes = (tf.TensorSpec((*preset.image_hw, 3), tf.float32), tf.TensorSpec((2, 3), tf.float32))
+
+    def some(start, points_of, scores_of):
+        image, matrices = tf.map_fn(one, views[start : start + CROPS_AT_ONCE], fn_output_signature=shapes)
+        keypoints, scores = _decoded(model, image, flip)
+        at = start // CROPS_AT_ONCE
+        keypoints = crops.to_image(matrices, keypoints)
+        return start + CROPS_AT_ONCE, points_of.write(at, keypoints), scores_of.write(at, scores)
+
+    def rows(*shape):
+        return tf.TensorArray(tf.float32, 0, dynamic_size=True, infer_shape=False, element_shape=(None, *shape))
+
+    people = (preset.num_instances, preset.skeleton.num_keypoints)
+    count = tf.maximum(tf.shape(views)[0], 1)  # no boxes: one empty round, for the shapes
+    start = (tf.constant(0), rows(*people, 2), rows(*people))
+    _, points_of, scores_of = tf.while_loop(lambda start, *_: start < count, some, start, parallel_iterations=1)
+    scores = scores_of.concat()
+    decay = tf.where(tf.range(preset.num_instances) > 0, SECOND_INSTANCE_DECAY, 1.0)
+    return {
+        "keypoints_xy": points_of.concat(),
+        "keypoint_scores": scores,
+        "scores": heatmaps.pose_scores(codec, scores, decay),
+    }
+
+
+def _pixels(contents: tf.Tensor) -> tf.Tensor:
+    """Returns the (H, W, 3) uint8 RGB pixels of an encoded picture."""
+    pixels = tf.cond(
+        tf.io.is_jpeg(contents),
+        # INTEGER_ACCURATE gives OpenCV's pixels bit for bit.
+        lambda: tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
+    )
+    return tf.ensure_shape(pixels, (None, None, 3))
