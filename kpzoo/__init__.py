@@ -11,11 +11,13 @@ _HOME = {
     "build": "kpzoo.models",
     "list_models": "kpzoo.models",
     "info": "kpzoo.models",
+    "load_weights": "kpzoo.importers",
+    "save_weights": "kpzoo.importers",
     "predict": "kpzoo.inference",
     "evaluate": "kpzoo.evaluation",
 }
-_MODULES = ("data", "detect", "drawing", "evaluation", "export", "geometry", "heatmaps", "losses", "models", "nms")
-_MODULES += ("poses", "skeletons", "training")
+_MODULES = ("data", "detect", "drawing", "evaluation", "export", "geometry", "heatmaps", "importers", "losses")
+_MODULES += ("models", "nms", "poses", "skeletons", "training")
 
 __all__ = [*_HOME, *_MODULES]
 

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import kpzoo
@@ -36,7 +37,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("kpzoo", description="Top-down 2D human pose estimation in Keras.")
     parser.add_argument("--version", action="version", version=f"kpzoo {kpzoo.__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for add in (_add_models, _add_data, _add_train, _add_evaluate, _add_predict, _add_export):
+    running = (_add_data, _add_train, _add_evaluate, _add_predict, _add_export)
+    for add in (_add_models, *running, _add_convert, _add_doctor):
         add(commands)
     return parser
 
@@ -271,41 +273,58 @@ def _evaluate(args) -> None:
 
 def _add_predict(commands) -> None:
     parser = _command(
-        commands, "predict", _predict, "Find poses in pictures, draw them and write them as COCO results.",
-        "kpzoo predict photos --model runs/first --out poses",
+        commands, "predict", _predict, "Find poses in pictures or a video; write pictures, results.json and poses.csv.",
+        "kpzoo predict photos --model runs/first --detector whole --out poses",
     )  # fmt: skip
-    parser.add_argument("source", help="a picture, a folder or a pattern such as 'photos/*.jpg'")
+    parser.add_argument("source", help="a picture, folder, pattern such as 'photos/*.jpg', video, or webcam")
     _add_model_arguments(parser)
-    parser.add_argument("--out", required=True, help="folder for the pictures and results.json")
-    parser.add_argument(
-        "--box",
-        type=float,
-        nargs=4,
-        action="append",
-        metavar=("X", "Y", "W", "H"),
-        help="a person's box in pixels, in every picture; may be repeated; without it the detector looks",
-    )
+    parser.add_argument("--out", required=True, help="folder for all that is written; a run that was stopped goes on")
+    parser.add_argument("--overwrite", action="store_true", help="begin anew whatever the folder holds")
+    parser.add_argument("--no-pictures", action="store_true", help="do not draw the poses")
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
     parser.add_argument("--no-flip", action="store_true", help="do not average over the mirrored crop")
+    parser.add_argument("--batch-size", type=_positive, default=16, help="crops in one pass, of any pictures")
+    parser.add_argument("--pose-nms", type=float, help="OKS above which the worse of two poses is dropped; 0.9")
+    people = parser.add_argument_group("whom to look at")
+    text = "hog, whole (picture), a .json file of boxes, an .onnx file, or keras-hub:PRESET"
+    people.add_argument("--detector", default="hog", help=text)
+    text = "a person's box in pixels, in every picture; may be repeated; then no detector looks"
+    people.add_argument("--box", type=float, nargs=4, action="append", metavar=("X", "Y", "W", "H"), help=text)
+    people.add_argument("--min-box-score", type=float, help="boxes below it are dropped; the detector's own if not given")
+    people.add_argument("--box-nms", choices=("hard", "linear", "gaussian"), help="suppress boxes over a better one")
+    people.add_argument("--box-iou", type=float, default=0.5, help="overlap above which hard and linear --box-nms act")
+    people.add_argument("--every", type=_positive, default=1, help="detect in every N-th frame of a video only")
 
 
 def _predict(args) -> None:
-    from kpzoo import images
-    from kpzoo.data.json_file import write_json
+    from kpzoo import detect, sources
 
-    paths = images.list_images(args.source)
+    source = sources.open_source(args.source)
+    detector = detect.get(args.detector)
+    given = {"suppression": args.box_nms, "max_iou": args.box_iou if args.box_nms else None}
+    given = {name: value for name, value in {**given, "min_score": args.min_box_score}.items() if value is not None}
+    detector = replace(detector, **given)
     model = _load_model(args)
-    out, records = Path(args.out), []
-    for number, path in enumerate(paths, 1):
-        try:
-            poses = kpzoo.predict(model, path, args.box, flip=not args.no_flip)
-        except UserError as error:
-            print(f"kpzoo: {error}", file=sys.stderr)
-            continue
-        poses.draw(path, out / Path(path).name)
-        records += [{"file_name": Path(path).name, **record} for record in poses.to_coco(number)]
-        print(f"{number}/{len(paths)} {path}: {len(poses)} poses", file=sys.stderr)
-    write_json(out / "results.json", records)
-    print(out)
+    from kpzoo import bulk, inference
+
+    summary = bulk.predict_to_folder(
+        model,
+        source,
+        args.out,
+        args.box,
+        detector=None if args.box else detector,
+        pictures=not args.no_pictures,
+        overwrite=args.overwrite,
+        flip=not args.no_flip,
+        nms=inference.POSE_NMS if args.pose_nms is None else args.pose_nms,
+        batch_size=args.batch_size,
+        every=args.every,
+    )
+    if not summary.num_poses and summary.num_pictures and isinstance(detector, detect.HOGDetector) and not args.box:
+        print(f"kpzoo: {inference.NOBODY}", file=sys.stderr)
+    if summary.problems:
+        print(f"kpzoo: {len(summary.problems)} pictures could not be read, see above", file=sys.stderr)
+    print(json.dumps({"out": args.out, **asdict(summary)}) if args.json else args.out)
 
 
 def _add_export(commands) -> None:
@@ -321,3 +340,57 @@ def _add_export(commands) -> None:
 def _export(args) -> None:
     model = _load_model(args)
     print(kpzoo.export.to_savedmodel(model, args.out, overwrite=args.overwrite))
+
+
+def _add_convert(commands) -> None:
+    parser = _command(
+        commands, "convert", _convert, "Turn a published checkpoint into a weights file of a model of the zoo.",
+        "kpzoo convert pose_hrnet_w32_256x192.pth hrnet_w32.weights.h5 --model hrnet_w32",
+    )  # fmt: skip
+    parser.add_argument("input", help="a .pth, .safetensors, .npz or .weights.h5 file, or a TensorFlow 1 checkpoint")
+    parser.add_argument("output", help="a .weights.h5, .safetensors or .npz file")
+    parser.add_argument("--model", required=True, help="a name of `kpzoo models`")
+    parser.add_argument("--source", default="auto", help="whose checkpoint it is; told by its names if not given")
+    parser.add_argument("--skeleton", default="coco17", help="the keypoints of the model")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
+                        help="an option of the model, such as flavour=pytorch; may be repeated")  # fmt: skip
+    parser.add_argument("--new-head", action="store_true", help="leave the heads fresh, for other keypoints")
+
+
+def _convert(args) -> None:
+    _import_tensorflow()
+    from kpzoo import importers
+
+    if Path(args.output).exists():
+        raise UserError(f"{args.output!r} exists already. Name another file, or remove it.")
+    model = kpzoo.build(args.model, skeleton=args.skeleton, **dict(map(_option, args.option)))
+    head = "new" if args.new_head else "strict"
+    print(importers.load_weights(model, args.input, source=args.source, head=head))
+    print(importers.save_weights(model, args.output))
+
+
+def _option(text: str) -> tuple[str, object]:
+    """Returns (name, value) of a text like levels=["c2"] or flavour=pytorch; what is no JSON is a word."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise UserError(f"An option of a model is NAME=VALUE. Received: {text!r}.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def _add_doctor(commands) -> None:
+    parser = _command(
+        commands, "doctor", _doctor, "Tell what is in a weights file, and which model takes it.",
+        "kpzoo doctor pose_hrnet_w32_256x192.pth",
+    )  # fmt: skip
+    parser.add_argument("path", help="a weights file, or a TensorFlow 1 checkpoint's prefix")
+    parser.add_argument("--model", help="the only model to try; by default those of about the file's size")
+
+
+def _doctor(args) -> None:
+    _import_tensorflow()
+    from kpzoo.doctor import diagnose
+
+    print(diagnose(args.path, args.model))

@@ -12,6 +12,7 @@ from operator import index
 from pathlib import Path
 
 from kpzoo import skeletons
+from kpzoo import weights as published
 from kpzoo.errors import UserError, unknown
 from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.skeletons import Skeleton
@@ -137,6 +138,7 @@ def info(name: str) -> ModelInfo:
         options=options,
         normalization=_by_flavour(spec.normalization, options),
         codec=_by_flavour(spec.codec, options),
+        weights=published.tags_of(name),
         mimb_params=counts.get("mimb_params", 0),
     )
 
@@ -156,7 +158,8 @@ def build(
         name: A name of `list_models()`.
         image_hw: (height, width) of the crops in pixels, multiples of 32 (deep hourglasses: 64). Default 256x192.
         skeleton: The keypoints to find: a name, or a `Skeleton`.
-        weights: A `.weights.h5` file of this very model, or None for fresh weights.
+        weights: A tag of published weights, see `info(name).weights`, which also sets what is not given here, or a
+            `.weights.h5` file of this very model, or None for fresh weights.
         normalization: A key of `blocks.NORMALIZATIONS`; None leaves pixels as they are.
         **options: Options of the model, see `info(name).options`.
 
@@ -169,6 +172,12 @@ def build(
     (None, 16, 16, 17)
     """
     spec = spec_of(name)
+    if isinstance(weights, str) and weights in published.ROWS:
+        row = published.ROWS[weights]
+        if row.model != name:
+            raise UserError(f"The weights {weights!r} belong to {row.model!r}. Received: model {name!r}.")
+        image_hw, skeleton, options = image_hw or row.image_hw, row.skeleton, {**row.options, **options}
+        weights = published.fetch(weights)
     image_hw = _checked_size(name, spec.image_hw if image_hw is None else image_hw, spec.multiple)
     skeleton = skeletons.get(skeleton)
     resolved = spec.options(name, options)

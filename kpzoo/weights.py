@@ -1,0 +1,135 @@
+"""Published weights of the zoo: a row for each file, fetched once, and verified before anything reads it.
+
+Files lie in `$KPZOO_HOME`, or in `~/.cache/kpzoo`. With `KPZOO_OFFLINE=1` nothing is ever fetched.
+"""
+
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from kpzoo.errors import UserError, unknown
+
+CHUNK = 1 << 20  # bytes
+TIMEOUT = 30  # seconds without a byte before a download counts as failed
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A published weights file of one model, with the evidence of what it is worth.
+
+    Args:
+        model: Name of the model.
+        url: Where the file lies; its last part is the file's name, which ends in `.weights.h5`.
+        sha256: Full digest of the file, 64 hexadecimal digits.
+        image_hw: (height, width) of the crops that it was trained with.
+        skeleton: Name of its keypoints.
+        options: The builder's options that it was built with.
+        license: Terms of use of the file.
+        origin: "trained here", or what it was converted from.
+        recipe: The recipe that trained it.
+        metrics: The committed file that proves its figures.
+    """
+
+    model: str
+    url: str
+    sha256: str
+    image_hw: tuple[int, int]
+    skeleton: str
+    options: Mapping
+    license: str
+    origin: str
+    recipe: str
+    metrics: str
+
+    @property
+    def file_name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+ROWS: dict[str, Weights] = {}  # tag, such as "cpn_res50.coco_256x192_v1" -> row; a tag is never used again
+
+
+def tags_of(model: str) -> tuple[str, ...]:
+    """Returns the tags of a model's published weights."""
+    return tuple(sorted(tag for tag, row in ROWS.items() if row.model == model))
+
+
+def home() -> Path:
+    """Returns the folder that fetched files lie in."""
+    return Path(os.environ.get("KPZOO_HOME") or Path.home() / ".cache" / "kpzoo")
+
+
+def fetch(tag: str) -> Path:
+    """Returns the verified file of a tag; fetches it where it is not there yet.
+
+    Raises:
+        UserError: no such tag, no way to fetch the file, or a file with another digest.
+    """
+    if tag not in ROWS:
+        raise unknown("weights tag", tag, ROWS)
+    row = ROWS[tag]
+    path = home() / row.file_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.with_name(f".{path.name}.lock")):
+        if path.exists() and not _is_right(path, row):
+            path.unlink()
+            print(f"{path} was not the file of {tag!r} (SHA-256 differs) and has been removed.", file=sys.stderr)
+        if not path.exists():
+            _download(tag, row, path)
+    return path
+
+
+def _is_right(path: Path, row: Weights) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == row.sha256
+
+
+def _download(tag: str, row: Weights, path: Path) -> None:
+    advice = f"Put the file of SHA-256 {row.sha256} there by hand: {path}."
+    if os.environ.get("KPZOO_OFFLINE", "") not in ("", "0"):
+        raise UserError(f"The weights {tag!r} are not in {str(home())!r}, and KPZOO_OFFLINE is set. {advice}")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with urllib.request.urlopen(row.url, timeout=TIMEOUT) as answer, part.open("wb") as file:
+            _copy(answer, file, f"fetching {row.file_name}")
+            file.flush()
+            os.fsync(file.fileno())
+        if not _is_right(part, row):
+            given = f"{row.url} gave {part.stat().st_size:,} bytes"
+            raise UserError(f"{given} that are not the weights {tag!r} (SHA-256 differs). {advice}")
+        os.replace(part, path)
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(f"The weights {tag!r} cannot be fetched from {row.url}: {reason}. {advice}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _copy(answer, file, label: str) -> None:
+    total, done = int(answer.headers.get("Content-Length") or 0), 0
+    while chunk := answer.read(CHUNK):
+        file.write(chunk)
+        done += len(chunk)
+        if sys.stderr.isatty():
+            print(f"\r{label}: {done / 1e6:.0f} of {total / 1e6:.0f} MB ", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Lets one process at a time past; where the system has no file locks, the atomic rename alone protects."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
