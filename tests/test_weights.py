@@ -133,3 +133,35 @@ def test_every_published_row_is_complete():
         assert row.model in kpzoo.list_models()
         assert len(row.sha256) == 64
         assert row.file_name.endswith(".weights.h5")
+
+
+def test_convert_and_doctor_agree_on_what_a_file_is(tmp_path, capsys):
+    from kpzoo import cli
+
+    model = kpzoo.build("mipnet_tiny", image_hw=(64, 64))
+    kpzoo.save_weights(model, tmp_path / "tiny.npz")
+    arguments = ["convert", tmp_path / "tiny.npz", tmp_path / "tiny.weights.h5", "--model", "mipnet_tiny"]
+    assert cli.main([str(argument) for argument in arguments]) == 0
+    capsys.readouterr()
+    assert cli.main(["doctor", str(tmp_path / "tiny.weights.h5")]) == 0
+    out = capsys.readouterr().out
+    assert "It fits mipnet_tiny." in out
+    assert "kpzoo_model: mipnet_tiny" in out
+    assert cli.main([str(argument) for argument in arguments]) == 2  # nothing is overwritten unasked
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_doctor_says_what_does_not_fit(tmp_path, capsys):
+    from kpzoo import cli
+
+    model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
+    arrays = {variable.path: variable.numpy() for variable in model.variables}
+    name = next(name for name in arrays if name.endswith("gamma"))
+    arrays[name] = np.full_like(arrays[name], np.nan)
+    np.savez(tmp_path / "broken.npz", **arrays)
+    assert cli.main(["doctor", str(tmp_path / "broken.npz"), "--model", "cpn_tiny"]) == 0
+    out = capsys.readouterr().out
+    assert f"NaN or infinity in 1 tensors, such as {name}" in out
+    assert "fits none" in out
+    (tmp_path / "page.weights.h5").write_text("<html>not found</html>")
+    assert cli.main(["doctor", str(tmp_path / "page.weights.h5")]) == 2
