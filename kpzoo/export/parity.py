@@ -81,10 +81,38 @@ def compare(model: PoseModel, *targets: str | Path) -> Parity:
     Returns:
         For each target the differences in heatmaps and keypoints, as far as it answers both.
     """
-    image = drawn_crops(model)
+    known = reference(model)
+    return Parity(tuple(row for target in targets for row in _differences(model, target, known)))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the Keras model answers.
+
+    Args:
+        inputs: `image` (B, H, W, 3) and `instance` (B, N, N), the query for each of the N instances.
+        heatmaps: (B, N, h, w, K).
+        keypoints: (B, N, K, 2) in crop pixels.
+        decided: (B, N, K) bool, whether the keypoint is compared.
+    """
+
+    inputs: dict[str, np.ndarray]
+    heatmaps: np.ndarray
+    keypoints: np.ndarray
+    decided: np.ndarray
+
+
+def reference(model: PoseModel, num_crops: int = NUM_CROPS) -> Reference:
+    """Asks the Keras model for all instances in crops of drawn people."""
+    codec = heatmaps.CODECS[model.preset.codec]
+    image = drawn_crops(model, num_crops)
     maps = ask_all(model, tf.constant(image)).numpy()
-    rows = [row for target in targets for row in _differences(model, target, image, maps)]
-    return Parity(tuple(rows))
+    keypoints = heatmaps.decode(codec, maps)[0].numpy()
+    decided = _decided(codec, maps, keypoints)
+    if not decided.any():
+        raise UserError(f"Model {model.name!r} answers flat heatmaps: there is no keypoint to compare.")
+    instance = np.tile(np.eye(maps.shape[1], dtype=np.float32), (len(image), 1, 1))
+    return Reference({"image": image, "instance": instance}, maps, keypoints, decided)
 
 
 def drawn_crops(model: PoseModel, count: int = NUM_CROPS) -> np.ndarray:
@@ -102,44 +130,41 @@ def drawn_crops(model: PoseModel, count: int = NUM_CROPS) -> np.ndarray:
     return np.stack(found[:count])
 
 
-def _differences(model: PoseModel, target: str | Path, image: np.ndarray, maps: np.ndarray) -> list[Difference]:
-    codec = heatmaps.CODECS[model.preset.codec]
+def _differences(model: PoseModel, target: str | Path, known: Reference) -> list[Difference]:
     answer = ask_savedmodel(target) if Path(target).is_dir() else ask_onnx(target)
-    instance = np.tile(np.eye(maps.shape[1], dtype=np.float32), (len(image), 1, 1))
     try:
-        found = answer({"image": image, "instance": instance})
+        found = answer(known.inputs)
     except Exception as error:  # both runtimes raise their own kinds
         raise UserError(f"{str(target)!r} does not take the crops of model {model.name!r}: {_told(error)}") from error
     if "heatmaps" in found:
-        found["heatmaps"] = found["heatmaps"].reshape(-1, *maps.shape[1:])
-        found.setdefault("keypoints_crop_xy", heatmaps.decode(codec, found["heatmaps"])[0].numpy())
-    peak, expected = np.abs(maps).max(), heatmaps.decode(codec, maps)[0].numpy()
-    for name, shape in (("heatmaps", maps.shape), ("keypoints_crop_xy", expected.shape)):
-        if name in found and found[name].shape != shape:
-            raise UserError(f"{str(target)!r} answers {name} of {found[name].shape}, the model {shape}: another model?")
+        if found["heatmaps"].ndim == 4:  # a model without queries
+            found["heatmaps"] = found["heatmaps"][:, None]
+        decoded = heatmaps.decode(heatmaps.CODECS[model.preset.codec], found["heatmaps"])[0].numpy()
+        found.setdefault("keypoints_crop_xy", decoded)
+    for name, expected in (("heatmaps", known.heatmaps), ("keypoints_crop_xy", known.keypoints)):
+        if name in found and found[name].shape != expected.shape:
+            raise UserError(
+                f"{str(target)!r} answers {name} of shape {found[name].shape}, the model {expected.shape}. "
+                "It is the export of another model."
+            )
     rows = []
     if "heatmaps" in found:
-        apart = np.abs(found["heatmaps"] - maps) / peak
+        apart = np.abs(found["heatmaps"] - known.heatmaps) / np.abs(known.heatmaps).max()
         rows.append(Difference(str(target), "heatmaps", float(apart.max()), float(apart.mean()), HEATMAP_LIMIT))
-    decided = _decided(codec, maps, peak, expected)
-    apart = np.linalg.norm(found["keypoints_crop_xy"] - expected, axis=-1)[decided]
-    if apart.size:
-        counts = (int(decided.sum()), decided.size)
-        rows.append(
-            Difference(str(target), "keypoints", float(apart.max()), float(apart.mean()), KEYPOINT_LIMIT, counts)
-        )
-    if not rows:
-        raise UserError(f"Model {model.name!r} answers flat heatmaps: there is no keypoint to compare.")
-    return rows
+    apart = np.linalg.norm(found["keypoints_crop_xy"] - known.keypoints, axis=-1)[known.decided]
+    counts = (int(known.decided.sum()), known.decided.size)
+    row = Difference(str(target), "keypoints", float(apart.max()), float(apart.mean()), KEYPOINT_LIMIT, counts)
+    return [*rows, row]
 
 
-def _decided(codec, maps: np.ndarray, peak: float, expected: np.ndarray) -> np.ndarray:
+def _decided(codec, maps: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
     """Returns (B, N, K) bool: whether the keypoint stays where it is under differences of the allowed size."""
     rng = np.random.default_rng(0)
-    stays = np.ones(expected.shape[:-1], bool)
+    stays = np.ones(keypoints.shape[:-1], bool)
+    size = np.float32(HEATMAP_LIMIT * np.abs(maps).max())
     for _ in range(3):
-        shaken = maps + peak * HEATMAP_LIMIT * rng.choice([-1, 1], maps.shape).astype(np.float32)
-        stays &= np.abs(heatmaps.decode(codec, shaken)[0].numpy() - expected).max(axis=-1) <= KEYPOINT_LIMIT
+        shaken = maps + size * rng.choice([-1, 1], maps.shape).astype(np.float32)
+        stays &= np.abs(heatmaps.decode(codec, shaken)[0].numpy() - keypoints).max(axis=-1) <= KEYPOINT_LIMIT
     return stays
 
 

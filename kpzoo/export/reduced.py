@@ -11,9 +11,11 @@ import numpy as np
 from kpzoo.errors import UserError, unknown
 from kpzoo.export.files import written_whole
 from kpzoo.export.onnx import imported
-from kpzoo.export.parity import ask_onnx
+from kpzoo.export.parity import Reference, ask_onnx, reference
+from kpzoo.pose_model import PoseModel
 
 PRECISIONS = ("float16", "int8")
+NUM_CROPS = 16
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,9 @@ class Reduction:
 
     Args:
         precision: "float16" or "int8".
-        keypoint_loss_px: Mean distance between the keypoints of both files, in crop pixels.
+        keypoint_loss_px: Mean distance to the Keras model's keypoints, in crop pixels.
         keypoint_loss_p95_px: 95 % of the keypoints are nearer than this.
+        num_crops: How many crops of drawn people that was measured with.
         megabytes: Size before and after.
         crops_per_s: Speed before and after.
     """
@@ -31,19 +34,21 @@ class Reduction:
     precision: str
     keypoint_loss_px: float
     keypoint_loss_p95_px: float
+    num_crops: int
     megabytes: tuple[float, float]
     crops_per_s: tuple[float, float]
 
     def __str__(self) -> str:
         return (
             f"{self.precision}: keypoints move by {self.keypoint_loss_px:.3f} px on average, 95 % by less than "
-            f"{self.keypoint_loss_p95_px:.3f} px; {self.megabytes[0]:.1f} -> {self.megabytes[1]:.1f} MB, "
+            f"{self.keypoint_loss_p95_px:.3f} px ({self.num_crops} drawn crops); "
+            f"{self.megabytes[0]:.1f} -> {self.megabytes[1]:.1f} MB, "
             f"{self.crops_per_s[0]:.1f} -> {self.crops_per_s[1]:.1f} crops/s on this CPU"
         )
 
 
 def reduce_onnx(
-    source: str | Path, path: str | Path, precision: str, image: np.ndarray, *, overwrite: bool = False
+    source: str | Path, path: str | Path, precision: str, model: PoseModel, *, overwrite: bool = False
 ) -> Reduction:
     """Writes an ONNX file of reduced precision and measures it against the float32 one.
 
@@ -54,7 +59,7 @@ def reduce_onnx(
         source: A float32 file of `to_onnx(answer="keypoints")`.
         path: The file to write.
         precision: "float16" halves the weights; "int8" quarters them and quantises activations while it runs.
-        image: (B, H, W, 3) crops to measure with, such as `parity.drawn_crops`.
+        model: The model that was exported; the loss is told for the keypoints that `compare` counts.
         overwrite: Whether an existing file may be replaced.
 
     Returns:
@@ -67,12 +72,13 @@ def reduce_onnx(
     if before.metadata.get("answer") != "keypoints" or before.metadata.get("precision") != "float32":
         raise UserError(f"{str(source)!r} must answer keypoints in float32 to be reduced. Export it again for that.")
     with written_whole(path, overwrite) as part:
+        known = reference(model, NUM_CROPS)
         proto = onnx.load(str(source))
         with tempfile.TemporaryDirectory() as scratch:
             reduced = {"float16": _float16, "int8": _int8}[precision](onnx, proto, Path(scratch) / "reduced.onnx")
         properties = {**before.metadata, "precision": precision}
         _describe(onnx, reduced, properties, part)
-        found = _measured(precision, source, part, before, ask_onnx(part), image)
+        found = _measured(precision, source, part, before, ask_onnx(part), known)
         _describe(onnx, reduced, {**properties, "reduction": asdict(found)}, part)
     return found
 
@@ -95,19 +101,13 @@ def _float16(onnx, proto, scratch: Path):
         if node.op_type in heavy:
             break
         kept.append(node.name or str(place))
-    _read_once(onnx, proto, kept)
-    return convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
-
-
-def _read_once(onnx, proto, kept: list[str]) -> None:
-    """Puts an Identity behind each input: the conversion casts once per reader and gives all casts one name."""
-    for value in proto.graph.input:
-        for node in proto.graph.node:
-            node.input[:] = [f"{name}_read" if name == value.name else name for name in node.input]
-    for value in proto.graph.input:
-        name = f"{value.name}_read"
-        proto.graph.node.insert(0, onnx.helper.make_node("Identity", [value.name], [name], name=name))
-        kept.append(name)
+    reduced = convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
+    made = {}
+    for node in reduced.graph.node:  # a tensor that several float32 nodes read is cast once for each, under one name
+        made.setdefault(node.output[0], node)
+    del reduced.graph.node[:]
+    reduced.graph.node.extend(made.values())
+    return reduced
 
 
 def _int8(onnx, proto, scratch: Path):
@@ -121,17 +121,15 @@ def _int8(onnx, proto, scratch: Path):
     return onnx.load(str(scratch))
 
 
-def _measured(precision, source, path, before, after, image) -> Reduction:
-    count = before.metadata["num_instances"]
-    inputs = {"image": image, "instance": np.tile(np.eye(count, dtype=np.float32), (len(image), 1, 1))}
-    expected, found = (answer(inputs)["keypoints_crop_xy"] for answer in (before, after))
-    apart = np.linalg.norm(found - expected, axis=-1)
+def _measured(precision, source, path, before, after, known: Reference) -> Reduction:
+    apart = np.linalg.norm(after(known.inputs)["keypoints_crop_xy"] - known.keypoints, axis=-1)[known.decided]
     return Reduction(
         precision,
         float(apart.mean()),
         float(np.quantile(apart, 0.95)),
+        NUM_CROPS,
         tuple(Path(name).stat().st_size / 1e6 for name in (source, path)),
-        tuple(_speed(answer, inputs) for answer in (before, after)),
+        tuple(_speed(answer, known.inputs) for answer in (before, after)),
     )
 
 
