@@ -21,8 +21,8 @@ from kpzoo.sources import Picture
 SECOND_INSTANCE_DECAY = 0.5  # MIPNet, DECAY_THRE: what the box score of the instances behind the first is worth
 POSE_NMS = 0.9  # HRNet and MIPNet, TEST.OKS_THRE
 NOBODY = (
-    "The HOG detector found nobody. It knows upright, whole, well visible people alone: pass `boxes_xywh`, "
-    "`detector='whole'` for pictures of one person, or another detector (see `kpzoo.detect`)."
+    "The HOG detector found nobody. It knows upright, whole, well visible people alone: give boxes, the detector "
+    "'whole' for pictures of one person, or another detector (see `kpzoo.detect`)."
 )
 
 

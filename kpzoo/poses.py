@@ -114,7 +114,11 @@ class Poses:
         return picture
 
     def to_coco(self, image_id: int | str, category_id: int = 1) -> list[dict]:
-        """Returns COCO results, one dict a pose: `keypoints` [x, y, score] * K, `score`, `bbox`, and our `instance`."""
+        """Returns COCO results, one dict a pose: `keypoints` [x, y, score] * K, `score`, `instance`, `box_image_xywh`.
+
+        There is no `bbox`: COCO's tools would take the area of a pose from it instead of from its keypoints, and APM
+        and APL would not be those of `kpzoo.evaluate`.
+        """
         keypoints = np.concatenate([self.keypoints_xy, self.keypoint_scores[..., None]], axis=-1)
         for name, array in (("keypoints", keypoints), ("scores", self.scores), ("boxes", self.boxes_xywh)):
             if not np.isfinite(array).all():
@@ -126,7 +130,7 @@ class Poses:
         columns = [array.tolist() for array in (keypoints, self.scores, self.boxes_xywh, self.instance)]
         image = dict(image_id=image_id, category_id=category_id)
         return [
-            {**image, "keypoints": sum(joints, []), "score": score, "bbox": box, "instance": instance}
+            {**image, "keypoints": sum(joints, []), "score": score, "instance": instance, "box_image_xywh": box}
             for joints, score, box, instance in zip(*columns, strict=True)
         ]
 
@@ -139,7 +143,7 @@ class Poses:
     def to_csv(self, image: str | int) -> list[list]:
         """Returns one row a pose, in the columns of `csv_header`, for `csv.writer(file).writerows`."""
         poses = zip(self.to_coco(image), range(len(self)), strict=True)
-        return [[image, index, p["instance"], p["score"], *p["bbox"], *p["keypoints"]] for p, index in poses]
+        return [[image, index, p["instance"], p["score"], *p["box_image_xywh"], *p["keypoints"]] for p, index in poses]
 
 
 _ARRAYS = [field.name for field in fields(Poses) if field.name != "skeleton"]

@@ -3,7 +3,8 @@
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -61,21 +62,21 @@ class Pictures:
                 self.listed.append(Picture(Path(os.path.relpath(path, folder)).as_posix(), image_id, path.stem))
         self.folders = parents
 
+    def at(self, places: Sequence[int]) -> "Pictures":
+        """Returns the pictures at some places of the list, under the names and ids that they have in it."""
+        chosen = copy(self)
+        chosen.entries, chosen.listed = ([listed[place] for place in places] for listed in (self.entries, self.listed))
+        return chosen
+
     def __len__(self) -> int:
         return len(self.entries)
 
     def __iter__(self) -> Iterator[Picture]:
-        return self.read(range(len(self)))
-
-    def read(self, places: Sequence[int]) -> Iterator[Picture]:
-        """Yields the pictures at some places of the list."""
-        for place in places:
-            listed = self.listed[place]
+        for entry, listed in zip(self.entries, self.listed, strict=True):
             try:
-                image, problem = images.as_image(self.entries[place]), None
+                yield replace(listed, image=images.as_image(entry))
             except UserError as error:
-                image, problem = None, error
-            yield Picture(listed.name, listed.image_id, listed.key, image, problem)
+                yield replace(listed, problem=error)
 
 
 class Video:

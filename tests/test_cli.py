@@ -1,5 +1,6 @@
 """The command line: what it prints, what it writes, and how it fails."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 
 import kpzoo
-from kpzoo import cli, training
+from kpzoo import cli, sources, training
 from kpzoo.data import files
 from kpzoo.metrics import average_precision
 
@@ -72,18 +73,120 @@ def test_evaluate_takes_a_name_with_weights(trained, small_folder, capsys):
     assert json.loads(out)["metrics"] == json.loads(again)["metrics"]
 
 
-def test_predict_draws_pictures_and_writes_results(trained, small_folder, tmp_path, capsys):
+@pytest.fixture
+def photos(small_folder, tmp_path):
+    """Two pictures and one that is none."""
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/bad.jpg").write_text("<html>")
     for name in ("1.jpg", "2.jpg"):
         (tmp_path / "photos" / name).write_bytes((small_folder / "images/train" / name).read_bytes())
-    box = ["--box", "10", "10", "60", "90"]
-    code, out, err = run(capsys, "predict", tmp_path / "photos", "--model", trained, "--out", tmp_path / "out", *box)
+    return tmp_path / "photos"
+
+
+def predict(capsys, photos, trained, *options):
+    out = photos.parent / "out"
+    return *run(capsys, "predict", photos, "--model", trained, "--out", out, "--no-flip", *options), out
+
+
+BOX = ("--box", "10", "10", "60", "90")
+
+
+def test_predict_draws_pictures_and_writes_results(trained, photos, capsys):
+    code, told, err, out = predict(capsys, photos, trained, *BOX, "--json")
     assert code == 0
     assert "bad.jpg" in err
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"1.jpg", "2.jpg", "results.json"}
-    records = json.loads((tmp_path / "out/results.json").read_text())
+    summary = json.loads(told)
+    assert (summary["num_pictures"], summary["num_poses"], len(summary["problems"])) == (2, 2, 1)
+    assert {path.name for path in out.iterdir()} == {"pictures", "results.json", "poses.csv", "progress.jsonl"}
+    assert {path.name for path in (out / "pictures").iterdir()} == {"1.jpg", "2.jpg"}
+    records = json.loads((out / "results.json").read_text())
     assert [record["file_name"] for record in records] == ["1.jpg", "2.jpg"]
+    rows = list(csv.DictReader((out / "poses.csv").open()))
+    assert [row["image"] for row in rows] == ["1.jpg", "2.jpg"]
+    assert float(rows[1]["nose_x"]) == records[1]["keypoints"][0]
+
+
+def test_predict_goes_on_where_it_was_and_refuses_other_settings(trained, photos, capsys):
+    *_, out = predict(capsys, photos, trained, *BOX)
+    first = (out / "results.json").read_text()
+    progress = out / "progress.jsonl"
+    lines = progress.read_text().splitlines(keepends=True)
+    assert len(lines) == 3
+    progress.write_text("".join(lines[:2]) + lines[2][:50])  # as a killed run leaves it
+    code, told, _, _ = predict(capsys, photos, trained, *BOX, "--json")
+    assert (json.loads(told)["num_skipped"], json.loads(told)["num_pictures"]) == (1, 1)
+    assert [record["file_name"] for record in json.loads((out / "results.json").read_text())] == ["1.jpg", "2.jpg"]
+    (out / "pictures/1.jpg").unlink()
+    told = predict(capsys, photos, trained, *BOX, "--json")[1]
+    assert json.loads(told)["num_pictures"] == 1
+    for record, before in zip(json.loads((out / "results.json").read_text()), json.loads(first), strict=True):
+        assert record["file_name"] == before["file_name"]
+        assert record["keypoints"] == pytest.approx(before["keypoints"], abs=1e-3)  # batches of other sizes
+    code, _, err, _ = predict(capsys, photos, trained, "--box", "0", "0", "50", "50")
+    assert code == 2
+    assert "made otherwise (boxes: [[10.0, 10.0, 60.0, 90.0]] before, [[0.0, 0.0, 50.0, 50.0]] now)" in err
+    assert predict(capsys, photos, trained, "--box", "0", "0", "50", "50", "--overwrite")[0] == 0
+    assert (out / "results.json").read_text() != first
+
+
+def test_predict_does_not_touch_a_folder_that_is_not_its_own(trained, photos, capsys):
+    (photos.parent / "out").mkdir()
+    (photos.parent / "out/mine.txt").write_text("mine")
+    code, _, err, out = predict(capsys, photos, trained, *BOX)
+    assert code == 2
+    assert "is not of an earlier run" in err
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    code, _, err = run(capsys, "predict", out / "pictures/1.jpg", "--model", trained, "--out", out, *BOX, "--overwrite")
+    assert code == 2
+    assert "would be replaced" in err
+
+
+def test_predict_fails_if_not_one_picture_can_be_read(trained, photos, capsys):
+    for name in ("1.jpg", "2.jpg"):
+        (photos / name).write_bytes(b"")
+    code, _, err, out = predict(capsys, photos, trained, *BOX)
+    assert code == 2
+    assert "None of the 3 pictures can be read" in err
+    assert json.loads((out / "results.json").read_text()) == []
+
+
+def test_predict_takes_a_detector_with_options_and_tells_when_nobody_is_found(trained, photos, capsys):
+    code, told, err, out = predict(capsys, photos, trained, "--no-pictures", "--min-box-score", "1", "--json")
+    assert json.loads(told)["num_poses"] == 0
+    assert "HOG detector found nobody" in err
+    options = ["--detector", "whole", "--no-pictures", "--overwrite", "--box-nms", "hard", "--pose-nms", "0.5"]
+    assert predict(capsys, photos, trained, *options)[0] == 0
+    records = json.loads((out / "results.json").read_text())
+    assert [record["box_image_xywh"] for record in records] == [[0, 0, 160, 120]] * 2
+    boxes = photos.parent / "boxes.json"
+    boxes.write_text(json.dumps([{"image_id": 99, "bbox": [0, 0, 5, 5], "score": 1, "category_id": 1}]))
+    code, _, err, _ = predict(capsys, photos, trained, "--detector", boxes)
+    assert code == 2
+    assert "boxes of none of the 3 pictures" in err
+
+
+def test_predict_writes_a_video_of_a_video(trained, tmp_path, capsys):
+    from test_streams import write_video
+
+    video, out = write_video(tmp_path / "walk.avi", 12), tmp_path / "out"
+    arguments = ["predict", video, "--model", trained, "--out", out, "--detector", "whole", "--every", "4", "--json"]
+    for _ in range(2):  # a second run begins anew
+        code, told, _ = run(capsys, *arguments)
+        assert code == 0
+        assert json.loads(told)["num_pictures"] == 12
+    written = sources.Video(out / "walk.mp4")
+    assert (len(list(written)), written.num_broken, written.fps) == (12, 0, 20)
+    records = json.loads((out / "results.json").read_text())
+    assert [record["image_id"] for record in records] == list(range(12))
+
+
+def test_results_of_pictures_named_by_number_are_scored_by_evaluate(trained, small_folder, tmp_path, capsys):
+    """And alike, with boxes in the file: no area comes from them."""
+    out = tmp_path / "out"
+    arguments = ["--model", trained, "--detector", "whole", "--out", out, "--no-pictures"]
+    assert run(capsys, "predict", small_folder / "images/train", *arguments)[0] == 0
+    annotations = small_folder / "annotations/person_keypoints_train.json"
+    assert run(capsys, "evaluate", "--annotations", annotations, "--results", out / "results.json", "--json")[0] == 0
 
 
 def test_export_writes_a_savedmodel(trained, tmp_path, capsys):

@@ -98,7 +98,8 @@ def test_coco_results_hold_every_number_exactly():
     assert len(results) == 3
     for p, result in enumerate(results):
         assert (result["image_id"], result["category_id"], result["instance"]) == (139, 2, p % 2)
-        assert result["score"] == poses.scores[p] and result["bbox"] == [20, 20, 60, 60]
+        assert result["score"] == poses.scores[p] and result["box_image_xywh"] == [20, 20, 60, 60]
+        assert "bbox" not in result  # tools would measure the pose by it
         for k in range(17):
             x, y, score = result["keypoints"][3 * k : 3 * k + 3]
             assert [x, y] == poses.keypoints_xy[p, k].tolist() and score == poses.keypoint_scores[p, k]
