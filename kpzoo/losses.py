@@ -108,8 +108,40 @@ class HeatmapLoss(PerCropLoss):
         return {**super().get_config(), "top_k": self.top_k}
 
 
+@keras.saving.register_keras_serializable("kpzoo")
+class MultiInstanceLoss(PerCropLoss):
+    """The sum of a loss over the instances of a crop (arXiv:2101.11223, section 3.2).
+
+    Args:
+        loss: The loss of one instance, such as `HeatmapLoss()` or, for OHKM, `CPNLoss()`.
+        missing: "repeat" to learn the first person's pose for instances that are not there, as the paper does, or
+            "ignore" to learn nothing for them; the paper reports that this trains worse.
+    """
+
+    def __init__(self, loss, missing="repeat", name="multi_instance_loss"):
+        super().__init__(name=name)
+        if missing not in ("repeat", "ignore"):
+            raise unknown("treatment of missing instances", missing, ("repeat", "ignore"))
+        self.loss = loss
+        self.missing = missing
+
+    def call(self, targets, outputs):
+        losses = self.loss.call(targets, outputs)  # (B, N)
+        if self.missing == "ignore":
+            losses *= targets["present"]
+        return tf.reduce_sum(losses, axis=-1)
+
+    def get_config(self):
+        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss), "missing": self.missing}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
+
+
 def default_loss(preset: Preset) -> PerCropLoss:
     """Returns the loss of the paper that the model's school comes from."""
+    loss = HeatmapLoss()
     if preset.codec.startswith("cpn"):
-        return CPNLoss(top_k=min(8, preset.skeleton.num_keypoints), flavour=preset.codec.removeprefix("cpn_"))
-    return HeatmapLoss()
+        loss = CPNLoss(top_k=min(8, preset.skeleton.num_keypoints), flavour=preset.codec.removeprefix("cpn_"))
+    return MultiInstanceLoss(loss) if preset.num_instances > 1 else loss

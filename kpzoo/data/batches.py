@@ -12,6 +12,10 @@ from kpzoo.data.files import PoseData, undecodable
 from kpzoo.errors import UserError, unknown
 from kpzoo.pose_model import PoseModel
 
+# How many keypoints of another person must lie in the crop for it to be a target: the paper's text has k = 3, the
+# authors' code drops who is left with three or fewer.
+INSTANCE_RULES = {"paper": 3, "official": 4}
+
 
 def make_dataset(
     data: PoseData,
@@ -22,6 +26,7 @@ def make_dataset(
     seed: int = 0,
     start_step: int = 0,
     visibility_rule: str | None = None,
+    instance_rule: str = "paper",
     check_images: bool = True,
 ) -> tf.data.Dataset:
     """Returns an endless stream of shuffled batches for `model.fit`.
@@ -37,10 +42,13 @@ def make_dataset(
         seed: Of order and augmentation.
         start_step: How many batches to pass over.
         visibility_rule: A key of `heatmaps.VISIBILITY`; None for the model's, where v = 1 means hidden in the data.
+        instance_rule: A key of `INSTANCE_RULES`, for models with several instances.
         check_images: Whether pictures that cannot be decoded are found first, named on stderr and left out.
 
     Returns:
-        Batches as dicts: `image` (B, H, W, 3) float32 RGB 0 … 255, and the targets of `heatmaps.encode`.
+        Batches as dicts: `image` (B, H, W, 3) float32 RGB 0 … 255, and the targets of `heatmaps.encode`. For models
+        with N instances the targets have an axis N behind B, and there are `instance` (B, N, N), which asks for all of
+        them, and `present` (B, N), 0 where the target of a missing person repeats the first one's.
     """
     if batch_size < 1:
         raise UserError(f"`batch_size` must be at least 1. Received: {batch_size}.")
@@ -55,11 +63,21 @@ def make_dataset(
     rule = visibility_rule or (codec.visibility if data.skeleton.name == "coco17" else "labelled")
     persons = _persons(data, check_images)
     views = geometry.views(persons["boxes_image_xywh"], geometry.CROP_RULES[codec.crop_rule], preset.image_hw)
-    augment = _augment(augment)
-    load = _loader(preset, persons, views, augment, seed)
+    if instance_rule not in INSTANCE_RULES:
+        raise unknown("instance rule", instance_rule, INSTANCE_RULES)
+    load = _loader(preset, persons, views, _augment(augment), seed)
+    several = "instance" in model.input
 
     def add_targets(batch):
-        points, visibility = batch.pop("keypoints_crop_xy"), batch.pop("visibility")
+        points, visibility = batch.pop("keypoints_crop_xy"), batch.pop("visibility")  # (B, N, K, 2), (B, N, K)
+        if several:
+            points, visibility, present = fill_missing(
+                points, visibility, preset.image_hw, INSTANCE_RULES[instance_rule]
+            )
+            queries = tf.tile(tf.eye(preset.num_instances)[None], [batch_size, 1, 1])
+            batch |= {"instance": queries, "present": present}
+        else:
+            points, visibility = points[:, 0], visibility[:, 0]
         targets = heatmaps.encode(codec, points, visibility, preset.image_hw, model.num_levels, rule)
         return {**batch, **targets}
 
@@ -69,6 +87,51 @@ def make_dataset(
     # The stream knows no files, so replicas on one host share it, and every host takes its part of each batch.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.map(add_targets, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).with_options(options)
+
+
+def fill_missing(points: tf.Tensor, visibility: tf.Tensor, image_hw: tuple[int, int], min_keypoints: int):
+    """Returns the targets of all instances of a batch of crops, by MIPNet's rule.
+
+    Keypoints outside the crop lose their label. An instance that is left with fewer than `min_keypoints` is missing:
+    the first person, whom the crop is about, stands in for it.
+
+    Args:
+        points: (B, N, K, 2) in crop pixels, the crop's own person first.
+        visibility: (B, N, K).
+        image_hw: (height, width) of the crop.
+        min_keypoints: See above.
+
+    Returns:
+        Points and visibility as they came, and (B, N) 1 for those who are there.
+    """
+    size = tf.constant([image_hw[1], image_hw[0]], points.dtype)
+    inside = tf.reduce_all((points >= 0) & (points <= size), axis=-1)
+    visibility = tf.where(inside, visibility, tf.zeros_like(visibility))
+    seen = tf.reduce_sum(tf.cast(visibility > 0, tf.int32), axis=-1)  # (B, N)
+    first = tf.range(tf.shape(points)[1]) == 0
+    present = first | (seen >= min_keypoints)
+    points = tf.where(present[..., None, None], points, points[:, :1])
+    visibility = tf.where(present[..., None], visibility, visibility[:, :1])
+    return points, visibility, tf.cast(present, tf.float32)
+
+
+def nearest_persons(image_ids: np.ndarray, boxes_image_xywh: np.ndarray, count: int) -> np.ndarray:
+    """Returns (S, count) places of the persons of the same picture, nearest box centre first, -1 where there are none.
+
+    Args:
+        image_ids: (S,) of all persons that can be a target.
+        boxes_image_xywh: (S, 4).
+        count: How many neighbours each person gets.
+    """
+    centres = boxes_image_xywh[:, :2] + boxes_image_xywh[:, 2:] / 2
+    nearest = np.full((len(image_ids), count), -1)
+    order = np.argsort(image_ids, kind="stable")
+    for group in np.split(order, np.flatnonzero(np.diff(image_ids[order])) + 1):
+        distance = np.square(centres[group, None] - centres[group]).sum(axis=-1)
+        np.fill_diagonal(distance, np.inf)
+        ranked = group[np.argsort(distance, axis=1, kind="stable")][:, : min(count, len(group) - 1)]
+        nearest[group, : ranked.shape[1]] = ranked
+    return nearest
 
 
 def num_persons(data: PoseData) -> int:
@@ -102,10 +165,13 @@ def _persons(data: PoseData, check_images: bool) -> dict[str, np.ndarray]:
 
 
 def _loader(preset, persons, views, augment, seed):
-    """Returns the function from a count of crops to one crop with its keypoints."""
+    """Returns the function from a count of crops to one crop with the keypoints (N, K, 2) of its instances."""
     num_persons = len(views)
     paths = tf.constant(persons["paths"].astype(str))
-    columns = [tf.constant(array) for array in (views, persons["keypoints_image_xy"], persons["visibility"])]
+    others = nearest_persons(persons["image_ids"], persons["boxes_image_xywh"], preset.num_instances - 1)
+    instances = np.concatenate([np.arange(num_persons)[:, None], others], axis=1)  # (S, N)
+    visible = persons["visibility"][instances] * (instances >= 0)[..., None]
+    columns = [tf.constant(array) for array in (views, persons["keypoints_image_xy"][instances], visible)]
     fill = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule].fill_rgb
 
     def load(count):
@@ -120,7 +186,7 @@ def _loader(preset, persons, views, augment, seed):
         if augment:
             image = crops.brightened(image, augment, draws[-3:])
         order = tf.where(mirrored, preset.skeleton.flip_order, np.arange(preset.skeleton.num_keypoints))
-        points = crops.to_crop(crop_to_image, tf.gather(points, order))
-        return {"image": image, "keypoints_crop_xy": points, "visibility": tf.gather(visibility, order)}
+        points = crops.to_crop(crop_to_image, tf.gather(points, order, axis=1))
+        return {"image": image, "keypoints_crop_xy": points, "visibility": tf.gather(visibility, order, axis=1)}
 
     return load
