@@ -242,33 +242,55 @@ def _add_evaluate(commands) -> None:
     parser.add_argument("--no-flip", action="store_true", help="do not average over the mirrored crop")
     parser.add_argument("--batch-size", type=_positive, default=32, help="crops in one pass")
     parser.add_argument("--save-results", help="write the poses as COCO results JSON")
+    parser.add_argument("--report", help="write an .html file: curves, mistakes by joint, the worst pictures")
     parser.add_argument("--json", action="store_true", help="print JSON in full precision")
 
 
 def _evaluate(args) -> None:
-    from kpzoo import metrics
-    from kpzoo.data import coco, results
-
     if bool(args.results) == bool(args.model):
         raise UserError("Pass either --results FILE or --model NAME, to say what is scored.")
+    if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--report must name an .html file. Received: {args.report!r}.")
     if args.results:
+        from kpzoo import metrics
+        from kpzoo.data import coco, results
+
         annotations = coco.read_annotations(args.annotations)
         poses = results.read_results(args.results, annotations)
         found = metrics.average_precision(annotations, poses, protocol=args.protocol)
+        data = kpzoo.data.load(annotations=args.annotations, images=args.images) if args.images else None
+        _report(args, annotations, poses, found, data)
     else:
-        data = kpzoo.data.load(annotations=args.annotations, images=args.images)
-        model = _load_model(args, data.skeleton)
-        found = kpzoo.evaluate(
-            model,
-            data,
-            boxes=args.boxes,
-            protocol=args.protocol,
-            flip=not args.no_flip,
-            batch_size=args.batch_size,
-            results_path=args.save_results,
-            progress=True,
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            found = _evaluate_model(args, args.save_results or Path(folder) / "results.json")
     print(json.dumps({"metrics": found.values, **found.circumstances}) if args.json else found)
+
+
+def _evaluate_model(args, results_path):
+    from kpzoo.data.results import read_results
+
+    data = kpzoo.data.load(annotations=args.annotations, images=args.images)
+    model = _load_model(args, data.skeleton)
+    found = kpzoo.evaluate(
+        model,
+        data,
+        boxes=args.boxes,
+        protocol=args.protocol,
+        flip=not args.no_flip,
+        batch_size=args.batch_size,
+        results_path=results_path,
+        progress=True,
+    )
+    _report(args, data.annotations, read_results(results_path, data.annotations), found, data)
+    return found
+
+
+def _report(args, annotations, poses, found, data) -> None:
+    if args.report:
+        from kpzoo import report
+
+        path = report.write_report(args.report, annotations, poses, found, data, protocol=args.protocol)
+        print(f"The report is in {path}", file=sys.stderr)
 
 
 def _add_predict(commands) -> None:

@@ -95,7 +95,7 @@ class OutputFolder:
     def finish(self) -> None:
         """Writes results and table of all that is done, picture by picture."""
         self._file.flush()
-        with _replaced(self.path / RESULTS) as results, _replaced(self.path / TABLE) as table:
+        with replaced(self.path / RESULTS) as results, replaced(self.path / TABLE) as table:
             writer = csv.writer(table)
             writer.writerow(Poses.csv_header(self.skeleton))
             separator = "[\n"
@@ -133,7 +133,7 @@ def stamp(file: str | Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-class _replaced:
+class replaced:
     """Opens a text file that takes its name only when it is complete."""
 
     def __init__(self, path: Path):

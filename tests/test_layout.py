@@ -12,9 +12,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "kpzoo"
 # A module imports only from modules named before it. Packages whose parts meet in the dict contract alone are siblings.
 ORDER = [
     "errors", "skeletons", "geometry", "heatmaps", "nms", "images", "sources", "drawing", "matching", "metrics",
-    "mistakes", "poses", "outputs", "pose_model", "weights", "registry", "models", "losses", "data", "importers",
-    "doctor", "detect",
-    "streams", "inference", "bulk", "training", "evaluation", "report", "export", "cli",
+    "charts", "poses", "outputs", "pose_model", "weights", "registry", "models", "losses", "data", "importers",
+    "doctor", "detect", "streams", "inference", "bulk", "training", "evaluation", "mistakes", "report", "export", "cli",
 ]  # fmt: skip
 SIBLINGS = {"models", "losses", "importers"}
 WITHOUT_TENSORFLOW = ["errors", "skeletons", "geometry", "nms", "images", "sources", "drawing", "poses", "outputs"]

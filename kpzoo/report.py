@@ -1,0 +1,180 @@
+"""One HTML file about an evaluation, without a network: numbers, curves, mistakes by joint, the worst pictures."""
+
+import base64
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from kpzoo import charts, drawing, images, metrics, mistakes
+from kpzoo.data.coco import Annotations
+from kpzoo.data.files import PoseData
+from kpzoo.data.results import Results
+from kpzoo.matching import match
+from kpzoo.nms import iou_matrix
+from kpzoo.outputs import replaced
+
+NUM_WORST = 20
+_CROWDING = (0.0, 0.05, 0.1, 0.2, 0.4, np.inf)
+
+_STYLE = """
+body { font: 15px/1.5 sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
+h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc; }
+table { border-collapse: collapse; } td, th { padding: 0.15em 0.9em 0.15em 0; text-align: left; vertical-align: top; }
+td.number { text-align: right; font-variant-numeric: tabular-nums; } .note { color: #555; max-width: 48em; }
+.side { display: flex; flex-wrap: wrap; gap: 2em; } img, svg { max-width: 100%; height: auto; }
+"""
+
+
+def write_report(
+    path: str | Path,
+    annotations: Annotations,
+    results: Results,
+    found: metrics.Metrics,
+    data: PoseData | None = None,
+    *,
+    protocol: str = "coco",
+) -> Path:
+    """Writes the report.
+
+    Args:
+        path: The .html file.
+        annotations: The truth.
+        results: The poses.
+        found: Their metrics, with the circumstances, which the report repeats.
+        data: Where the pictures are; without, none are shown.
+        protocol: Of the AP in the charts, as in `found`.
+    """
+    wrong = mistakes.find(annotations, results)
+    sections = [
+        f"<h1>Poses against {escape(Path(annotations.path).name)}</h1>",
+        '<div class="side">',
+        _table(found.values, "number"),
+        _table({name.replace("_", " "): value for name, value in found.circumstances.items()}),
+        "</div>",
+        "<h2>Precision and recall, AP and crowding</h2>",
+        f'<div class="side">{_precision_recall(annotations, results, protocol)}',
+        f"{_crowding(annotations, results, protocol)}</div>",
+        "<h2>Mistakes, joint by joint</h2>",
+        _mistakes(annotations, results, wrong, protocol),
+    ]
+    if data is not None:
+        sections += ["<h2>The worst pictures</h2>", _worst(data, results, wrong)]
+    title = f"<title>kpzoo: {escape(Path(annotations.path).name)}</title>"
+    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{title}<style>{_STYLE}</style></head>'
+    path = Path(path).expanduser()
+    with replaced(path) as file:
+        file.write(f"{head}<body>{''.join(sections)}</body></html>\n")
+    return path
+
+
+def _table(values, kind: str = "") -> str:
+    def cell(value) -> str:
+        if not isinstance(value, float):
+            return escape(str(value))
+        return "n/a" if value == -1 else f"{value:.4f}"
+
+    rows = "".join(f'<tr><th>{escape(n)}</th><td class="{kind}">{cell(v)}</td></tr>' for n, v in values.items())
+    return f"<table>{rows}</table>"
+
+
+def _precision_recall(annotations: Annotations, results: Results, protocol: str) -> str:
+    image_ids = metrics._chosen(annotations, None)
+    truth = metrics._truth(annotations, image_ids, protocol)
+    predictions = metrics._predictions(results, image_ids, annotations.skeleton)
+    sigmas = metrics.reference_sigmas(annotations.skeleton)
+    matched, ignored, persons = (part[0] for part in match(truth, predictions, sigmas, np.array([(0.0, 1e10)])))
+    precision, _ = metrics._curves(predictions, matched, ignored, persons)
+    curves = {
+        f"OKS {threshold:.2f}": (metrics.RECALLS, np.maximum(precision[index], 0))
+        for index, threshold in enumerate(metrics.OKS_THRESHOLDS)
+        if index in (0, 5, 8)
+    }
+    return charts.lines(curves, "recall", "precision")
+
+
+def overlap(annotations: Annotations) -> np.ndarray:
+    """Returns (I,) how crowded the images are: the mean, over persons, of the largest IoU with another's box."""
+    persons = annotations.persons
+    values = np.zeros(len(annotations.image_ids))
+    for index in np.unique(persons.image_index):
+        boxes = persons.boxes_image_xywh[(persons.image_index == index) & ~persons.is_crowd & persons.has_box]
+        if len(boxes) > 1:
+            ious = iou_matrix(boxes, boxes)
+            np.fill_diagonal(ious, 0)
+            values[index] = ious.max(axis=1).mean()
+    return values
+
+
+def _crowding(annotations: Annotations, results: Results, protocol: str) -> str:
+    crowded = overlap(annotations)
+    values, notes = {}, []
+    for low, high in zip(_CROWDING[:-1], _CROWDING[1:], strict=True):
+        chosen = annotations.image_ids[(crowded >= low) & (crowded < high)]
+        if not len(chosen):
+            continue
+        part = metrics.average_precision(annotations, results, protocol, image_ids=chosen)
+        if part.values["AP"] >= 0:
+            name = f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more"
+            values[name] = part.values["AP"]
+            notes.append(f"{part.circumstances['persons']} persons")
+    return charts.bars(values, notes, "overlap of boxes: mean over persons of the largest IoU with another's", "AP")
+
+
+def _mistakes(annotations: Annotations, results: Results, wrong: mistakes.Mistakes, protocol: str) -> str:
+    counts = wrong.counts()
+    rows = dict(zip(wrong.skeleton.keypoints, counts.tolist(), strict=True))
+    chart = charts.stacked_bars({**rows, "all": counts.sum(axis=0).tolist()}, mistakes.KINDS)
+    now = metrics.average_precision(annotations, results, protocol).values["AP"]
+    without = mistakes.ap_without(annotations, results, wrong, protocol)
+    gains = {f"without {kind}": f"{value:.4f} ({value - now:+.4f})" for kind, value in without.items()}
+    kinds = (
+        f"Of the labelled joints of persons that a pose was found for (OKS {mistakes.FOUND} or more). Good: similarity "
+        f"of {mistakes.GOOD} or more with the joint's place. Jitter: {mistakes.NEAR} or more. Inversion: at the same "
+        "person's other side. Swap: at another person. Miss: near none of these. After Ronchi &amp; Perona, ICCV 2017. "
+        f"{len(wrong.person)} persons found, {len(wrong.not_found)} not; {len(wrong.without_person)} poses without a "
+        "person (who may not be annotated)."
+    )
+    return (
+        f'<p class="note">{kinds}</p><div class="side">{chart}<div><p>AP if one kind of mistake were put right:</p>'
+        f"{_table({'as it is': f'{now:.4f}', **gains}, 'number')}</div></div>"
+    )
+
+
+def worst_sheet(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> drawing.Picture:
+    """Returns the pictures with the lowest mean OKS over their persons: annotation left, poses right."""
+    persons = data.annotations.persons
+    oks = np.full(len(persons.image_ids), np.nan)
+    oks[wrong.person], oks[wrong.not_found] = wrong.oks, 0.0
+    known = np.flatnonzero(np.isfinite(oks))
+    image_ids = np.unique(persons.image_ids[known])
+    means = np.array([oks[known[persons.image_ids[known] == image_id]].mean() for image_id in image_ids])
+    pictures, captions = [], []
+    for place in np.argsort(means, kind="stable")[:NUM_WORST]:
+        image_id = image_ids[place]
+        file = data.image_paths([image_id])[0]
+        picture = images.read_image(file, apply_exif=False)
+        rows = known[persons.image_ids[known] == image_id]
+        truth = drawing.draw_poses(
+            picture, persons.keypoints_image_xy[rows], persons.visibility[rows] / 2, data.skeleton
+        )
+        poses = np.flatnonzero(results.image_ids == image_id)
+        drawn = drawing.draw_poses(
+            picture,
+            results.keypoints_image_xy[poses],
+            results.keypoint_scores[poses],
+            data.skeleton,
+            scores=results.scores[poses],
+        )
+        pictures.append(np.concatenate([truth, drawn], axis=1))
+        captions.append(f"{Path(file).name}  OKS {means[place]:.2f}")
+    return drawing.contact_sheet(pictures, 2, captions, cell_hw=(240, 520))
+
+
+def _worst(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> str:
+    sheet = worst_sheet(data, results, wrong)
+    jpeg = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(sheet), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
+    note = f"The {NUM_WORST} lowest by mean OKS of the annotated persons; left the annotation, right the poses found."
+    source = base64.b64encode(jpeg.tobytes()).decode()
+    return f'<p class="note">{note}</p><img alt="The worst pictures" src="data:image/jpeg;base64,{source}">'
