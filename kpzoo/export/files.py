@@ -23,12 +23,12 @@ def written_whole(target: str | Path, overwrite: bool) -> Iterator[Path]:
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     try:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part.touch()
-            part.unlink()
-        except OSError as error:
-            raise UserError(f"Cannot write to {str(target.parent)!r}: {error.strerror}.") from None
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise UserError(f"Cannot write to {str(target.parent)!r}: {error.strerror}.") from None
+    try:
         yield part
         if target.is_dir():  # a folder cannot be replaced in one step: the old one steps aside first
             target.rename(old)

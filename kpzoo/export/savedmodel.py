@@ -8,8 +8,8 @@ import tensorflow as tf
 from kpzoo import geometry, heatmaps
 from kpzoo.data import crops
 from kpzoo.export.files import checked_model, description, written_whole
-from kpzoo.inference import SECOND_INSTANCE_DECAY, ask_all, ask_both_sides
-from kpzoo.pose_model import PoseModel
+from kpzoo.inference import SECOND_INSTANCE_DECAY, ask_all
+from kpzoo.pose_model import PoseModel, Preset
 
 CROPS_AT_ONCE = 32  # boxes of one picture that are cropped and asked together, so that memory does not grow with boxes
 DESCRIPTION = "assets.extra/kpzoo.json"  # TensorFlow Serving's folder for what is not part of the graph
@@ -55,14 +55,18 @@ def _serving_module(model: PoseModel) -> tf.Module:
     def forward(inputs):
         return {name: tf.cast(value, tf.float32) for name, value in model(inputs, training=False).items()}
 
+    @tf.function(input_signature=[image_spec])
+    def ask(image):  # the network stands once in the graph, whoever calls it
+        return ask_all(model, image)
+
     @tf.function(input_signature=[image_spec, flip_spec])
     def predict_crops(image, flip):
-        keypoints, scores = _decoded(model, image, flip)
+        keypoints, scores = _decoded(preset, ask, image, flip)
         return {"keypoints_crop_xy": keypoints, "keypoint_scores": scores}
 
     @tf.function(input_signature=[tf.TensorSpec((), tf.string, name="contents"), boxes_spec, flip_spec])
     def predict_image(contents, boxes_xywh, flip):
-        return _image_to_keypoints(model, contents, boxes_xywh, flip)
+        return _image_to_keypoints(preset, ask, contents, boxes_xywh, flip)
 
     module = tf.Module()
     module.kept = [variable.value for variable in model.variables]
@@ -70,19 +74,23 @@ def _serving_module(model: PoseModel) -> tf.Module:
     return module
 
 
-def _decoded(model: PoseModel, image: tf.Tensor, flip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _decoded(preset: Preset, ask, image: tf.Tensor, flip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns keypoints (B, N, K, 2) in crop pixels and scores (B, N, K) of (B, H, W, 3) crops."""
+    codec = heatmaps.CODECS[preset.codec]
     # Convolutions on no rows at all fail on some CPUs: a row is added, and taken away from the answer.
     image, count = tf.pad(image, [[0, 1], [0, 0], [0, 0], [0, 0]]), tf.shape(image)[0]
     image = image[: tf.maximum(count, 1)]
-    maps = tf.cond(flip, lambda: ask_both_sides(model, image), lambda: ask_all(model, image))
-    keypoints, scores = heatmaps.decode(heatmaps.CODECS[model.preset.codec], maps)
+    maps = ask(image)
+
+    def both_sides():
+        return heatmaps.merge_flipped(codec, maps, ask(tf.reverse(image, axis=[2])), preset.skeleton.flip_order)
+
+    keypoints, scores = heatmaps.decode(codec, tf.cond(flip, both_sides, lambda: maps))
     return keypoints[:count], scores[:count]
 
 
-def _image_to_keypoints(model, contents, boxes_xywh, flip) -> dict[str, tf.Tensor]:
+def _image_to_keypoints(preset: Preset, ask, contents, boxes_xywh, flip) -> dict[str, tf.Tensor]:
     """Returns the keypoints in (P, 4) boxes of an encoded picture, `CROPS_AT_ONCE` boxes at a time."""
-    preset = model.preset
     codec = heatmaps.CODECS[preset.codec]
     rule = geometry.CROP_RULES[codec.crop_rule]
     fine = tf.reduce_all(tf.math.is_finite(boxes_xywh)) & tf.reduce_all(boxes_xywh[:, 2:] > 0)
@@ -98,7 +106,7 @@ def _image_to_keypoints(model, contents, boxes_xywh, flip) -> dict[str, tf.Tenso
 
     def some(start, points_of, scores_of):
         image, matrices = tf.map_fn(one, views[start : start + CROPS_AT_ONCE], fn_output_signature=shapes)
-        keypoints, scores = _decoded(model, image, flip)
+        keypoints, scores = _decoded(preset, ask, image, flip)
         at = start // CROPS_AT_ONCE
         keypoints = crops.to_image(matrices, keypoints)
         return start + CROPS_AT_ONCE, points_of.write(at, keypoints), scores_of.write(at, scores)
