@@ -258,7 +258,7 @@ def _evaluate(args) -> None:
         annotations = coco.read_annotations(args.annotations)
         poses = results.read_results(args.results, annotations)
         found = metrics.average_precision(annotations, poses, protocol=args.protocol)
-        data = kpzoo.data.load(annotations=args.annotations, images=args.images) if args.images else None
+        data = _load_data(args) if args.images else None
         _report(args, annotations, poses, found, data)
     else:
         with tempfile.TemporaryDirectory() as folder:
@@ -266,10 +266,16 @@ def _evaluate(args) -> None:
     print(json.dumps({"metrics": found.values, **found.circumstances}) if args.json else found)
 
 
+def _load_data(args):
+    """Returns the data of `--annotations` and `--images`; of folders with equal file names, that of the split."""
+    split = Path(args.annotations).name.split(".")[0].split("_")[-1]
+    return kpzoo.data.load(split=split, annotations=args.annotations, images=args.images)
+
+
 def _evaluate_model(args, results_path):
     from kpzoo.data.results import read_results
 
-    data = kpzoo.data.load(annotations=args.annotations, images=args.images)
+    data = _load_data(args)
     model = _load_model(args, data.skeleton)
     found = kpzoo.evaluate(
         model,

@@ -23,7 +23,7 @@ body { font: 15px/1.5 sans-serif; color: #222; max-width: 1080px; margin: 2em au
 h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc; }
 table { border-collapse: collapse; } td, th { padding: 0.15em 0.9em 0.15em 0; text-align: left; vertical-align: top; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; } .note { color: #555; max-width: 48em; }
-.side { display: flex; flex-wrap: wrap; gap: 2em; } img, svg { max-width: 100%; height: auto; }
+.side { display: flex; flex-wrap: wrap; gap: 2em; align-items: flex-start; } img, svg { max-width: 100%; height: auto; }
 """
 
 
@@ -169,7 +169,8 @@ def worst_sheet(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> d
         )
         pictures.append(np.concatenate([truth, drawn], axis=1))
         captions.append(f"{Path(file).name}  OKS {means[place]:.2f}")
-    return drawing.contact_sheet(pictures, 2, captions, cell_hw=(240, 520))
+    aspect = float(np.median([picture.shape[0] / picture.shape[1] for picture in pictures])) if pictures else 0.5
+    return drawing.contact_sheet(pictures, 2, captions, cell_hw=(round(520 * aspect), 520))
 
 
 def _worst(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> str:

@@ -73,6 +73,17 @@ def test_evaluate_takes_a_name_with_weights(trained, small_folder, capsys):
     assert json.loads(out)["metrics"] == json.loads(again)["metrics"]
 
 
+def test_evaluate_takes_the_pictures_of_its_split(trained, tmp_path, capsys):
+    """Splits of scenes have equal file names: the pictures of another split would give a wrong AP in silence."""
+    for split, seed in (("train", 1), ("val", 2)):
+        assert run(capsys, "data", "make", tmp_path, "--images", 2, "--split", split, "--seed", seed)[0] == 0
+    arguments = ["evaluate", "--model", trained, "--json", "--no-flip"]
+    arguments += ["--annotations", tmp_path / "annotations/person_keypoints_val.json"]
+    found = json.loads(run(capsys, *arguments)[1])["metrics"]
+    assert found == json.loads(run(capsys, *arguments, "--images", tmp_path / "images/val")[1])["metrics"]
+    assert found != json.loads(run(capsys, *arguments, "--images", tmp_path / "images/train")[1])["metrics"]
+
+
 @pytest.fixture
 def photos(small_folder, tmp_path):
     """Two pictures and one that is none."""
