@@ -211,6 +211,27 @@ def test_soft_box_nms_equals_a_plain_loop(method, decay):
     assert lowered == pytest.approx([score for _, score in expected], abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_box_suppression_equals_that_of_tensorflow(seed):
+    """TensorFlow halves the exponent of the Gaussian, so its sigma is half of ours, and it counts corners y, x."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(seed)
+    boxes_xywh = np.c_[rng.uniform(0, 60, (50, 2)), rng.uniform(10, 50, (50, 2))].astype(np.float32)
+    scores = rng.permutation(np.linspace(0.1, 1, 50)).astype(np.float32)
+    corners = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)[:, [1, 0, 3, 2]]
+    suppress = tf.image.non_max_suppression_with_scores
+    for threshold in (0.3, 0.5, 0.7):
+        kept, _ = suppress(corners, scores, 50, iou_threshold=threshold)
+        assert nms.box_nms(boxes_xywh, scores, threshold).tolist() == kept.numpy().tolist()
+    for sigma in (0.3, 0.5):
+        kept, lowered = suppress(corners, scores, 50, iou_threshold=1.0, score_threshold=0.05, soft_nms_sigma=sigma / 2)
+        ours, ours_lowered = nms.soft_box_nms(boxes_xywh, scores, "gaussian", sigma=sigma, min_score=0.05)
+        assert ours.tolist() == kept.numpy().tolist()
+        assert 5 < len(ours) < 50
+        np.testing.assert_allclose(ours_lowered, lowered, rtol=1e-5)
+
+
 POSES = dict(keypoints_xy=np.zeros((2, 17, 2)), scores=np.ones(2), areas=np.ones(2), sigmas=SIGMAS)
 
 
