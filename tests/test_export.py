@@ -1,9 +1,12 @@
 """A SavedModel answers what the Keras model answers, in a process that has TensorFlow alone."""
 
+import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +20,7 @@ from kpzoo.export import savedmodel
 from kpzoo.export.parity import ask_savedmodel
 from kpzoo.inference import make_predictor, predict
 
+SCRIPTS = Path(__file__).resolve().parents[1] / "export"
 NAMES = ["cpn_tiny", "mipnet_tiny", "hrnet_tiny", "hourglass_tiny"]
 BOXES = np.array([[10, 10, 50, 90], [60, -20, 120, 100], [-900, -900, 20, 30]], np.float32)
 
@@ -178,12 +182,12 @@ def test_an_existing_folder_is_not_replaced_unasked_and_whole_if_asked(models, t
     (tmp_path / "1").mkdir()
     (tmp_path / "1/old").touch()
     with pytest.raises(UserError, match="exists already"):
-        export.to_savedmodel(models["cpn_tiny"], tmp_path / "1")
+        export.to_savedmodel(models["mipnet_tiny"], tmp_path / "1")
     assert (tmp_path / "1/old").exists()
-    export.to_savedmodel(models["cpn_tiny"], tmp_path / "1", overwrite=True)
+    export.to_savedmodel(models["mipnet_tiny"], tmp_path / "1", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
     assert not (tmp_path / "1/old").exists()
-    assert export.compare(models["cpn_tiny"], tmp_path / "1").passed
+    assert export.compare(models["mipnet_tiny"], tmp_path / "1").passed
 
 
 def test_an_export_that_fails_leaves_nothing_and_keeps_what_was_there(models, tmp_path, monkeypatch):
@@ -205,3 +209,37 @@ def test_a_folder_that_is_no_savedmodel_is_told(tmp_path):
     (tmp_path / "saved_model.pb").write_bytes(b"junk")
     with pytest.raises(UserError, match="is not a SavedModel"):
         ask_savedmodel(tmp_path)
+
+
+def script(name: str):
+    """Returns a script of the folder `export` as a module."""
+    spec = importlib.util.spec_from_file_location(Path(name).stem, SCRIPTS / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["savedmodel.py", "onnx.py", "parity.py", "serving/rest_client.py", "web/check.py"])
+def test_the_scripts_tell_how_they_are_used(name):
+    result = subprocess.run([sys.executable, SCRIPTS / name, "--help"], capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "usage:" in result.stdout
+
+
+def test_the_rest_client_asks_for_what_the_signature_takes(served):
+    body = script("serving/rest_client.py").request_body((served / "picture.png").read_bytes(), BOXES.tolist(), True)
+    image = tf.saved_model.load(str(served / "hourglass_tiny/1")).signatures[body["signature_name"]]
+    assert set(json.loads(json.dumps(body))["inputs"]) == set(image.structured_input_signature[1])
+    assert set(body["inputs"]["contents"]) == {"b64"}
+
+
+def test_warm_up_records_name_a_signature_and_its_inputs(served, tmp_path, monkeypatch):
+    folder = shutil.copytree(served / "hourglass_tiny/1", tmp_path / "1")
+    monkeypatch.setattr(sys, "argv", ["warmup.py", str(folder)])
+    warmup = script("serving/warmup.py")
+    assert warmup.main() == 0
+    records = [record.numpy() for record in tf.data.TFRecordDataset(str(folder / warmup.RECORDS))]
+    assert len(records) == 2
+    for record in records:
+        assert all(name in record for name in (b"predict_image", b"contents", b"boxes_xywh", b"flip"))
+    assert warmup.field(6, b"x" * 300)[:3] == bytes([6 << 3 | 2, 300 & 127 | 128, 300 >> 7])

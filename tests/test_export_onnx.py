@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -67,6 +69,22 @@ def test_onnx_answers_as_the_keras_model_under_onnxruntime_alone(model, folder):
         np.testing.assert_allclose(answers[f"keypoint_scores_{rows}"], scores, rtol=1e-4)
     assert answers["heatmaps_0"].shape == (0, 2, 16, 16, 17)
     assert answers["keypoints_crop_xy_0"].shape == (0, 2, 17, 2)
+
+
+def test_the_client_in_twenty_lines_finds_what_predict_finds(model, folder, tmp_path):
+    pixels = cv2.resize(np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8), (160, 120))
+    cv2.imwrite(str(tmp_path / "picture.png"), pixels)
+    box = [20, 10, 70, 90]
+    client = Path(__file__).resolve().parents[1] / "export/serving/onnx_client.py"
+    command = [sys.executable, client, folder / "keypoints.onnx", tmp_path / "picture.png", *map(str, box)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    found = np.array([list(json.loads(line).values()) for line in result.stdout.splitlines()])
+    poses = kpzoo.predict(model, tmp_path / "picture.png", [box], flip=False, nms=None)
+    # OpenCV's warp rounds places to 1/32 of a pixel, so a keypoint may move to a cell that is as high.
+    same = np.abs(found[..., :2] - poses.keypoints_xy).max(axis=-1) < 0.01
+    assert same.mean() > 0.8
+    assert found.shape == (2, 17, 3)
 
 
 def test_dimensions_have_names_and_the_metadata_tells_how_to_ask(folder):

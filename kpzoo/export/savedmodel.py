@@ -94,7 +94,9 @@ def _image_to_keypoints(preset: Preset, ask, contents, boxes_xywh, flip) -> dict
     codec = heatmaps.CODECS[preset.codec]
     rule = geometry.CROP_RULES[codec.crop_rule]
     fine = tf.reduce_all(tf.math.is_finite(boxes_xywh)) & tf.reduce_all(boxes_xywh[:, 2:] > 0)
-    tf.Assert(fine, ["boxes_xywh must be finite: x, y, width and height above 0. Received:", boxes_xywh], summarize=40)
+    told = ["boxes_xywh must be finite: x, y, width and height above 0. Received:", boxes_xywh]
+    with tf.control_dependencies([tf.Assert(fine, told, summarize=40)]):
+        boxes_xywh = tf.identity(boxes_xywh)  # nothing is cropped before the boxes are known to be good
     pixels = _pixels(contents)
     views = crops.views_in_graph(boxes_xywh, rule, preset.image_hw)
 
