@@ -64,10 +64,8 @@ def predict_to_folder(
     detector = None if boxes_xywh is not None else detect.get("hog" if detector is None else detector)
     _check(opened, detector, out)
     is_video = isinstance(opened, sources.Video)
-    settings = _settings(model, boxes_xywh, detector, options)
-    folder = outputs.OutputFolder(
-        out, model.preset.skeleton, settings, overwrite=overwrite or _was_video(is_video, out)
-    )
+    settings = {"video": opened.source if is_video else None, **_settings(model, boxes_xywh, detector, options)}
+    folder = outputs.OutputFolder(out, model.preset.skeleton, settings, resume=not is_video, overwrite=overwrite)
     summary = Summary()
     try:
         if is_video:
@@ -80,11 +78,6 @@ def predict_to_folder(
     if summary.problems and not summary.num_pictures + summary.num_skipped:
         raise UserError(f"None of the {len(summary.problems)} pictures can be read. The first: {summary.problems[0]}")
     return summary
-
-
-def _was_video(is_video: bool, out) -> bool:
-    """Returns whether a folder is an earlier run's that a video may replace."""
-    return is_video and (Path(out).expanduser() / outputs.PROGRESS).exists()
 
 
 def _check(opened, detector, out) -> None:

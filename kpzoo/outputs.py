@@ -33,10 +33,19 @@ class OutputFolder:
         path: The folder; it is made, must be empty, or be of an earlier run.
         skeleton: Of all poses.
         settings: What the poses depend on, as JSON can hold it.
+        resume: Whether to keep what the earlier run did.
         overwrite: Whether to begin anew whatever the folder holds.
     """
 
-    def __init__(self, path: str | Path, skeleton: Skeleton, settings: Mapping[str, Any], *, overwrite: bool = False):
+    def __init__(
+        self,
+        path: str | Path,
+        skeleton: Skeleton,
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = True,
+        overwrite: bool = False,
+    ):
         self.path, self.skeleton = Path(path).expanduser(), skeleton
         self._progress = self.path / PROGRESS
         header = {"settings": json.loads(json.dumps(settings))}
@@ -46,7 +55,7 @@ class OutputFolder:
             raise UserError(f"{self.path} exists and is not of an earlier run. Choose another folder, or overwrite.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lines = [] if overwrite else self._whole_lines()
+            lines = self._whole_lines() if resume and not overwrite else []
             if not lines:
                 self._progress.write_text(json.dumps(header) + "\n", encoding="utf-8")
             else:

@@ -191,6 +191,9 @@ def test_predict_writes_a_video_of_a_video(trained, tmp_path, capsys):
     assert (len(list(written)), written.num_broken, written.fps) == (12, 0, 20)
     records = json.loads((out / "results.json").read_text())
     assert [record["image_id"] for record in records] == list(range(12))
+    other = ["predict", write_video(tmp_path / "run.avi", 3), *arguments[2:]]
+    assert run(capsys, *other)[0] == 2  # the poses of another video stay
+    assert json.loads((out / "results.json").read_text()) == records
 
 
 def test_results_of_pictures_named_by_number_are_scored_by_evaluate(trained, small_folder, tmp_path, capsys):
