@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -14,11 +13,11 @@ from pathlib import Path
 from kpzoo import skeletons
 from kpzoo import weights as published
 from kpzoo.errors import UserError, unknown
+from kpzoo.importers import load_weights
 from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.skeletons import Skeleton
 
 DEFAULT = "default"  # the model's own normalisation; None already means "leave the pixels as they are"
-WEIGHTS_SUFFIX = ".weights.h5"
 
 MACS_RULE = (
     "multiply-adds of convolutions, deconvolutions (by input positions) and dense layers for one crop and one query; "
@@ -158,8 +157,8 @@ def build(
         name: A name of `list_models()`.
         image_hw: (height, width) of the crops in pixels, multiples of 32 (deep hourglasses: 64). Default 256x192.
         skeleton: The keypoints to find: a name, or a `Skeleton`.
-        weights: A tag of published weights, see `info(name).weights`, which also sets what is not given here, or a
-            `.weights.h5` file of this very model, or None for fresh weights.
+        weights: A tag of published weights, see `info(name).weights`, which also sets what is not given here, or any
+            file that `kpzoo.load_weights` reads and that fits as it is, or None for fresh weights.
         normalization: A key of `blocks.NORMALIZATIONS`; None leaves pixels as they are.
         **options: Options of the model, see `info(name).options`.
 
@@ -195,7 +194,7 @@ def build(
         options=json.loads(json.dumps(options)),
     )
     if weights is not None:
-        _load(model, weights)
+        load_weights(model, weights)
     return model
 
 
@@ -218,25 +217,6 @@ def _checked_size(name: str, image_hw, multiple: int) -> tuple[int, int]:
             f"Received: ({height}, {width}). The nearest sizes are {' or '.join(map(str, sorted({below, above})))}."
         )
     return height, width
-
-
-def _load(model: PoseModel, weights: str | Path) -> None:
-    """Fills the model from a Keras weights file of the same architecture."""
-    path = Path(weights)
-    if not path.name.endswith(WEIGHTS_SUFFIX):
-        raise UserError(
-            f"`weights` must be a `{WEIGHTS_SUFFIX}` file. Received: {str(weights)!r}. "
-            "Files of other projects go through `kpzoo.load_weights(model, path)`."
-        )
-    if not path.is_file():
-        raise UserError(f"There is no weights file {str(path)!r}.")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # Keras only warns of layers that the file lacks
-            model.load_weights(path)
-    except (ValueError, OSError, KeyError, UserWarning) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"Weights file {str(path)!r} does not fit model {model.name!r}: {reason}") from error
 
 
 @cache

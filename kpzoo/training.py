@@ -17,6 +17,7 @@ from kpzoo.data import crops
 from kpzoo.data.batches import make_dataset, num_persons
 from kpzoo.data.files import PoseData
 from kpzoo.errors import UserError
+from kpzoo.importers import save_weights
 from kpzoo.models import build
 from kpzoo.pose_model import PoseModel, Preset
 
@@ -232,8 +233,7 @@ def run(
             callbacks=callbacks(folder, batch_size, measure),
             verbose="auto" if sys.stdout.isatty() else 2,
         )
-    model.save_weights(Path(folder) / "part.weights.h5", overwrite=True)
-    os.replace(Path(folder) / "part.weights.h5", Path(folder) / WEIGHTS)
+    save_weights(model, Path(folder) / WEIGHTS)
     return model
 
 

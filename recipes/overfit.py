@@ -45,6 +45,9 @@ def main(args: argparse.Namespace) -> None:
     def make_model():
         keras.utils.set_random_seed(0)
         model = kpzoo.build(args.model, skeleton=data.skeleton)
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.momentum = 0.9  # a few hundred steps: the statistics for inference have to follow quickly
         schedule = keras.optimizers.schedules.CosineDecay(args.learning_rate, args.steps)
         model.compile(keras.optimizers.Adam(schedule), default_loss(model.preset))
         return model
