@@ -122,7 +122,11 @@ def _int8(onnx, proto, scratch: Path):
 
 
 def _measured(precision, source, path, before, after, known: Reference) -> Reduction:
-    apart = np.linalg.norm(after(known.inputs)["keypoints_crop_xy"] - known.keypoints, axis=-1)[known.decided]
+    try:
+        found = after(known.inputs)["keypoints_crop_xy"]
+    except Exception as error:  # the decoder finds no peak among NaN
+        raise UserError(f"The features do not fit {precision}: they leave its range. Keep float32.") from error
+    apart = np.linalg.norm(found - known.keypoints, axis=-1)[known.decided]
     return Reduction(
         precision,
         float(apart.mean()),
