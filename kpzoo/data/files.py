@@ -84,10 +84,13 @@ def _annotation_file(root, split) -> Path:
 
 
 def _image_folder(annotations: Path, root, split, file_names: Sequence[str]) -> Path:
-    """Returns the first folder about the annotations that holds the first picture; the split's own come first."""
+    """Returns the first folder about the annotations that holds the first picture.
+
+    Splits may share file names: a folder named like the split, or named in the annotation file's name, comes first.
+    """
     root = Path(root).expanduser() if root is not None else annotations.parent.parent
     folders = [root / "images", root, *sorted(root.glob("images/*")), *sorted(root.glob("*"))]
-    folders.sort(key=lambda folder: split is None or split not in folder.name)
+    folders.sort(key=lambda folder: split not in folder.name if split else folder.name not in annotations.stem)
     for folder in folders:
         if folder.is_dir() and (not file_names or (folder / file_names[0]).exists()):
             return folder
