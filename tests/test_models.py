@@ -1,5 +1,6 @@
 """Every family, through its smallest member: the registry is the test list."""
 
+import functools
 import json
 
 import keras
@@ -22,6 +23,17 @@ IMAGE_HW = (64, 64)
 @pytest.fixture(autouse=True)
 def same_weights_each_time():
     keras.utils.set_random_seed(0)
+
+
+@functools.cache
+def tiny(name):
+    """A small model, built once for all tests that leave it as it is."""
+    keras.utils.set_random_seed(0)
+    model = build(name, image_hw=IMAGE_HW)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2DTranspose):  # three fresh ones in a row leave nothing in 16 bits
+            layer.kernel.assign(100 * layer.kernel)
+    return model
 
 
 def inputs_for(model, batch=2, seed=0):
@@ -68,7 +80,7 @@ def test_every_trainable_variable_gets_a_gradient(name, training):
 
 @pytest.mark.parametrize("name", TINY)
 def test_reload_gives_the_same_heatmaps_and_preset(name, tmp_path):
-    model = build(name, image_hw=IMAGE_HW)
+    model = tiny(name)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.preset == model.preset
@@ -80,10 +92,7 @@ def test_reload_gives_the_same_heatmaps_and_preset(name, tmp_path):
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("name", TINY)
 def test_mixed_precision_keeps_float32_heads(name, policy):
-    exact = build(name, image_hw=IMAGE_HW)
-    for layer in exact.layers:
-        if isinstance(layer, keras.layers.Conv2DTranspose):  # three fresh ones in a row leave nothing in 16 bits
-            layer.kernel.assign(100 * layer.kernel)
+    exact = tiny(name)
     keras.mixed_precision.set_global_policy(policy)
     try:
         model = build(name, image_hw=IMAGE_HW)
@@ -91,8 +100,9 @@ def test_mixed_precision_keeps_float32_heads(name, policy):
         keras.mixed_precision.set_global_policy("float32")
     model.set_weights(exact.get_weights())
     inputs = inputs_for(model)
-    outputs, expected = as_arrays(model(inputs)), as_arrays(exact(inputs))
-    assert {value.dtype for value in model(inputs).values()} == {tf.float32}
+    outputs, expected = model(inputs), as_arrays(exact(inputs))
+    assert {value.dtype for value in outputs.values()} == {tf.float32}
+    outputs = as_arrays(outputs)
     assert model.layers[-1].compute_dtype == "float32"
     for key in expected:
         assert np.abs(outputs[key] - expected[key]).max() <= 0.1 * np.abs(expected[key]).max() + 1e-6, key
@@ -102,13 +112,13 @@ def test_mixed_precision_keeps_float32_heads(name, policy):
 
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_models_are_tiny(name):
-    assert count_params(build(name, image_hw=IMAGE_HW)) < 100_000
+    assert info(name).num_params < 100_000
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_names_and_shapes_of_variables_are_a_checkpoint_contract(name, accept):
     path = GOLDEN / f"{name}.json"
-    variables = {variable.path: list(variable.shape) for variable in build(name, image_hw=IMAGE_HW).variables}
+    variables = {variable.path: list(variable.shape) for variable in tiny(name).variables}
     if accept:
         GOLDEN.mkdir(exist_ok=True)
         lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(shape)}" for key, shape in variables.items())
@@ -206,7 +216,7 @@ def test_mimb_refuses_other_shapes(shapes, message):
 
 @pytest.mark.parametrize("name", MIPNETS)
 def test_asking_for_both_people_at_once_equals_asking_twice(name):
-    model = build(name, image_hw=IMAGE_HW)
+    model = tiny(name)
     inputs = inputs_for(model, batch=3)
     both = as_arrays(model(inputs))
     for index in range(2):
@@ -243,7 +253,7 @@ def executed_macs(model, num_queries):
 
 @pytest.mark.parametrize("name", MIPNETS)
 def test_trunk_runs_once_however_many_queries(name):
-    model = build(name, image_hw=IMAGE_HW)
+    model = tiny(name)
     one, two, three = (executed_macs(model, count) for count in (1, 2, 3))
     gates = sum(layer.macs for layer in model.layers if isinstance(layer, MIMB))
     assert one == count_macs(model) - gates

@@ -13,8 +13,7 @@ from kpzoo.models.mimb import MIMB
 from kpzoo.skeletons import CROWDPOSE14
 
 COUNTS = Path(kpzoo.models.__file__).parent / "counts.json"
-SMALL_HW = (128, 96)
-SMALL = {"nano", "tiny"}  # sizes that are also counted at 128x96
+SMALL_HW = (128, 96)  # at which nano models are counted too
 
 
 def counted(name):
@@ -23,7 +22,7 @@ def counted(name):
     mimb = sum(count_params(layer) for layer in model.layers if isinstance(layer, MIMB))
     if mimb:
         counts["mimb_params"] = mimb
-    models = [model] + ([build(name, image_hw=SMALL_HW)] if name.rsplit("_", 1)[-1] in SMALL else [])
+    models = [model] + ([build(name, image_hw=SMALL_HW)] if name.endswith("_nano") else [])
     counts["macs"] = {"{}x{}".format(*model.preset.image_hw): count_macs(model) for model in models}
     return counts
 
