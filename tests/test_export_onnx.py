@@ -56,7 +56,7 @@ def test_onnx_answers_as_the_keras_model_under_onnxruntime_alone(model, folder):
     image = np.random.default_rng(0).uniform(0, 255, (3, 64, 64, 3)).astype(np.float32)
     np.save(folder / "image.npy", image)
     command = [sys.executable, "-c", textwrap.dedent(CLIENT), str(folder), "heatmaps", "keypoints"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr[-3000:]
     answers = np.load(folder / "answers.npz")
     for rows, queries in ((1, 1), (3, 2)):
@@ -77,7 +77,7 @@ def test_the_client_in_twenty_lines_finds_what_predict_finds(model, folder, tmp_
     box = [20, 10, 70, 90]
     client = Path(__file__).resolve().parents[1] / "export/serving/onnx_client.py"
     command = [sys.executable, client, folder / "keypoints.onnx", tmp_path / "picture.png", *map(str, box)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert result.returncode == 0, result.stderr
     found = np.array([list(json.loads(line).values()) for line in result.stdout.splitlines()])
     poses = kpzoo.predict(model, tmp_path / "picture.png", [box], flip=False, nms=None)

@@ -25,7 +25,7 @@ SIZE = dict(image_hw=(64, 64))
 
 def run_python(code: str, *args, **kwargs) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", textwrap.dedent(code), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=Path(__file__).parent, **kwargs)
+    return subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=Path(__file__).parent, **kwargs)
 
 
 def tiny_model(optimizer=None):

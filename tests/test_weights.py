@@ -120,7 +120,7 @@ def test_two_processes_share_one_download(served, tmp_path):
     ]
     for child in children:
         child.start()
-    paths = {queue.get(timeout=60) for _ in children}
+    paths = {queue.get(timeout=900) for _ in children}
     for child in children:
         child.join()
     assert len(paths) == 1
