@@ -149,7 +149,7 @@ TWO_REPLICAS = """
     with strategy.scope():
         model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
         training.synchronize_batch_norm(model)
-        model.compile(training.AdamL2(1e-3, l2=0.1, epsilon=1e-3), CPNLoss())
+        model.compile(training.AdamL2(1e-3, l2=0.1, epsilon=1.0), CPNLoss())
         history = model.fit(data, shuffle=False, verbose=0)
     weights = {variable.path: variable.numpy() for variable in model.weights}
     np.savez(out, **weights, loss=history.history["loss"])
