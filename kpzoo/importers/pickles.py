@@ -190,7 +190,7 @@ def read_torch_zip(path: Path) -> TorchFile:
 
 def read_torch_legacy(path: Path) -> TorchFile:
     """Reads a file of PyTorch before 1.6: pickles in a row, then the numbers."""
-    with path.open("rb") as file:
+    with io.BytesIO(path.read_bytes()) as file:  # in memory a promised length costs nothing, from a disk it does
         magic, _ = load_pickle(file)
         load_pickle(file)  # version of the protocol
         system, _ = load_pickle(file)
