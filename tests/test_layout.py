@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "kpzoo"
 ORDER = [
     "errors", "skeletons", "geometry", "heatmaps", "nms", "images", "sources", "drawing", "matching", "metrics",
     "charts", "poses", "outputs", "pose_model", "weights", "importers", "registry", "models", "losses", "data",
-    "doctor", "detect", "streams", "inference", "bulk", "training", "evaluation", "mistakes", "report", "export", "cli",
+    "doctor", "detect", "streams", "inference", "bulk", "training", "evaluation", "mistakes", "report", "export",
+    "commands", "cli",
 ]  # fmt: skip
 SIBLINGS = {"models", "losses", "importers"}
 WITHOUT_TENSORFLOW = ["errors", "skeletons", "geometry", "nms", "images", "sources", "drawing", "poses", "outputs"]
@@ -66,7 +67,8 @@ def test_reading_scoring_and_drawing_need_no_tensorflow():
     assert (result.returncode, result.stderr) == (0, "")
 
 
-COMMANDS = ["", "models", "data", "data make", "train", "evaluate", "predict", "export", "convert", "doctor"]
+COMMANDS = ["", "models", "data", "data make", "data show", "train", "evaluate", "predict", "export", "convert"]
+COMMANDS += ["doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

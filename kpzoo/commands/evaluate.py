@@ -1,0 +1,80 @@
+"""`kpzoo evaluate`: AP of a model or of a results file, and the report."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import kpzoo
+from kpzoo.commands.parsing import add_model_arguments, add_pass_arguments, command, load_model
+from kpzoo.errors import UserError
+
+
+def add(commands) -> None:
+    parser = command(
+        commands, "evaluate", _run, "Score a model, or a results file alone, against annotations.",
+        "kpzoo evaluate --model runs/first --annotations val.json --images val --boxes gt",
+    )  # fmt: skip
+    parser.add_argument("--annotations", required=True, help="COCO keypoint JSON")
+    parser.add_argument("--results", help="COCO results JSON to score, instead of a model")
+    parser.add_argument("--protocol", choices=("coco", "crowdpose"), default="coco", help="rules of the evaluation")
+    add_model_arguments(parser, required=False)
+    parser.add_argument("--images", help="folder of the pictures; found beside the annotations if not given")
+    parser.add_argument("--boxes", default="gt", help="gt, or a file of detections in COCO's results format")
+    add_pass_arguments(parser, batch_size=32)
+    parser.add_argument("--save-results", help="write the poses as COCO results JSON")
+    parser.add_argument("--report", help="write an .html file: curves, mistakes by joint, the worst pictures")
+    parser.add_argument("--json", action="store_true", help="print JSON in full precision")
+
+
+def _run(args) -> None:
+    if bool(args.results) == bool(args.model):
+        raise UserError("Pass either --results FILE or --model NAME, to say what is scored.")
+    if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
+        raise UserError(f"--report must name an .html file. Received: {args.report!r}.")
+    if args.results:
+        from kpzoo import metrics
+        from kpzoo.data import coco, results
+
+        annotations = coco.read_annotations(args.annotations)
+        poses = results.read_results(args.results, annotations)
+        found = metrics.average_precision(annotations, poses, protocol=args.protocol)
+        data = _load_data(args) if args.images else None
+        _report(args, annotations, poses, found, data)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            found = _evaluate_model(args, args.save_results or Path(folder) / "results.json")
+    print(json.dumps({"metrics": found.values, **found.circumstances}) if args.json else found)
+
+
+def _load_data(args):
+    """Returns the data of `--annotations` and `--images`; of folders with equal file names, that of the split."""
+    split = Path(args.annotations).name.split(".")[0].split("_")[-1]
+    return kpzoo.data.load(split=split, annotations=args.annotations, images=args.images)
+
+
+def _evaluate_model(args, results_path):
+    from kpzoo.data.results import read_results
+
+    data = _load_data(args)
+    model = load_model(args, data.skeleton)
+    found = kpzoo.evaluate(
+        model,
+        data,
+        boxes=args.boxes,
+        protocol=args.protocol,
+        flip=not args.no_flip,
+        batch_size=args.batch_size,
+        results_path=results_path,
+        progress=True,
+    )
+    _report(args, data.annotations, read_results(results_path, data.annotations), found, data)
+    return found
+
+
+def _report(args, annotations, poses, found, data) -> None:
+    if args.report:
+        from kpzoo import report
+
+        path = report.write_report(args.report, annotations, poses, found, data, protocol=args.protocol)
+        print(f"The report is in {path}", file=sys.stderr)

@@ -1,0 +1,75 @@
+"""`kpzoo export`: SavedModel and ONNX files, and how far they are from the model."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import kpzoo
+from kpzoo.commands.parsing import add_model_arguments, command, import_tensorflow, load_model, positive
+from kpzoo.errors import UserError
+
+
+def add(commands) -> None:
+    parser = command(
+        commands, "export", _run, "Write a model as a SavedModel or an ONNX file that serves without kpzoo.",
+        "kpzoo export --model runs/first --out first.onnx --to onnx",
+    )  # fmt: skip
+    add_model_arguments(parser)
+    parser.add_argument("--untrained", action="store_true", help="fresh weights, to try a server or measure its speed")
+    parser.add_argument("--out", help="the SavedModel's folder, such as serving/NAME/1, or the ONNX file")
+    parser.add_argument("--to", choices=("savedmodel", "onnx"), default="savedmodel", help="what to write")
+    parser.add_argument("--answer", choices=("keypoints", "heatmaps"), default="keypoints", help="of an ONNX file")
+    parser.add_argument("--opset", type=positive, default=17, help="of an ONNX file")
+    parser.add_argument(
+        "--precision", choices=("float32", "float16", "int8"), default="float32",
+        help="of an ONNX file; what less than float32 costs in pixels is measured and told",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--no-check", action="store_true", help="do not compare the export with the model")
+    parser.add_argument("--compare", nargs="+", metavar="PATH", help="write nothing; compare exports with the model")
+
+
+def _run(args) -> None:
+    if bool(args.out) == bool(args.compare):
+        raise UserError("Pass either --out PATH to write an export, or --compare PATH ... to check what is there.")
+    if args.to != "onnx" and (args.answer, args.precision) != ("keypoints", "float32"):
+        raise UserError("--answer and --precision are for ONNX files. Add --to onnx.")
+    model = _untrained_model(args) if args.untrained else load_model(args)
+    from kpzoo import export
+
+    if args.compare:
+        return _check(model, args.compare, sys.stdout)
+    if args.to == "savedmodel":
+        export.to_savedmodel(model, args.out, overwrite=args.overwrite)
+    elif args.precision == "float32":
+        export.to_onnx(model, args.out, answer=args.answer, opset=args.opset, overwrite=args.overwrite)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            full = export.to_onnx(model, Path(folder) / "float32.onnx", answer=args.answer, opset=args.opset)
+            reduction = export.reduce_onnx(full, args.out, args.precision, model, overwrite=args.overwrite)
+        print(reduction, file=sys.stderr)
+    print(args.out)
+    if args.precision == "float32" and not args.no_check:
+        _check(model, [args.out], sys.stderr)
+
+
+def _check(model, paths, stream) -> None:
+    """Tells how exports differ from the model, with exit code 1 if they do."""
+    from kpzoo import export
+
+    parity = export.compare(model, *paths)
+    print(parity, file=stream)
+    if not parity.passed:
+        raise SystemExit(1)
+
+
+def _untrained_model(args):
+    """Returns the model that `--model` and `--image-size` name with fresh weights, always the same."""
+    if args.weights:
+        raise UserError("Pass either --weights FILE or --untrained.")
+    import_tensorflow()
+    import keras
+
+    keras.utils.set_random_seed(0)
+    print("kpzoo: fresh weights: the answers of this export mean nothing", file=sys.stderr)
+    return kpzoo.build(args.model, image_hw=args.image_size)

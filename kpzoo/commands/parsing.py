@@ -1,0 +1,87 @@
+"""What the commands share: how they are declared, the arguments that name a model, and loading it."""
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import kpzoo
+from kpzoo.errors import UserError
+
+
+def command(commands, name: str, run, text: str, example: str) -> argparse.ArgumentParser:
+    """Returns the parser of a new command, which calls `run(args)`."""
+    parser = commands.add_parser(
+        name, help=text, description=text, epilog=f"example: {example}", formatter_class=Formatter
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+class Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but none where there is nothing to show."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
+def size(text: str) -> tuple[int, int]:
+    """Returns (height, width) of a text like 256x192."""
+    height, separator, width = text.lower().partition("x")
+    if not (separator and height.isdigit() and width.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 256x192, received {text!r}")
+    return int(height), int(width)
+
+
+def positive(text: str) -> int:
+    """Returns the whole number of a text, which is at least 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, received {text!r}")
+    return int(text)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Adds what `load_model` reads."""
+    parser.add_argument("--model", required=required, help="a name of `kpzoo models`, or the folder of a training run")
+    parser.add_argument("--weights", help="a .weights.h5 file; a training run brings its own")
+    parser.add_argument("--image-size", type=size, help="crop as HEIGHTxWIDTH, if the model's own is not wanted")
+
+
+def add_pass_arguments(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    """Adds how crops go through a model."""
+    parser.add_argument("--no-flip", action="store_true", help="do not average over the mirrored crop")
+    parser.add_argument("--batch-size", type=positive, default=batch_size, help="crops in one pass, of any pictures")
+
+
+def load_model(args: argparse.Namespace, skeleton=None):
+    """Returns the model that `--model`, `--weights` and `--image-size` name, of that skeleton if it is no run."""
+    import_tensorflow()
+    from kpzoo import training
+
+    if (Path(args.model) / training.RECORD).exists():
+        if args.weights or args.image_size:
+            raise UserError("A training run has its own weights and size: drop --weights and --image-size.")
+        return training.load_run(args.model)
+    if not args.weights:
+        raise UserError(f"Model {args.model!r} has no weights yet. Pass --weights FILE, or a training run as --model.")
+    options = {"skeleton": skeleton} if skeleton else {}
+    return kpzoo.build(args.model, image_hw=args.image_size, weights=args.weights, **options)
+
+
+def import_tensorflow() -> None:
+    """Imports TensorFlow without its remarks on stderr, which no setting of its own turns off."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as told:
+        os.dup2(told.fileno(), 2)
+        try:
+            import tensorflow  # noqa: F401
+        except BaseException:
+            told.seek(0)
+            os.write(kept, told.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)

@@ -1,0 +1,58 @@
+"""`kpzoo train`: a run of training, resumed where it was cut off."""
+
+import kpzoo
+from kpzoo.commands.parsing import command, import_tensorflow, positive, size
+
+
+def add(commands) -> None:
+    parser = command(
+        commands, "train", _run, "Train a model, or go on with a run that was cut off.",
+        "kpzoo train --model cpn_nano --image-size 128x96 --data scenes --out runs/first",
+    )  # fmt: skip
+    parser.add_argument("--model", required=True, help="a name of `kpzoo models`")
+    parser.add_argument("--weights", help="a .weights.h5 file to start from")
+    parser.add_argument("--image-size", type=size, default="256x192", help="crop as HEIGHTxWIDTH")
+    parser.add_argument("--data", required=True, help="a COCO-format folder; its skeleton becomes the model's")
+    parser.add_argument("--split", default="train", help="part of the training annotations' name")
+    parser.add_argument("--val-split", default="val", help="part of the validation annotations' name; '' for none")
+    parser.add_argument("--out", required=True, help="folder of the run; an unfinished run there is continued")
+    parser.add_argument("--epochs", type=positive, default=30, help="passes over the data")
+    parser.add_argument("--batch-size", type=positive, default=32, help="crops in a step, over all devices")
+    parser.add_argument("--learning-rate", type=float, default=5e-4, help="halved after each sixth of the run")
+    parser.add_argument("--augment", default="cpn", help="cpn, hrnet or simplebaseline")
+    parser.add_argument("--devices", type=positive, help="replicas: GPUs, or logical CPUs where there is none")
+    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+
+
+def _run(args) -> None:
+    import_tensorflow()
+    import keras
+
+    from kpzoo import training
+    from kpzoo.losses import default_loss
+
+    train = kpzoo.data.load(args.data, args.split)
+    val = kpzoo.data.load(args.data, args.val_split) if args.val_split else None
+    steps = max(1, training.num_persons(train) // args.batch_size)
+    every = max(1, args.epochs * steps // 6)
+
+    def make_model():
+        keras.utils.set_random_seed(args.seed)
+        model = kpzoo.build(args.model, image_hw=args.image_size, skeleton=train.skeleton, weights=args.weights)
+        model.compile(training.AdamL2(training.halving(args.learning_rate, every)), default_loss(model.preset))
+        return model
+
+    model = training.run(
+        make_model,
+        train,
+        args.out,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        augment=args.augment,
+        seed=args.seed,
+        validate=val and (lambda model: kpzoo.evaluate(model, val, flip=False).values),
+        devices=args.devices,
+    )
+    if val:
+        print(kpzoo.evaluate(model, val))
+    print(f"The run is in {args.out}. Use it as `--model {args.out}`.")

@@ -1,0 +1,62 @@
+"""`kpzoo convert` and `kpzoo doctor`: published checkpoints."""
+
+import json
+from pathlib import Path
+
+import kpzoo
+from kpzoo.commands.parsing import command, import_tensorflow
+from kpzoo.errors import UserError
+
+
+def add_convert(commands) -> None:
+    parser = command(
+        commands, "convert", _convert, "Turn a published checkpoint into a weights file of a model of the zoo.",
+        "kpzoo convert pose_hrnet_w32_256x192.pth hrnet_w32.weights.h5 --model hrnet_w32",
+    )  # fmt: skip
+    parser.add_argument("input", help="a .pth, .safetensors, .npz or .weights.h5 file, or a TensorFlow 1 checkpoint")
+    parser.add_argument("output", help="a .weights.h5, .safetensors or .npz file")
+    parser.add_argument("--model", required=True, help="a name of `kpzoo models`")
+    parser.add_argument("--source", default="auto", help="whose checkpoint it is; told by its names if not given")
+    parser.add_argument("--skeleton", default="coco17", help="the keypoints of the model")
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
+                        help="an option of the model, such as flavour=pytorch; may be repeated")  # fmt: skip
+    parser.add_argument("--new-head", action="store_true", help="leave the heads fresh, for other keypoints")
+
+
+def _convert(args) -> None:
+    import_tensorflow()
+    from kpzoo import importers
+
+    if Path(args.output).exists():
+        raise UserError(f"{args.output!r} exists already. Name another file, or remove it.")
+    model = kpzoo.build(args.model, skeleton=args.skeleton, **dict(map(_option, args.option)))
+    head = "new" if args.new_head else "strict"
+    print(importers.load_weights(model, args.input, source=args.source, head=head))
+    print(importers.save_weights(model, args.output))
+
+
+def _option(text: str) -> tuple[str, object]:
+    """Returns (name, value) of a text like levels=["c2"] or flavour=pytorch; what is no JSON is a word."""
+    name, separator, value = text.partition("=")
+    if not separator:
+        raise UserError(f"An option of a model is NAME=VALUE. Received: {text!r}.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def add_doctor(commands) -> None:
+    parser = command(
+        commands, "doctor", _doctor, "Tell what is in a weights file, and which model takes it.",
+        "kpzoo doctor pose_hrnet_w32_256x192.pth",
+    )  # fmt: skip
+    parser.add_argument("path", help="a weights file, or a TensorFlow 1 checkpoint's prefix")
+    parser.add_argument("--model", help="the only model to try; by default those of about the file's size")
+
+
+def _doctor(args) -> None:
+    import_tensorflow()
+    from kpzoo.doctor import diagnose
+
+    print(diagnose(args.path, args.model))
