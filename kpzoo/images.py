@@ -32,6 +32,19 @@ _FOREIGN = (  # first bytes (after an offset) -> what the file is instead
 )
 
 
+class UnreadablePicture(UserError):
+    """A file that is no picture, or not all of one.
+
+    Args:
+        path: The file.
+        reason: What it is instead, and how to fix it.
+    """
+
+    def __init__(self, path: str | Path, reason: str):
+        super().__init__(f"Cannot read the picture {str(path)!r}: {reason}")
+        self.reason = reason
+
+
 def read_image(path: str | Path, *, apply_exif: bool = True) -> np.ndarray:
     """Returns the picture in a file.
 
@@ -43,22 +56,22 @@ def read_image(path: str | Path, *, apply_exif: bool = True) -> np.ndarray:
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    height, width, data = _read(path)
-    if height * width > MAX_PIXELS:
-        limit = f"more than {MAX_PIXELS // 10**6} megapixels. Make it smaller first."
-        raise _unreadable(path, f"it claims {height} x {width} pixels, {limit}")
+    _, _, data = _read(path)
     flags = cv2.IMREAD_COLOR_RGB if apply_exif else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise _unreadable(path, f"OpenCV says {error.err!r}.") from None
+        raise UnreadablePicture(path, f"OpenCV says {error.err!r}.") from None
     if image is None:
-        raise _unreadable(path, f"its {len(data)} bytes end too early or are damaged. Get the file anew.")
+        raise UnreadablePicture(path, f"its {len(data)} bytes end too early or are damaged. Get the file anew.")
     return image
 
 
 def size_of(path: str | Path) -> tuple[int, int]:
-    """Returns (height, width) of a picture file as stored, before EXIF rotation; reads only the file's header."""
+    """Returns (height, width) of a picture file as stored, before EXIF rotation; reads only the file's header.
+
+    What `read_image` refuses by the header, the size included, is refused here too.
+    """
     height, width, _ = _read(path, header_only=True)
     return height, width
 
@@ -136,35 +149,38 @@ def _read(path: str | Path, header_only: bool = False) -> tuple[int, int, bytes]
     path = Path(path).expanduser()
     try:
         if path.is_dir():
-            raise _unreadable(path, "it is a folder.")
+            raise UnreadablePicture(path, "it is a folder.")
         if path.exists() and not path.is_file():
-            raise _unreadable(path, "it is a pipe or device, not a file.")
+            raise UnreadablePicture(path, "it is a pipe or device, not a file.")
         with path.open("rb") as file:
             height, width = _header_hw(path, file)
+            if height * width > MAX_PIXELS:
+                limit = f"more than {MAX_PIXELS // 10**6} megapixels. Make it smaller first."
+                raise UnreadablePicture(path, f"it claims {height} x {width} pixels, {limit}")
             file.seek(0)
             return height, width, b"" if header_only else file.read()
     except FileNotFoundError:
         what = f"the link leads to {os.readlink(path)!r}, which is" if path.is_symlink() else "there is"
-        raise _unreadable(path, f"{what} no such file.") from None
+        raise UnreadablePicture(path, f"{what} no such file.") from None
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise _unreadable(path, f"{getattr(error, 'strerror', None) or error}.") from None
+        raise UnreadablePicture(path, f"{getattr(error, 'strerror', None) or error}.") from None
 
 
 def _header_hw(path: Path, file: BinaryIO) -> tuple[int, int]:
     head = file.read(32)
     if not head:
-        raise _unreadable(path, "it is empty (0 bytes).")
+        raise UnreadablePicture(path, "it is empty (0 bytes).")
     parse = next((parse for magic, parse in _PARSERS.items() if head.startswith(magic)), None)
     if parse is None:
         text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
         foreign = next((what for at, magic, what in _FOREIGN if (head if at else text)[at:].startswith(magic)), None)
         what = foreign or f"a file that begins with {head[:8]!r}"
-        raise _unreadable(path, f"it is {what}. kpzoo reads JPEG, PNG, BMP, GIF and WebP.")
+        raise UnreadablePicture(path, f"it is {what}. kpzoo reads JPEG, PNG, BMP, GIF and WebP.")
     size_hw = parse(head, file)
     if size_hw is None or min(size_hw) <= 0:
-        raise _unreadable(path, "its header ends too early or names no size. Get the file anew.")
+        raise UnreadablePicture(path, "its header ends too early or names no size. Get the file anew.")
     return size_hw
 
 
@@ -248,7 +264,3 @@ def _array_fix(array: np.ndarray) -> str | None:
         fix = "pass `(image >> 8).astype('uint8')`." if array.dtype == np.uint16 else "undo its normalisation first."
         return f"{received}: {fix}"
     return None
-
-
-def _unreadable(path: str | Path, reason: str) -> UserError:
-    return UserError(f"Cannot read the picture {str(path)!r}: {reason}")

@@ -11,7 +11,7 @@ from conftest import SHARED
 
 from kpzoo.data import json_file
 from kpzoo.data.categories import flip_pairs
-from kpzoo.data.coco import check_annotations, read_annotations, training_persons
+from kpzoo.data.coco import examine, read_annotations, training_persons
 from kpzoo.data.results import Results, read_boxes, read_results, write_results
 from kpzoo.errors import UserError
 from kpzoo.skeletons import COCO17, CROWDPOSE14
@@ -365,7 +365,7 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path):
     data["annotations"][0]["keypoints"] = [1]
     data["images"][0]["file_name"] = "../7.jpg"
     path = write(tmp_path, data)
-    found = [(problem.severity, problem.ids) for problem in check_annotations(path)]
+    found = [(problem.severity, problem.ids) for problem in examine(path).problems]
     assert found[:4] == [("error", (7,)), ("error", (5,)), ("repair", (0,)), ("error", (4,))]
     with pytest.raises(UserError, match="And 2 more kinds of problem"):
         read_annotations(path)

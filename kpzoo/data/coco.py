@@ -72,19 +72,19 @@ def read_annotations(
     return annotations
 
 
-def check_annotations(
+def examine(
     path: str | Path,
     *,
     skeleton: str | Skeleton | None = None,
     category: str | int | None = None,
     allow_outside: bool = False,
-) -> list[Problem]:
-    """Returns all problems of a file, errors included. Args as for `read_annotations`.
+) -> Annotations:
+    """Returns what can be read of a file, with all problems, errors included. Args as for `read_annotations`.
 
     Raises:
         UserError: only for a file whose structure cannot be read at all.
     """
-    return list(_read(path, skeleton, category, allow_outside)[1])
+    return _read(path, skeleton, category, allow_outside)[0]
 
 
 def training_persons(annotations: Annotations, min_keypoints: int = 1) -> dict[str, np.ndarray]:
