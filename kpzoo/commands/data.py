@@ -1,13 +1,20 @@
-"""`kpzoo data`: making and looking at data sets."""
+"""`kpzoo data`: making, looking at and checking data sets."""
 
-from kpzoo.commands.parsing import command, positive
+import argparse
+import json
+import sys
+
+from kpzoo.commands.parsing import command, import_tensorflow, positive
+
+TEXT = "Make, look at and check data sets."
 
 
 def add(commands) -> None:
-    parser = commands.add_parser("data", help="Make and look at data sets.", description="Make and look at data sets.")
+    parser = commands.add_parser("data", help=TEXT, description=TEXT)
     parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_make(parts)
     _add_show(parts)
+    _add_check(parts)
 
 
 def _add_make(parts) -> None:
@@ -49,3 +56,37 @@ def _show(args) -> None:
 
     data = files.load(args.folder, args.split)
     print(images.write_image(args.out, evaluation.annotation_sheet(data, args.images)))
+
+
+def _add_check(parts) -> None:
+    parser = command(
+        parts, "check", _check, "Look for faults in annotations and pictures before hours of training.",
+        "kpzoo data check ~/coco --split train --fix ~/coco_mended",
+    )  # fmt: skip
+    parser.add_argument("folder", help="a COCO-format folder")
+    parser.add_argument("--split", help="part of the annotation file's name; all files if not given")
+    text = "whether to decode the pictures too"
+    parser.add_argument("--images", action=argparse.BooleanOptionalAction, default=True, help=text)
+    parser.add_argument("--allow-outside", action="store_true", help="pictures may lie outside of the folder")
+    text = "folder for repaired copies of the annotations, with links to the pictures"
+    parser.add_argument("--fix", metavar="OUT", help=text)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _check(args) -> None:
+    """Tells what is wrong, with exit code 2 where anything had to be mended."""
+    from kpzoo.data import check, repair
+
+    if args.images:
+        import_tensorflow()
+    outside = args.allow_outside
+    found = check.check(
+        args.folder, args.split, pictures=args.images, allow_outside=outside, progress=sys.stderr.isatty()
+    )
+    print(json.dumps([one.to_config() for one in found]) if args.json else "\n".join(map(str, found)))
+    for one in found if args.fix else ():
+        path, done = repair.write_repaired(one, args.fix, allow_outside=outside)
+        told = ", ".join(f"{count} {what}" for what, count in done.items() if count) or "nothing to mend"
+        print(f"{path}: {told}", file=sys.stderr)
+    if not all(one.clean for one in found):
+        raise SystemExit(2)

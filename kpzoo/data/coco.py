@@ -212,7 +212,7 @@ def _file_names(rows: list[dict], add: Callable, allow_outside: bool) -> list[st
     add("error", "Images whose `file_name` is no text", wrong, "Correct it.")
     for place in wrong:
         names[place] = ""
-    climbing = [place for place, name in enumerate(names) if not allow_outside and _leaves_folder(name)]
+    climbing = [place for place, name in enumerate(names) if not allow_outside and leaves_folder(name)]
     if climbing:
         what = f"File names outside the image folder, such as {names[climbing[0]]!r}"
         add("error", what, climbing, "Make them relative to the image folder, or allow this with `allow_outside`.")
@@ -222,7 +222,8 @@ def _file_names(rows: list[dict], add: Callable, allow_outside: bool) -> list[st
     return names
 
 
-def _leaves_folder(name: str) -> bool:
+def leaves_folder(name: str) -> bool:
+    """Returns whether a file name is absolute or climbs out of the folder that it should count from."""
     if ".." not in name and ":" not in name and not name.startswith(("/", "\\", "~")):
         return False
     windows = PureWindowsPath(name)  # splits at both kinds of slash

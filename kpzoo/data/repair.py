@@ -1,0 +1,139 @@
+"""A repaired copy of a COCO keypoint file: what can be mended is mended, the rest is left out and counted."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from kpzoo.data import coco
+from kpzoo.data.annotation_table import AnnotationTable, Persons
+from kpzoo.data.check import Check
+from kpzoo.data.columns import whole_numbers
+from kpzoo.data.json_file import read_json, write_json
+from kpzoo.data.problems import Problems
+from kpzoo.errors import UserError
+
+
+def write_repaired(found: Check, out: str | Path, *, allow_outside: bool = False) -> tuple[Path, Mapping[str, int]]:
+    """Writes a repaired copy of a checked annotation file into a folder that trains and evaluates as the old one does.
+
+    The folder gets `annotations/<the file's name>`, written whole or not at all, and, where pictures were looked for,
+    `images/<the file's name without suffix>`, a link to the old pictures: they are not copied. Other files of the
+    folder stay, so that several splits may go to the same.
+
+    Args:
+        found: What `check` returned for the file.
+        out: The folder.
+        allow_outside: As for `check`.
+
+    Returns:
+        The new annotation file, and what was done how often.
+    """
+    path, out = Path(found.annotations.path), Path(out).expanduser()
+    target, link = out / "annotations" / path.name, out / "images" / path.name.removesuffix(".gz").removesuffix(".json")
+    if target.exists() or os.path.lexists(link):
+        raise UserError(f"{str(target)!r} or its pictures exist already. Choose another folder for the repaired copy.")
+    content, done = read_json(path), Counter()
+    content["images"] = _images(content["images"], found.decoded, allow_outside, done)
+    content["categories"] = [_category(row, found) for row in content["categories"]]
+    content["annotations"] = _annotations(content, found, done)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if found.image_folder:
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(found.image_folder.resolve(), target_is_directory=True)
+    except OSError as error:
+        raise UserError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from None
+    try:
+        return write_json(target, content), done
+    except UserError:
+        link.unlink(missing_ok=True)
+        raise
+
+
+def _images(rows: list[dict], decoded: Mapping, allow_outside: bool, done: Counter) -> list[dict]:
+    """Returns the images with an id and a name of their own whose pictures can be read, with the pictures' sizes."""
+    kept, ids, names = [], set(), set()
+    numbers, bad, _ = whole_numbers([row.get("id") for row in rows])
+    for row, number, no_id in zip(rows, numbers.tolist(), bad.tolist(), strict=True):
+        name = row.get("file_name") or ""
+        wrong = type(name) is not str or "\0" in name or (not allow_outside and coco.leaves_folder(name))
+        if no_id or wrong or number in ids or name in names or isinstance(decoded.get(name), str):
+            done["images left out"] += 1
+            continue
+        ids.add(number)
+        names |= {name} - {""}
+        size = decoded.get(name) or (_size(row.get("height")), _size(row.get("width")))
+        mended = {**row, "id": number, "height": size[0], "width": size[1]}
+        mended = {key: value for key, value in mended.items() if value is not None}
+        done["images mended"] += mended != row
+        kept.append(mended)
+    return kept
+
+
+def _size(value) -> int | None:
+    numbers, bad, _ = whole_numbers([value])
+    return int(numbers[0]) if not bad[0] and not isinstance(value, str) and numbers[0] > 0 else None
+
+
+def _category(row: dict, found: Check) -> dict:
+    """Returns a category with the links that were understood of its skeleton."""
+    if row.get("id") != found.annotations.category_id or "skeleton" not in row:
+        return row
+    return {**row, "skeleton": (found.annotations.skeleton.link_indices + 1).tolist()}
+
+
+def _annotations(content: dict, found: Check, done: Counter) -> list[dict]:
+    """Returns the annotations of other categories as they are, and of the checked one those that can be read."""
+    read, rows = found.annotations, content["annotations"]
+    only = len(content["categories"]) == 1
+    categories, bad, _ = whole_numbers([row.get("category_id", read.category_id if only else None) for row in rows])
+    own = ~bad & (categories == read.category_id)
+    mine = _renumbered([row for row, is_own in zip(rows, own, strict=True) if is_own], done)
+    table, problems = AnnotationTable(read.path), Problems(read.path)
+    table.extend(mine)
+    image_ids = np.array([row["id"] for row in content["images"]], np.int64)
+    persons = table.persons(image_ids, read.category_id, len(content["categories"]), read.skeleton, problems)
+    sizes_hw = np.array([[row.get(side) or 0 for side in ("height", "width")] for row in content["images"]])
+    _, usable = coco.clipped_boxes(persons.boxes_image_xywh, sizes_hw.reshape(-1, 2)[persons.image_index])
+    persons = persons.take(persons.has_box & usable)
+    by_id, ids = {row["id"]: row for row in mine}, persons.ids.tolist()
+    mended = [_mended(by_id[number], persons, place, read.category_id) for place, number in enumerate(ids)]
+    done["annotations left out"] += len(mine) - len(mended) + int(bad.sum())
+    done["annotations mended"] += sum(row != by_id[row["id"]] for row in mended)
+    others = [row for row, is_own, is_bad in zip(rows, own, bad, strict=True) if not (is_own or is_bad)]
+    known = np.isin(whole_numbers([row.get("image_id") for row in others])[0], image_ids)
+    return [*mended, *(row for row, is_known in zip(others, known, strict=True) if is_known)]
+
+
+def _renumbered(rows: list[dict], done: Counter) -> list[dict]:
+    """Returns the annotations with an id above 0 of their own; of such with the same id the first keeps it."""
+    ids, bad, _ = whole_numbers([row.get("id") for row in rows])
+    taken, upcoming = set(), int(ids.max(initial=0)) + 1
+    renumbered = []
+    for row, number, no_id in zip(rows, ids.tolist(), bad.tolist(), strict=True):
+        if no_id or number == 0 or number in taken:
+            number, upcoming = upcoming, upcoming + 1
+            done["annotations renumbered"] += 1
+        taken.add(number)
+        renumbered.append({**row, "id": number})
+    return renumbered
+
+
+def _mended(row: dict, persons: Persons, place: int, category_id: int) -> dict:
+    """Returns an annotation whose missing and senseless values are those that were read."""
+    values = {
+        "image_id": int(persons.image_ids[place]),
+        "category_id": category_id,
+        "iscrowd": int(persons.is_crowd[place]),
+        "num_keypoints": int(persons.num_keypoints[place]),
+        "area": float(persons.area[place]),
+    }
+    triples = np.concatenate([persons.keypoints_image_xy[place], persons.visibility[place][:, None]], axis=1)
+    given = row.get("keypoints")
+    if given is None or not np.array_equal(triples.ravel(), given):
+        values["keypoints"] = triples.ravel().tolist()
+    changed = {key: value for key, value in values.items() if type(row.get(key)) is bool or row.get(key) != value}
+    return {**row, **changed}
