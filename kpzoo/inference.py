@@ -1,17 +1,15 @@
 """Pictures, folders, videos and boxes to poses, in full batches whatever pictures the boxes are from."""
 
-import sys
-import time
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import tensorflow as tf
 
-from kpzoo import detect, geometry, heatmaps, sources, streams
+from kpzoo import detect, geometry, heatmaps, outputs, sources, streams
 from kpzoo.data import crops
 from kpzoo.nms import oks_nms
 from kpzoo.pose_model import PoseModel
@@ -135,11 +133,19 @@ def stream(
     detector = None if boxes_xywh is not None else detect.get("hog" if detector is None else detector)
     if boxes_xywh is not None and preset.num_instances == 1:
         nms = None
-    rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
     looked = streams.with_boxes(opened, boxes_xywh, detector, every)
     live = isinstance(opened, sources.Video) and opened.live
+    for one in _answers(model, looked, flip, batch_size, live):
+        yield Found(one.picture, _answered(one, preset, nms))
+
+
+def _answers(
+    model: PoseModel, looked: Iterable[streams.Looked], flip: bool, batch_size: int, live: bool = False
+) -> Iterator[streams.Looked]:
+    """Yields the pictures again, in their order, each as soon as the network has answered for all of its boxes."""
+    rule = geometry.CROP_RULES[heatmaps.CODECS[model.preset.codec].crop_rule]
     predict_crops, waiting = make_predictor(model, flip), deque()
-    for batch in streams.ahead(streams.batches(looked, rule, preset.image_hw, batch_size, live)):
+    for batch in streams.ahead(streams.batches(looked, rule, model.preset.image_hw, batch_size, live)):
         waiting.extend(batch.started)
         if batch.pieces:
             crop_xy, scores = predict_crops(tf.concat([cut for _, cut, _ in batch.pieces], axis=0))
@@ -149,16 +155,12 @@ def stream(
             for (one, *_), *answer in zip(batch.pieces, *parts, strict=True):
                 one.answers.append(tuple(answer))
         while waiting and waiting[0].complete:
-            one = waiting.popleft()
-            yield Found(one.picture, _answered(one, preset, nms))
+            yield waiting.popleft()
 
 
 def _answered(one: streams.Looked, preset, nms: float | None) -> Poses:
-    if not one.answers:
-        return Poses.empty(preset.skeleton)
-    keypoints, scores = (np.concatenate(parts) for parts in zip(*one.answers, strict=True))
-    poses = _poses(preset, keypoints, scores, one.boxes_xywh, one.box_scores)
-    return poses if nms is None else poses[suppress(poses, preset, nms)]
+    poses = _poses(one, preset)
+    return poses if nms is None or not len(poses) else poses[suppress(poses, preset, nms)]
 
 
 def predict_boxes(
@@ -180,57 +182,45 @@ def predict_boxes(
         box_scores: (P,).
         flip: Whether to average over the mirrored crop.
         batch_size: Crops in one pass through the network.
-        progress: Whether to tell the crops per second on stderr.
+        progress: Whether to tell on stderr how far it is.
 
     Returns:
         P * N poses, box by box, each box's instances in order.
     """
-    preset = model.preset
-    rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
-    views = geometry.views(boxes_image_xywh, rule, preset.image_hw)
-    matrices = geometry.crop_to_image(views, preset.image_hw).astype(np.float32)
-
-    def load(path, matrix):
-        return crops.decode_crop(tf.io.read_file(path), matrix, preset.image_hw, rule.fill_rgb), matrix
-
-    rows = tf.data.Dataset.from_tensor_slices((np.array(image_paths, object).astype(str), matrices))
-    batches = rows.map(load, tf.data.AUTOTUNE).batch(batch_size).prefetch(2)
-    keypoints, scores = _run(make_predictor(model, flip), batches, preset, batch_size, len(matrices), progress)
-    return _poses(preset, keypoints, scores, np.asarray(boxes_image_xywh, float).reshape(-1, 4), np.asarray(box_scores))
-
-
-def _run(predict_crops, batches, preset, batch_size, num_crops, progress) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (P, N, K, 2) keypoints in image pixels and (P, N, K) scores of all batches of (crops, matrices)."""
-    num_instances, num_keypoints = preset.num_instances, preset.skeleton.num_keypoints
-    keypoints = [np.empty((0, num_instances, num_keypoints, 2), np.float32)]
-    scores = [np.empty((0, num_instances, num_keypoints), np.float32)]
-    started, done = time.perf_counter(), 0
-    for image, matrix in batches:
-        count = len(matrix)
-        padded = tf.pad(image, [[0, batch_size - count], [0, 0], [0, 0], [0, 0]])  # one shape, one trace
-        crop_xy, crop_scores = predict_crops(padded)
-        keypoints.append(crops.to_image(matrix, crop_xy[:count]).numpy())
-        scores.append(crop_scores[:count].numpy())
-        done += count
-        if progress:
-            rate = done / (time.perf_counter() - started)
-            print(f"\r{done}/{num_crops or '?'} crops, {rate:.1f} crops/s ", end="", file=sys.stderr, flush=True)
-    if progress:
-        print(file=sys.stderr)
-    return np.concatenate(keypoints), np.concatenate(scores)
+    boxes, box_scores = np.asarray(boxes_image_xywh, float).reshape(-1, 4), np.asarray(box_scores, float)
+    rows = {}
+    for row, path in enumerate(image_paths):
+        rows.setdefault(str(path), []).append(row)
+    pictures = zip(sources.Pictures(list(rows), apply_exif=False), rows.values(), strict=True)
+    looked = (streams.Looked(picture, boxes[row], box_scores[row]) for picture, row in pictures)
+    told = outputs.Progress(len(rows), "pictures") if progress else None
+    parts = [Poses.empty(model.preset.skeleton)]
+    for one in _answers(model, looked, flip, batch_size):
+        if one.picture.problem:
+            raise one.picture.problem
+        parts.append(_poses(one, model.preset))
+        if told:
+            told.step(len(parts[-1]))
+    if told:
+        told.close()
+    order = np.repeat(np.concatenate([*rows.values(), []]), model.preset.num_instances)
+    return Poses.concatenate(parts)[np.argsort(order, kind="stable")]
 
 
-def _poses(preset, keypoints, scores, boxes_image_xywh, box_scores) -> Poses:
-    """Returns the poses of P boxes, (P, N, K, 2) and (P, N, K), with the scores of the model's school."""
+def _poses(one: streams.Looked, preset) -> Poses:
+    """Returns the poses of all boxes of a picture, box by box, with the scores of the model's school."""
+    if not one.answers:
+        return Poses.empty(preset.skeleton)
+    keypoints, scores = (np.concatenate(parts) for parts in zip(*one.answers, strict=True))  # (P, N, K, 2), (P, N, K)
     num_boxes, num_instances, num_keypoints = scores.shape
     instance = np.tile(np.arange(num_instances), num_boxes)
-    box_scores = np.repeat(box_scores, num_instances) * np.where(instance > 0, SECOND_INSTANCE_DECAY, 1.0)
+    box_scores = np.repeat(one.box_scores, num_instances) * np.where(instance > 0, SECOND_INSTANCE_DECAY, 1.0)
     keypoint_scores = scores.reshape(-1, num_keypoints)
     return Poses(
         keypoints_xy=keypoints.reshape(-1, num_keypoints, 2),
         keypoint_scores=keypoint_scores,
         scores=heatmaps.pose_scores(heatmaps.CODECS[preset.codec], keypoint_scores, box_scores),
-        boxes_xywh=np.repeat(boxes_image_xywh, num_instances, axis=0),
+        boxes_xywh=np.repeat(one.boxes_xywh, num_instances, axis=0),
         instance=instance,
         skeleton=preset.skeleton,
     )

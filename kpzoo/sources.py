@@ -43,10 +43,11 @@ class Pictures:
 
     Args:
         entries: Paths and (H, W, 3) RGB arrays of 0 … 255.
+        apply_exif: Whether photos are turned upright, see `images.read_image`.
     """
 
-    def __init__(self, entries: Sequence[str | Path | np.ndarray]):
-        self.entries = list(entries)
+    def __init__(self, entries: Sequence[str | Path | np.ndarray], apply_exif: bool = True):
+        self.entries, self.apply_exif = list(entries), apply_exif
         files = [Path(entry) for entry in self.entries if not isinstance(entry, np.ndarray)]
         parents = {os.path.abspath(file.expanduser().parent) for file in files}
         folder = os.path.commonpath(parents) if parents else ""
@@ -74,7 +75,9 @@ class Pictures:
     def __iter__(self) -> Iterator[Picture]:
         for entry, listed in zip(self.entries, self.listed, strict=True):
             try:
-                yield replace(listed, image=images.as_image(entry))
+                given = isinstance(entry, np.ndarray)
+                image = images.as_image(entry) if given else images.read_image(entry, apply_exif=self.apply_exif)
+                yield replace(listed, image=image)
             except UserError as error:
                 yield replace(listed, problem=error)
 

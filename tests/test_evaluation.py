@@ -121,6 +121,18 @@ def test_predict_keeps_the_order_of_given_boxes_and_takes_none(model):
     assert empty.keypoints_xy.shape == (0, 17, 2)
 
 
+def test_boxes_of_annotated_pictures_give_the_poses_of_predict_in_their_own_order(small_folder, model):
+    """Whatever picture comes when, and how many crops fill a batch."""
+    paths = [str(small_folder / f"images/train/{name}.jpg") for name in (2, 1, 2, 3, 1)]
+    boxes = np.array([[10.0, 10, 50, 90], [60, 20, 40, 60], [0, 0, 160, 120], [5, 5, 60, 60], [30, 0, 50, 100]])
+    found = inference.predict_boxes(model, paths, boxes, np.arange(5.0), flip=False, batch_size=2)
+    np.testing.assert_array_equal(found.boxes_xywh, boxes)
+    for row, path in enumerate(paths):
+        alone = kpzoo.predict(model, path, boxes[row : row + 1], flip=False)
+        np.testing.assert_allclose(found.keypoints_xy[row], alone.keypoints_xy[0], atol=1e-3)
+        assert found.scores[row] == pytest.approx(alone.scores[0] * row, abs=1e-5)
+
+
 @pytest.mark.parametrize("box", [[0, 0, -5, 10], [0, 0, np.nan, 10], [1, 2, 3]])
 def test_predict_names_a_box_that_cannot_be_one(model, box):
     with pytest.raises(UserError, match="boxes_xywh"):
