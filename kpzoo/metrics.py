@@ -101,7 +101,8 @@ def average_precision(
         image_ids: The images to look at; all of the annotations by default. Persons without a pose count as missed.
 
     Returns:
-        Metrics; `details` has `oks_thresholds`, `AP_per_threshold` and `AR_per_threshold`.
+        Metrics; `details` has `oks_thresholds`, `AP_per_threshold`, `AR_per_threshold`, and `precision`: for each
+        threshold that at the 101 recalls `RECALLS`, -1 without persons.
     """
     if protocol not in ("coco", "crowdpose"):
         raise unknown("protocol", protocol, ["coco", "crowdpose"])
@@ -138,6 +139,7 @@ def average_precision(
             "oks_thresholds": OKS_THRESHOLDS.tolist(),
             "AP_per_threshold": [_mean(row) for row in precision],
             "AR_per_threshold": recall.tolist(),
+            "precision": precision.tolist(),
         },
     )
 

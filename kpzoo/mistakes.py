@@ -54,15 +54,23 @@ class Mistakes:
         return (self.kinds[..., None] == np.arange(len(KINDS))).sum(axis=0)
 
     def __str__(self) -> str:
+        width = max(map(len, self.skeleton.keypoints))
+        lines = [
+            f"{name:{width}}" + "".join(f"{text:>11}" for text in texts)
+            for name, *texts in [("joint", "labelled", *KINDS), *self.rows()]
+        ]
+        lines.append(f"{len(self.person)} persons found, {len(self.not_found)} not, at an OKS of {FOUND}")
+        return "\n".join(lines)
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Returns for each joint, and for all, its name, how many are labelled, and the share of each kind."""
         counts = np.vstack([self.counts(), self.counts().sum(axis=0)])
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         names = [*self.skeleton.keypoints, "all"]
-        width = max(map(len, names))
-        rows = [f"{'joint':{width}}{'labelled':>10}" + "".join(f"{kind:>11}" for kind in KINDS)]
-        for name, count, share in zip(names, counts, shares, strict=True):
-            rows.append(f"{name:{width}}{count.sum():>10}" + "".join(f"{part:>10.1%} " for part in share))
-        rows.append(f"{len(self.person)} persons found, {len(self.not_found)} not, at an OKS of {FOUND}")
-        return "\n".join(rows)
+        return [
+            (name, str(count.sum()), *(f"{part:.1%}" for part in share))
+            for name, count, share in zip(names, counts, shares, strict=True)
+        ]
 
 
 def find(annotations: Annotations, results: Results) -> Mistakes:

@@ -11,7 +11,6 @@ from kpzoo import charts, drawing, images, metrics, mistakes
 from kpzoo.data.coco import Annotations
 from kpzoo.data.files import PoseData
 from kpzoo.data.results import Results
-from kpzoo.matching import match
 from kpzoo.nms import iou_matrix
 from kpzoo.outputs import replaced
 
@@ -54,7 +53,7 @@ def write_report(
         _table({name.replace("_", " "): value for name, value in found.circumstances.items()}),
         "</div>",
         "<h2>Precision and recall, AP and crowding</h2>",
-        f'<div class="side">{_precision_recall(annotations, results, protocol)}',
+        f'<div class="side">{_precision_recall(found)}',
         f"{_crowding(annotations, results, protocol)}</div>",
         "<h2>Mistakes, joint by joint</h2>",
         _mistakes(annotations, results, wrong, protocol),
@@ -79,19 +78,10 @@ def _table(values, kind: str = "") -> str:
     return f"<table>{rows}</table>"
 
 
-def _precision_recall(annotations: Annotations, results: Results, protocol: str) -> str:
-    image_ids = metrics._chosen(annotations, None)
-    truth = metrics._truth(annotations, image_ids, protocol)
-    predictions = metrics._predictions(results, image_ids, annotations.skeleton)
-    sigmas = metrics.reference_sigmas(annotations.skeleton)
-    matched, ignored, persons = (part[0] for part in match(truth, predictions, sigmas, np.array([(0.0, 1e10)])))
-    precision, _ = metrics._curves(predictions, matched, ignored, persons)
-    curves = {
-        f"OKS {threshold:.2f}": (metrics.RECALLS, np.maximum(precision[index], 0))
-        for index, threshold in enumerate(metrics.OKS_THRESHOLDS)
-        if index in (0, 5, 8)
-    }
-    return charts.lines(curves, "recall", "precision")
+def _precision_recall(found: metrics.Metrics) -> str:
+    rows = zip(found.details["oks_thresholds"], found.details["precision"], strict=True)
+    curves = {f"OKS {threshold:.2f}": (metrics.RECALLS, np.maximum(row, 0)) for threshold, row in rows}
+    return charts.lines({name: curves[name] for name in ("OKS 0.50", "OKS 0.75", "OKS 0.90")}, "recall", "precision")
 
 
 def overlap(annotations: Annotations) -> np.ndarray:
@@ -138,8 +128,18 @@ def _mistakes(annotations: Annotations, results: Results, wrong: mistakes.Mistak
     )
     return (
         f'<p class="note">{kinds}</p><div class="side">{chart}<div><p>AP if one kind of mistake were put right:</p>'
-        f"{_table({'as it is': f'{now:.4f}', **gains}, 'number')}</div></div>"
+        f"{_table({'as it is': f'{now:.4f}', **gains}, 'number')}</div></div>{_joints(wrong)}"
     )
+
+
+def _joints(wrong: mistakes.Mistakes) -> str:
+    """Returns the chart's numbers as a table."""
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("joint", "labelled", *mistakes.KINDS))
+    rows = ""
+    for name, *texts in wrong.rows():
+        cells = "".join(f'<td class="number">{text}</td>' for text in texts)
+        rows += f"<tr><th>{escape(name)}</th>{cells}</tr>"
+    return f"<table><tr>{head}</tr>{rows}</table>"
 
 
 def worst_sheet(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> drawing.Picture:

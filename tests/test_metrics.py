@@ -178,6 +178,7 @@ def test_coco_metrics_equal_pycocotools(tmp_path, seed, with_boxes):
     np.testing.assert_allclose(list(result.values.values()), expected.stats, rtol=0, atol=1e-9)
     precision, recall = expected.eval["precision"][:, :, 0, 0, 0], expected.eval["recall"][:, 0, 0, 0]
     np.testing.assert_allclose(result.details["AP_per_threshold"], precision.mean(axis=1), rtol=0, atol=1e-9)
+    np.testing.assert_allclose(result.details["precision"], precision, rtol=0, atol=1e-9)
     np.testing.assert_allclose(result.details["AR_per_threshold"], recall, rtol=0, atol=1e-9)
 
 

@@ -152,7 +152,7 @@ def test_the_report_is_one_file_with_every_part(data, small_folder, tmp_path, ca
     assert "<script" not in text
     shown = " ".join(page.texts)
     found = metrics.average_precision(data.annotations, results)
-    for expected in (f"{found.values['AP']:.4f}", "left_wrist", "inversion", "OKS 0.75", "overlap of boxes"):
+    for expected in (f"{found.values['AP']:.4f}", "left_wrist", "inversion", "OKS 0.75", "labelled", "overlap of"):
         assert expected in shown
     assert cli.main([str(argument) for argument in [*arguments[:-1], tmp_path / "out.txt"]]) == 2
     assert ".html" in capsys.readouterr().err
