@@ -97,9 +97,6 @@ def oks_nms(
 ) -> np.ndarray:
     """Keeps the best pose of those that are nearly the same: greedy by score, an OKS above `threshold` removes.
 
-
-
-
     Args:
         keypoints_xy: (P, K, 2) poses of one image, in pixels.
         scores: (P,) of the poses. Equal scores keep their order.
@@ -107,7 +104,7 @@ def oks_nms(
         sigmas: (K,) COCO's `sigmas` (not doubled).
         threshold: A pose with exactly this OKS stays.
         keypoint_scores: (P, K), needed with `min_keypoint_score`.
-        min_keypoint_score: See above.
+        min_keypoint_score: The OKS counts only the keypoints above it in both poses; None counts all.
 
     Returns:
         (N,) indices of the kept poses, best first.
