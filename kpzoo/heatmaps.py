@@ -179,12 +179,12 @@ def decode(codec: Codec, heatmaps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         (..., K, 2) x and y in crop pixels, and (..., K) scores, 1 for a perfect peak.
     """
     find = {"second_peak": _toward_second_peak, "sign": _toward_higher_neighbour}[codec.decoder]
-    shape = tf.shape(heatmaps)
-    *_, height, width, num_keypoints = heatmaps.shape
+    *lead, height, width, num_keypoints = heatmaps.shape
+    lead = [-1] if len(lead) == 1 else tf.shape(heatmaps)[:-3]
     maps = tf.reshape(heatmaps, [-1, height, width, num_keypoints])
     cells, scores = find(tf.transpose(tf.cast(maps, tf.float32), [0, 3, 1, 2]))  # (n, K, h, w) -> (n, K, 2), (n, K)
-    cells = tf.reshape(cells, tf.concat([shape[:-3], [num_keypoints, 2]], 0))
-    scores = tf.reshape(scores, tf.concat([shape[:-3], [num_keypoints]], 0))
+    cells = tf.reshape(cells, tf.concat([lead, [num_keypoints, 2]], 0))
+    scores = tf.reshape(scores, tf.concat([lead, [num_keypoints]], 0))
     return cells * HEATMAP_STRIDE + codec.cell_centre, scores / codec.peak
 
 
@@ -200,10 +200,10 @@ def _toward_second_peak(maps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     # 21 cells at every size in the reference, which has no crops below 256 pixels: smaller maps get a narrower blur.
     kernel = 21 if height >= 64 else max(3, 2 * (21 * height // 128) + 1)
     rows, columns = blur_matrix(height, kernel, "zero"), blur_matrix(width, kernel, "zero")
-    blurred = tf.einsum("gh,nkhw,vw->nkgv", rows, maps, columns)
+    blurred = rows @ maps @ columns.T
     flat = tf.reshape(blurred, [-1, maps.shape[1], height * width])
     first, peak = _peak(flat, width)
-    without_first = tf.where(tf.one_hot(first, height * width, on_value=True, off_value=False), -np.inf, flat)
+    without_first = tf.where(tf.range(height * width) == first[..., None], -np.inf, flat)
     toward = _peak(without_first, width)[1] - peak
     place = peak + 0.25 * toward / tf.norm(toward, axis=-1, keepdims=True)
     place = tf.clip_by_value(place, 0.0, [width - 1.0, height - 1.0])

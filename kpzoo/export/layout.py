@@ -4,8 +4,6 @@ TensorFlow computes channels last, ONNX channels first. tf2onnx moves Transposes
 and vanish, but not through the repetition of features, a product with gates per channel, or a change of rank.
 """
 
-from collections import Counter
-
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # (B, C, h, w) -> (B, h, w, C), and back
 WIDE_TO_LAST = [0, 2, 3, 4, 1]  # (B, C, 1, h, w) -> (B, 1, h, w, C)
 
@@ -18,11 +16,6 @@ def without_needless_transposes(onnx, proto):
         graph.drop_unused()
     graph.write(proto)
     return proto
-
-
-def num_operators(proto) -> Counter:
-    """Returns how often each operator occurs in an ONNX model."""
-    return Counter(node.op_type for node in proto.graph.node)
 
 
 class _Graph:
@@ -167,13 +160,16 @@ def _mean_channels_first(graph: _Graph, node) -> bool:
 
 
 def _drop_reshapes(graph: _Graph, node) -> bool:
-    """Drops a Reshape back to the shape that a tensor had before another Reshape."""
-    before = graph.maker(node.input[0], "Reshape") if node.op_type == "Reshape" else None
-    shape = graph.values(node.input[1]) if before is not None else None
-    source = graph.shapes.get(before.input[0]) if before is not None else None
-    if not shape or not source or shape[0] != -1 or len(source) != len(shape) or source[1:] != shape[1:]:
+    """Drops a Reshape to the shape that its tensor has, or had before another Reshape."""
+    shape = graph.values(node.input[1]) if node.op_type == "Reshape" else None
+    if not shape or shape[0] != -1 or node.output[0] in graph.outputs:
         return False
-    return node.output[0] not in graph.outputs and graph.rename(node, before.input[0])
+    before = graph.maker(node.input[0], "Reshape")
+    for tensor in (node.input[0], *(before.input[:1] if before is not None else ())):
+        source = graph.shapes.get(tensor)
+        if source and len(source) == len(shape) and source[1:] == shape[1:]:
+            return graph.rename(node, tensor)
+    return False
 
 
 def _drop_pairs(graph: _Graph, node) -> bool:

@@ -33,7 +33,8 @@ def to_onnx(
 
     * `answer="keypoints"`: `keypoints_crop_xy` (batch, queries, K, 2) in crop pixels and `keypoint_scores`
       (batch, queries, K), with 1 for the queries of models that take none.
-    * `answer="heatmaps"`: `heatmaps` (batch, H/4, W/4, K), for MIPNets (batch, queries, H/4, W/4, K).
+    * `answer="heatmaps"`: `heatmaps` (batch, K, H/4, W/4), for MIPNets (batch, queries, K, H/4, W/4). Channels come
+      first, as everywhere in ONNX; the one Transpose in the graph is that of the input.
 
     What a client must know (joints, links, flip pairs, normalisation, crop rule, decoder, versions) is in the file's
     metadata, each value as JSON; see `kpzoo.export.files.description`.
@@ -100,38 +101,28 @@ def _converted(tf2onnx, model: PoseModel, answer: str, opset: int):
         inputs = [
             tf.pad(tensor, [[0, 1], *[[0, 0]] * (len(tensor.shape) - 1)])[: tf.maximum(count, 1)] for tensor in inputs
         ]
-        maps = model(dict(zip(names, inputs, strict=True)), training=False)["heatmaps"]
+        asked = dict(zip(names, inputs, strict=True))
+        maps = tf.reshape(model(asked, training=False)["heatmaps"], [-1, *model.output["heatmaps"].shape[-3:]])
+        people = tf.shape(asked["instance"])[:2] if "instance" in asked else tf.shape(maps)[:1]
+
+        def per_person(values):
+            return tf.reshape(values, tf.concat([people, values.shape[1:]], axis=0))[:count]
+
         if answer == "heatmaps":
-            return {"heatmaps": maps[:count]}
+            return {"heatmaps": per_person(tf.transpose(maps, [0, 3, 1, 2]))}
+        if "instance" not in asked:
+            people = tf.concat([people, [1]], axis=0)
         keypoints, scores = heatmaps.decode(codec, maps)
-        if "instance" not in names:
-            keypoints, scores = keypoints[:, tf.newaxis], scores[:, tf.newaxis]
-        return {"keypoints_crop_xy": keypoints[:count], "keypoint_scores": scores[:count]}
+        return {"keypoints_crop_xy": per_person(keypoints), "keypoint_scores": per_person(scores)}
 
     logger = logging.getLogger("tf2onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # else it tells each conversion's steps on stderr
     try:
-        handlers = {"OneHot": (_comparison, [])}
-        proto, _ = tf2onnx.convert.from_function(
-            forward, input_signature=specs, opset=opset, custom_op_handlers=handlers
-        )
+        proto, _ = tf2onnx.convert.from_function(forward, input_signature=specs, opset=opset)
     finally:
         logger.setLevel(level)
     return proto
-
-
-def _comparison(graph, node, name, _):
-    """Converts a boolean one-hot, which ONNX has not, to a comparison of the index with each place."""
-    import numpy as np
-
-    places = np.arange(int(node.inputs[1].get_tensor_value()), dtype=np.int32)
-    index, outputs, shapes, dtypes = node.input[0], node.output, node.output_shapes, node.output_dtypes
-    graph.remove_node(node.name)
-    places = graph.make_const(f"{name}_places", places)
-    last = graph.make_const(f"{name}_last_axis", np.array([-1], np.int64))
-    index = graph.make_node("Unsqueeze", [index, last.name])
-    graph.make_node("Equal", [index.output[0], places.name], name=name, outputs=outputs, shapes=shapes, dtypes=dtypes)
 
 
 def _name_dimensions(proto) -> None:

@@ -187,7 +187,10 @@ def ask_savedmodel(folder: str | Path) -> Callable[[dict], dict[str, np.ndarray]
 
 
 def ask_onnx(path: str | Path) -> Callable[[dict], dict[str, np.ndarray]]:
-    """Returns what an ONNX file of `to_onnx` answers, as a function of its inputs; `answer.metadata` is its own."""
+    """Returns what an ONNX file of `to_onnx` answers, as a function of its inputs; `answer.metadata` is its own.
+
+    Heatmaps are turned to (..., h, w, K), as the model has them.
+    """
     onnxruntime = imported("onnxruntime")
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
@@ -199,7 +202,10 @@ def ask_onnx(path: str | Path) -> Callable[[dict], dict[str, np.ndarray]]:
 
     def answer(inputs):
         found = session.run(None, {name: inputs[name] for name in names})
-        return dict(zip([entry.name for entry in session.get_outputs()], found, strict=True))
+        found = dict(zip([entry.name for entry in session.get_outputs()], found, strict=True))
+        if "heatmaps" in found:
+            found["heatmaps"] = np.moveaxis(found["heatmaps"], -3, -1)
+        return found
 
     answer.metadata = told
     return answer
