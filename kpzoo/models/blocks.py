@@ -100,14 +100,19 @@ class FusedBatchNorm(layers.BatchNormalization):
 
     Same variables, so weights interchange. Two differences: it stays in the layer's compute dtype with float32
     statistics, which makes mixed precision about 1.4 times faster on a CPU, and the moving variance is the unbiased
-    one, as in PyTorch. With `synchronized=True`, also when set later, Keras' own path shares statistics over replicas.
+    one, as in PyTorch. With `synchronized=True`, also when set later, replicas share the statistics of their batches.
     """
 
     def call(self, inputs, training=None, mask=None):
-        if self.synchronized:
-            return super().call(inputs, training=training, mask=mask)
         training = bool(training) and self.trainable
         x = tf.cast(inputs, self.compute_dtype)
+        if training and self.synchronized:
+            mean, variance, unbiased = moments_over_replicas(x)
+            self._track(mean, unbiased)
+            y = tf.nn.batch_normalization(
+                tf.cast(x, tf.float32), mean, variance, self.beta.value, self.gamma.value, self.epsilon
+            )
+            return tf.cast(y, self.compute_dtype)
         moving_mean, moving_variance = self.moving_mean.value, self.moving_variance.value
         nothing = tf.zeros([0], tf.float32)
         y, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -120,10 +125,28 @@ class FusedBatchNorm(layers.BatchNormalization):
             is_training=training,
         )
         if training:
-            keep, take = self.momentum, 1.0 - self.momentum
-            self.moving_mean.assign(keep * moving_mean + take * mean)
-            self.moving_variance.assign(keep * moving_variance + take * variance)
+            self._track(mean, variance)
         return y
+
+    def _track(self, mean, variance):
+        keep, take = self.momentum, 1.0 - self.momentum
+        self.moving_mean.assign(keep * self.moving_mean.value + take * mean)
+        self.moving_variance.assign(keep * self.moving_variance.value + take * variance)
+
+
+def moments_over_replicas(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns the (C,) mean, variance and unbiased variance of (B, h, w, C) over all replicas' batches together.
+
+    Replicas add up squared distances from the common mean. (Sums of squares, which Keras shares, lose digits where the
+    mean is large.)
+    """
+    replicas = tf.distribute.get_replica_context()
+    mean, variance = tf.nn.moments(tf.cast(x, tf.float32), [0, 1, 2])
+    count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
+    total = replicas.all_reduce(tf.distribute.ReduceOp.SUM, count)
+    common = replicas.all_reduce(tf.distribute.ReduceOp.SUM, mean * count) / total
+    spread = replicas.all_reduce(tf.distribute.ReduceOp.SUM, count * (variance + tf.square(mean - common)))
+    return common, spread / total, spread / tf.maximum(total - 1.0, 1.0)
 
 
 @keras.saving.register_keras_serializable("kpzoo")
