@@ -17,7 +17,7 @@ import reference
 import tensorflow as tf
 
 from kpzoo.errors import UserError
-from kpzoo.importers import SOURCES, detect, load_weights, save_weights
+from kpzoo.importers import SOURCES, detect, load_weights, save, save_weights
 from kpzoo.importers.files import read_state
 from kpzoo.models import build
 
@@ -636,6 +636,34 @@ def test_own_files_say_whose_they_are(suffix, tmp_path):
     assert (metadata["kpzoo_model"], metadata["kpzoo_skeleton"]) == ("simplebaseline_tiny", "coco17")
     report = load_weights(tiny("mipnet_tiny"), path)
     assert report.remarks == ("The file was written by a model 'simplebaseline_tiny'.",)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors"])
+@pytest.mark.parametrize(
+    "says, message",
+    [
+        ({"kpzoo_version": "999.0.0"}, "written by kpzoo 999.0.0, and this is .*: update kpzoo"),
+        ({"kpzoo_model": "simplebaseline_nano"}, "written by a model 'simplebaseline_nano', and this is 'mipnet_tiny'"),
+        ({"kpzoo_keypoints": "nose,left_knee"}, "its heatmaps are for nose,left_knee, the model's for nose,left_eye"),
+    ],
+)
+def test_own_files_of_another_model_version_or_skeleton_are_refused(suffix, says, message, tmp_path, monkeypatch):
+    model = with_random_values(tiny())
+    monkeypatch.setattr(save, "describe", lambda model, described=save.describe: {**described(model), **says})
+    path = save_weights(model, tmp_path / f"own{suffix}")
+    target = tiny()
+    before = target.get_weights()
+    with pytest.raises(UserError, match=message):
+        load_weights(target, path)
+    for value, kept in zip(target.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, kept)
+
+
+def test_options_that_shapes_do_not_show_are_told(tmp_path):
+    small = dict(image_hw=IMAGE_HW)
+    path = save_weights(build("dilated_tiny", **small, trunk_stride=8), tmp_path / "own.weights.h5")
+    (remark,) = load_weights(build("dilated_tiny", **small, trunk_stride=16), path).remarks
+    assert remark.endswith('the options {"trunk_stride": 8}, this one with {"trunk_stride": 16}.')
 
 
 @pytest.mark.parametrize("name", ["own.h5", "own.pth", "missing/own.npz"])

@@ -1,5 +1,6 @@
 """Published checkpoints into models of the zoo: every variable filled, every tensor accounted for, or nothing done."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from kpzoo import __version__
 from kpzoo.errors import UserError, unknown
 from kpzoo.importers.files import State, read_state
 from kpzoo.importers.sources import SOURCES, Source, source_of
@@ -80,6 +82,7 @@ def load_weights(
     values = {path: row.to_keras(state[key]) for path, key in plan.items() if key in state}
     shapes = {variable.path: tuple(variable.shape) for variable in model.variables}
     problems = [
+        *_of_others(model, given.metadata, fresh, head),
         *_missing(plan, values),
         *_left_over(unused - set(ignored)),
         *_misshapen(values, shapes),
@@ -112,6 +115,25 @@ def _fresh(keys: Mapping[str, str | None], state: Mapping, row: Source, head: st
         or (_MIMB.fullmatch(path) and not has_mimbs and not row.with_mimbs)
         or (row.trunk_only and key is None)
     ]
+
+
+def _of_others(model: keras.Model, metadata: Mapping[str, str], fresh: Iterable[str], head: str) -> Iterable[str]:
+    """Yields what a file of ours says about itself that does not suit the model, whatever the shapes are."""
+    written = metadata.get("kpzoo_version", __version__)
+    if _release(written) > _release(__version__):
+        yield f"it was written by kpzoo {written}, and this is {__version__}: update kpzoo"
+    if (preset := getattr(model, "preset", None)) is None:  # a bare trunk
+        return
+    name = metadata.get("kpzoo_model", preset.name)
+    if name != preset.name and not fresh:  # a start for training, such as a MIPNet's from its twin, may be another's
+        yield f"it was written by a model {name!r}, and this is {preset.name!r}: build that one"
+    keypoints = ",".join(preset.skeleton.keypoints)
+    if head == "strict" and (theirs := metadata.get("kpzoo_keypoints", keypoints)) != keypoints:
+        yield f"its heatmaps are for {theirs}, the model's for {keypoints}: build with that skeleton"
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
 
 
 def _missing(plan: Mapping[str, str | None], values: Mapping) -> list[str]:
@@ -160,9 +182,12 @@ def _remarks(model: keras.Model, row: Source, metadata: Mapping[str, str]) -> It
             f"They were trained with pixels normalised by {' or '.join(map(repr, row.pixels))}, and this model "
             f"normalises by {pixels!r}. Build it with `normalization={row.pixels[0]!r}` to use them without training."
         )
-    written = metadata.get("kpzoo_model", preset.name)
-    if written != preset.name:
-        yield f"The file was written by a model {written!r}."
+    name = metadata.get("kpzoo_model", preset.name)
+    if name != preset.name:
+        yield f"The file was written by a model {name!r}."
+    options = json.dumps(dict(preset.options), sort_keys=True)
+    if (theirs := metadata.get("kpzoo_options", options)) != options:
+        yield f"The file's model was built with the options {theirs}, this one with {options}."
 
 
 def _some(names: Iterable[str], count: int = 3) -> str:

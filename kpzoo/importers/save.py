@@ -41,6 +41,7 @@ def describe(model: PoseModel) -> dict[str, str]:
         "kpzoo_version": __version__,
         "kpzoo_image_hw": "{}x{}".format(*preset.image_hw),
         "kpzoo_skeleton": preset.skeleton.name,
+        "kpzoo_keypoints": ",".join(preset.skeleton.keypoints),
         "kpzoo_options": json.dumps(dict(preset.options), sort_keys=True),
     }
 
