@@ -29,7 +29,8 @@ setup(
     ],
     extras_require={
         "onnx": ONNX,
-        "test": [*ONNX, "pytest>=8", "hypothesis>=6", "ruff>=0.14"],
+        "completion": ["argcomplete>=3"],
+        "test": [*ONNX, "argcomplete>=3", "pytest>=8", "hypothesis>=6", "ruff>=0.14"],
     },
     entry_points={"console_scripts": ["kpzoo = kpzoo.cli:main"]},
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import kpzoo
-from kpzoo import detect, inference, outputs, sources
+from kpzoo import detect, images, inference, outputs, sources
 from kpzoo.detect import BoxFile
 from kpzoo.errors import UserError
 from kpzoo.pose_model import PoseModel
@@ -40,6 +40,7 @@ def predict_to_folder(
     *,
     detector=None,
     pictures: bool = True,
+    show_nms: bool = False,
     overwrite: bool = False,
     **options,
 ) -> Summary:
@@ -54,6 +55,7 @@ def predict_to_folder(
         out: The folder.
         boxes_xywh, detector: See `inference.predict`.
         pictures: Whether to draw the poses.
+        show_nms: Whether to draw them before and after OKS-NMS too.
         overwrite: Whether to begin anew whatever the folder holds.
         options: `flip`, `nms`, `batch_size`, `every` of `inference.predict`.
 
@@ -66,12 +68,10 @@ def predict_to_folder(
     is_video = isinstance(opened, sources.Video)
     settings = {"video": opened.source if is_video else None, **_settings(model, boxes_xywh, detector, options)}
     folder = outputs.OutputFolder(out, model.preset.skeleton, settings, resume=not is_video, overwrite=overwrite)
-    summary = Summary()
+    summary, run = Summary(), _run_video if is_video else _run_pictures
+    kinds = [outputs.PICTURES] * pictures + [outputs.NMS] * show_nms
     try:
-        if is_video:
-            _run_video(model, opened, folder, summary, pictures, boxes_xywh=boxes_xywh, detector=detector, **options)
-        else:
-            _run_pictures(model, opened, folder, summary, pictures, boxes_xywh=boxes_xywh, detector=detector, **options)
+        run(model, opened, folder, summary, kinds, boxes_xywh=boxes_xywh, detector=detector, **options)
     finally:  # Ctrl-C too leaves whole files
         folder.finish()
         folder.close()
@@ -84,10 +84,10 @@ def _check(opened, detector, out) -> None:
     """Refuses what would fail or harm only later."""
     out = Path(out).expanduser().resolve()
     if isinstance(opened, sources.Pictures):
-        if (out / outputs.PICTURES).resolve() in {Path(folder).resolve() for folder in opened.folders}:
-            raise UserError(
-                f"The pictures lie in {out / outputs.PICTURES}, where they would be replaced by drawn ones."
-            )
+        folders = {Path(folder).resolve() for folder in opened.folders}
+        for drawn in (out / outputs.PICTURES, out / outputs.NMS):
+            if drawn.resolve() in folders:
+                raise UserError(f"The pictures lie in {drawn}, where they would be replaced by drawn ones.")
         keys = [one.key for one in opened.listed]
         if isinstance(detector, BoxFile) and keys and not detector.knows(keys):
             raise UserError(
@@ -112,11 +112,15 @@ def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:
     }
 
 
-def _run_pictures(model, opened: sources.Pictures, folder, summary: Summary, drawn: bool, **options) -> None:
+def _drawn(one: inference.Found, kind: str) -> np.ndarray:
+    return one.draw_nms() if kind == outputs.NMS else one.poses.draw(one.picture.image)
+
+
+def _run_pictures(model, opened: sources.Pictures, folder, summary: Summary, kinds: list[str], **options) -> None:
     todo = [
         place
         for place, (entry, listed) in enumerate(zip(opened.entries, opened.listed, strict=True))
-        if isinstance(entry, np.ndarray) or not _is_done(folder, listed.name, entry, drawn)
+        if isinstance(entry, np.ndarray) or not _is_done(folder, listed.name, entry, kinds)
     ]
     summary.num_skipped = len(opened) - len(todo)
     files = {listed.name: entry for entry, listed in zip(opened.entries, opened.listed, strict=True)}
@@ -132,8 +136,8 @@ def _run_pictures(model, opened: sources.Pictures, folder, summary: Summary, dra
             summary.problems += (str(picture.problem),)
             progress.say(f"kpzoo: {picture.problem}")
             continue
-        if drawn:
-            one.poses.draw(picture.image, folder.picture_path(picture.name))
+        for kind in kinds:
+            images.write_image(folder.picture_path(picture.name, kind), _drawn(one, kind))
         file = files[picture.name]
         folder.add(picture.name, picture.image_id, one.poses, None if isinstance(file, np.ndarray) else file)
         summary.num_pictures, summary.num_poses = summary.num_pictures + 1, summary.num_poses + len(one.poses)
@@ -141,26 +145,28 @@ def _run_pictures(model, opened: sources.Pictures, folder, summary: Summary, dra
     progress.close()
 
 
-def _is_done(folder: outputs.OutputFolder, name: str, file, drawn: bool) -> bool:
+def _is_done(folder: outputs.OutputFolder, name: str, file, kinds: list[str]) -> bool:
     try:
-        return folder.is_done(name, file, drawn)
+        return folder.is_done(name, file, kinds)
     except OSError:  # it will be named when it is read
         return False
 
 
-def _run_video(model, opened: sources.Video, folder, summary: Summary, drawn: bool, **options) -> None:
+def _run_video(model, opened: sources.Video, folder, summary: Summary, kinds: list[str], **options) -> None:
     progress = outputs.Progress(len(opened), "frames")
     name = "webcam" if opened.live else Path(opened.source).stem
-    video = outputs.VideoFile(folder.path / f"{name}.mp4", opened.fps)
+    names = {outputs.PICTURES: f"{name}.mp4", outputs.NMS: f"{name}_nms.mp4"}
+    videos = {kind: outputs.VideoFile(folder.path / names[kind], opened.fps) for kind in kinds}
     try:
         for one in inference.stream(model, opened, **options):
-            if drawn:
-                video.add(one.poses.draw(one.picture.image))
+            for kind, video in videos.items():
+                video.add(_drawn(one, kind))
             folder.add(one.picture.name, one.picture.image_id, one.poses)
             summary.num_pictures, summary.num_poses = summary.num_pictures + 1, summary.num_poses + len(one.poses)
             progress.step(len(one.poses))
     finally:
-        video.close()
+        for video in videos.values():
+            video.close()
         progress.close()
         summary.num_broken = opened.num_broken
     if opened.num_broken:

@@ -2,7 +2,8 @@
 
 What is drawn says what it means: limbs are blue on the person's left, orange on the right, white in the middle (every
 kind of colour vision tells these apart); faint means little confidence; a second person of one box (instance 1, and
-further ones) is dashed, with rings for joints and an outline of its own colour. Sizes follow person and picture.
+further ones) is dashed, with rings for joints and an outline of its own colour; where many poses lie on one another,
+limbs can have the colour of their instance instead. Sizes follow person and picture.
 """
 
 from collections.abc import Sequence
@@ -10,12 +11,13 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from kpzoo.errors import UserError
+from kpzoo.errors import UserError, unknown
 from kpzoo.skeletons import Skeleton
 
 # Okabe & Ito, "Color Universal Design" (2008), apart from white.
 COLOURS = {-1: (86, 180, 233), 1: (230, 159, 0), 0: (245, 245, 245)}  # left, right, middle
 ACCENTS = ((20, 20, 20), (204, 60, 140), (0, 158, 115), (240, 228, 66))  # outlines of instance 0, 1, 2, 3; then again
+INSTANCES = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66))  # the same, for limbs that tell no side
 
 _SHIFT = 4  # coordinates are passed to OpenCV in sixteenths of a pixel
 _FONT, _CAPITAL = cv2.FONT_HERSHEY_DUPLEX, 22  # its capitals are 22 pixels high at scale 1
@@ -43,6 +45,7 @@ def draw_poses(
     instance: np.ndarray | None = None,
     scores: np.ndarray | None = None,
     min_score: float = 0.2,
+    colour_by: str = "side",
 ) -> Picture:
     """Returns a copy of the picture with skeletons on it.
 
@@ -55,7 +58,10 @@ def draw_poses(
         instance: (P,) int, which of the people of its box each pose is; all 0 when not given.
         scores: (P,); the best pose is drawn last, on top, and boxes are labelled with them when given.
         min_score: See `keypoint_scores`.
+        colour_by: What the colour of limbs tells: "side", or "instance".
     """
+    if colour_by not in ("side", "instance"):
+        raise unknown("meaning of colours", colour_by, ["side", "instance"])
     canvas = np.array(image_rgb, np.uint8, order="C")
     keypoints_xy, keypoint_scores = np.asarray(keypoints_xy, float), np.asarray(keypoint_scores, float)
     num_poses = len(keypoints_xy)
@@ -72,7 +78,8 @@ def draw_poses(
             label = "" if scores is None else f"{scores[index]:.2f}"
             _draw_box(canvas, boxes_xywh[index], ACCENTS[instance[index] % len(ACCENTS)], label)
     for index in order:
-        _draw_pose(canvas, keypoints_xy[index], keypoint_scores[index], visible[index], skeleton, instance[index])
+        pose = keypoints_xy[index], keypoint_scores[index], visible[index]
+        _draw_pose(canvas, *pose, skeleton, *_palette(colour_by, instance[index]), dashed=instance[index] > 0)
     return canvas.view(Picture)
 
 
@@ -130,7 +137,14 @@ def before_after(left: np.ndarray, right: np.ndarray, captions: tuple[str, str] 
     return contact_sheet([left, right], 2, captions, tuple(np.maximum(left.shape[:2], right.shape[:2]).tolist()))
 
 
-def _draw_pose(canvas, keypoints_xy, keypoint_scores, visible, skeleton: Skeleton, instance: int) -> None:
+def _palette(colour_by: str, instance: int) -> tuple[tuple, dict[int, tuple]]:
+    """Returns the colour of outlines, and of limbs and joints those of each side."""
+    if colour_by == "instance":
+        return ACCENTS[0], dict.fromkeys(COLOURS, INSTANCES[instance % len(INSTANCES)])
+    return ACCENTS[instance % len(ACCENTS)], COLOURS
+
+
+def _draw_pose(canvas, keypoints_xy, keypoint_scores, visible, skeleton: Skeleton, accent, colours, dashed) -> None:
     """Draws one pose: all outlines, then all limbs, then the joints on top."""
     if not visible.any():
         return
@@ -142,16 +156,16 @@ def _draw_pose(canvas, keypoints_xy, keypoint_scores, visible, skeleton: Skeleto
     thick = float(np.clip(extent * 0.02, max(1.2, diagonal / 900), max(2.0, diagonal / 130)))
     border = max(0.7, 0.3 * thick)
     alphas = 0.25 + 0.75 * np.clip(keypoint_scores, 0, 1)
-    accent, sides, dashed = ACCENTS[instance % len(ACCENTS)], _sides(skeleton), instance > 0
+    sides = _sides(skeleton)
     links = [(a, b) for a, b in skeleton.link_indices if visible[a] and visible[b]]
     for a, b in links:
         _blend(canvas, min(alphas[a], alphas[b]), _bars(points[a], points[b], thick / 2 + border), accent)
     for a, b in links:
         bars = _bars(points[a], points[b], thick / 2, dash=4 * thick if dashed else 0.0)
-        _blend(canvas, min(alphas[a], alphas[b]), bars, COLOURS[np.sign(sides[a] + sides[b])])
+        _blend(canvas, min(alphas[a], alphas[b]), bars, colours[np.sign(sides[a] + sides[b])])
     for k in np.flatnonzero(visible):
         _blend(canvas, alphas[k], _disc(points[k], 0.9 * thick + border), accent)
-        _blend(canvas, alphas[k], _disc(points[k], 0.9 * thick), COLOURS[sides[k]])
+        _blend(canvas, alphas[k], _disc(points[k], 0.9 * thick), colours[sides[k]])
         if dashed:
             _blend(canvas, alphas[k], _disc(points[k], 0.45 * thick), accent)
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import tensorflow as tf
 
-from kpzoo import detect, geometry, heatmaps, outputs, sources, streams
+from kpzoo import detect, drawing, geometry, heatmaps, outputs, sources, streams
 from kpzoo.data import crops
 from kpzoo.nms import oks_nms
 from kpzoo.pose_model import PoseModel
@@ -60,10 +60,23 @@ def make_predictor(model: PoseModel, flip: bool = True):
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What was found in one picture of a source: its poses, or `picture.problem` and none."""
+    """What was found in one picture of a source: its poses, or `picture.problem` and none.
+
+    Args:
+        picture: The picture.
+        poses: Those that OKS-NMS kept.
+        candidates: All that it had to choose from.
+    """
 
     picture: Picture
     poses: Poses
+    candidates: Poses
+
+    def draw_nms(self) -> drawing.Picture:
+        """Returns all candidates and, beside them, what OKS-NMS kept, coloured by instance."""
+        parts = self.candidates, self.poses
+        before, after = (part.draw(self.picture.image, boxes=False, colour_by="instance") for part in parts)
+        return drawing.before_after(before, after, (f"all: {len(parts[0])}", f"after OKS-NMS: {len(parts[1])}"))
 
 
 def predict(
@@ -136,7 +149,10 @@ def stream(
     looked = streams.with_boxes(opened, boxes_xywh, detector, every)
     live = isinstance(opened, sources.Video) and opened.live
     for one in _answers(model, looked, flip, batch_size, live):
-        yield Found(one.picture, _answered(one, preset, nms))
+        poses = candidates = _poses(one, preset)
+        if nms is not None and len(candidates):
+            poses = candidates[suppress(candidates, preset, nms)]
+        yield Found(one.picture, poses, candidates)
 
 
 def _answers(
@@ -156,11 +172,6 @@ def _answers(
                 one.answers.append(tuple(answer))
         while waiting and waiting[0].complete:
             yield waiting.popleft()
-
-
-def _answered(one: streams.Looked, preset, nms: float | None) -> Poses:
-    poses = _poses(one, preset)
-    return poses if nms is None or not len(poses) else poses[suppress(poses, preset, nms)]
 
 
 def predict_boxes(

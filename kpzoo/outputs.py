@@ -4,6 +4,7 @@ OUT/progress.jsonl   one line a picture, appended when it is done; a run that wa
 OUT/results.json     a list of COCO results, each with the `file_name` of its picture
 OUT/poses.csv        one row a pose, see `Poses.csv_header`
 OUT/pictures/…       the pictures with poses on them, under their own names; of a video OUT/NAME.mp4
+OUT/nms/…            the poses before and after OKS-NMS, if asked for; of a video OUT/NAME_nms.mp4
 """
 
 import csv
@@ -11,23 +12,25 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import cv2
 import numpy as np
 
-from kpzoo import images
+from kpzoo import images, locks
 from kpzoo.errors import UserError
 from kpzoo.poses import Poses
 from kpzoo.skeletons import Skeleton
 
-PROGRESS, RESULTS, TABLE, PICTURES = "progress.jsonl", "results.json", "poses.csv", "pictures"
+PROGRESS, RESULTS, TABLE, PICTURES, NMS = "progress.jsonl", "results.json", "poses.csv", "pictures", "nms"
 
 
 class OutputFolder:
-    """The folder of one run. What it holds of an earlier run with the same settings is kept.
+    """The folder of one run, which no other run writes to meanwhile.
+
+    What it holds of an earlier run with the same settings is kept.
 
     Args:
         path: The folder; it is made, must be empty, or be of an earlier run.
@@ -48,26 +51,33 @@ class OutputFolder:
     ):
         self.path, self.skeleton = Path(path).expanduser(), skeleton
         self._progress = self.path / PROGRESS
-        header = {"settings": json.loads(json.dumps(settings))}
-        if self._progress.exists() and not overwrite:
-            self._check(header["settings"])
-        elif not overwrite and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        foreign = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        if foreign and not overwrite and not self._progress.exists():
             raise UserError(f"{self.path} exists and is not of an earlier run. Choose another folder, or overwrite.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lines = self._whole_lines() if resume and not overwrite else []
-            if not lines:
-                self._progress.write_text(json.dumps(header) + "\n", encoding="utf-8")
-            else:
-                os.truncate(self._progress, sum(map(len, lines)))  # a line that was cut off goes
             self._file = self._progress.open("a", encoding="utf-8")
         except OSError as error:
             raise UserError(f"Cannot write to {self.path}: {error.strerror or error}.") from None
+        try:
+            self._begin(json.loads(json.dumps(settings)), resume, overwrite)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _begin(self, settings: dict, resume: bool, overwrite: bool) -> None:
+        if not locks.hold(self._file, wait=False):
+            raise UserError(f"Another run is writing to {self.path}. Wait for its end, or choose another folder.")
+        if not overwrite:
+            self._check(settings)
+        lines = self._whole_lines() if resume and not overwrite else []
+        os.truncate(self._progress, sum(map(len, lines)))  # a line that was cut off goes
+        if not lines:
+            self._file.write(json.dumps({"settings": settings}) + "\n")
+            self._file.flush()
         self._stamps = {row["file_name"]: row["stamp"] for row in self._latest()}
 
     def _whole_lines(self) -> list[bytes]:
-        if not self._progress.exists():
-            return []
         lines = self._progress.read_bytes().splitlines(keepends=True)
         return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
 
@@ -84,15 +94,16 @@ class OutputFolder:
                 f"The poses in {self.path} were made otherwise ({told}). Choose another folder, or overwrite."
             )
 
-    def picture_path(self, name: str) -> Path:
+    def picture_path(self, name: str, kind: str = PICTURES) -> Path:
         """Returns where the picture of that name is drawn; formats that cannot be written become PNG."""
-        path = self.path / PICTURES / name
+        path = self.path / kind / name
         return path if path.suffix.lower() in images.WRITABLE else path.with_name(path.name + ".png")
 
-    def is_done(self, name: str, file: str | Path, drawn: bool) -> bool:
-        """Returns whether a picture's poses are there, and it has not changed since; and it is drawn, if it should."""
+    def is_done(self, name: str, file: str | Path, kinds: Sequence[str]) -> bool:
+        """Returns whether a picture's poses are there, it has not changed since, and its drawings are there."""
         known = self._stamps.get(name)
-        return known is not None and known == stamp(file) and (not drawn or self.picture_path(name).exists())
+        drawn = all(self.picture_path(name, kind).exists() for kind in kinds)
+        return known is not None and known == stamp(file) and drawn
 
     def add(self, name: str, image_id: int, poses: Poses, file: str | Path | None = None) -> None:
         """Takes the poses of a picture; call it last, what it knows is done."""

@@ -90,6 +90,7 @@ class Poses:
         *,
         min_score: float = 0.2,
         boxes: bool = True,
+        colour_by: str = "side",
     ) -> drawing.Picture:
         """Returns the picture with the poses on it, which a notebook shows; also writes it when `path` is given.
 
@@ -98,6 +99,7 @@ class Poses:
             path: Where to write, a name ending in .jpg, .png, .bmp or .webp.
             min_score: Joints below it are left out.
             boxes: Whether to draw the boxes, with the poses' scores.
+            colour_by: "side", left and right; or "instance", which of the people of its box a pose is.
         """
         picture = drawing.draw_poses(
             images.as_image(image),
@@ -108,6 +110,7 @@ class Poses:
             instance=self.instance,
             scores=self.scores,
             min_score=min_score,
+            colour_by=colour_by,
         )
         if path is not None:
             images.write_image(path, picture)

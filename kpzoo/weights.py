@@ -8,11 +8,11 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from kpzoo import locks
 from kpzoo.errors import UserError, unknown
 
 CHUNK = 1 << 20  # bytes
@@ -76,7 +76,8 @@ def fetch(tag: str) -> Path:
     row = ROWS[tag]
     path = home() / row.file_name
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_name(f".{path.name}.lock")):
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        locks.hold(lock)  # one process fetches
         if path.exists() and not _is_right(path, row):
             path.unlink()
             print(f"{path} was not the file of {tag!r} (SHA-256 differs) and has been removed.", file=sys.stderr)
@@ -120,16 +121,3 @@ def _copy(answer, file, label: str) -> None:
             print(f"\r{label}: {done / 1e6:.0f} of {total / 1e6:.0f} MB ", end="", file=sys.stderr, flush=True)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lets one process at a time past; where the system has no file locks, the atomic rename alone protects."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -2,13 +2,14 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 import kpzoo
-from kpzoo import cli, sources, training
+from kpzoo import cli, images, sources, training
 from kpzoo.data import files
 from kpzoo.metrics import average_precision
 
@@ -154,6 +155,42 @@ def test_predict_does_not_touch_a_folder_that_is_not_its_own(trained, photos, ca
     assert "would be replaced" in err
 
 
+def test_predict_shows_the_poses_before_and_after_nms(trained, photos, capsys):
+    *_, out = predict(capsys, photos, trained, "--detector", "whole")
+    code, told, _, _ = predict(capsys, photos, trained, "--detector", "whole", "--show-nms", "--json")
+    assert (code, json.loads(told)["num_pictures"]) == (0, 2)  # done, but without the sheets
+    assert {path.name for path in (out / "nms").iterdir()} == {"1.jpg", "2.jpg"}
+    assert images.size_of(out / "nms/1.jpg")[1] > 2 * images.size_of(out / "pictures/1.jpg")[1]
+    told = predict(capsys, photos, trained, "--detector", "whole", "--show-nms", "--json")[1]
+    assert json.loads(told)["num_skipped"] == 2
+
+
+HOLD = """
+import sys, time
+from kpzoo.outputs import OutputFolder
+from kpzoo.skeletons import COCO17
+folder = OutputFolder(sys.argv[1], COCO17, {})
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def test_two_runs_do_not_write_to_one_folder_and_a_killed_one_does_not_hold_it(trained, photos, capsys):
+    held = subprocess.Popen([sys.executable, "-c", HOLD, str(photos.parent / "out")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert held.stdout.readline() == "held\n"
+        for option in ([], ["--overwrite"]):
+            code, _, err, out = predict(capsys, photos, trained, *BOX, *option)
+            assert code == 2
+            assert f"Another run is writing to {out}" in err
+            assert [path.name for path in out.iterdir()] == ["progress.jsonl"]
+    finally:
+        held.kill()
+        held.communicate()
+    assert predict(capsys, photos, trained, *BOX, "--overwrite")[0] == 0
+    assert predict(capsys, photos, trained, *BOX)[0] == 0
+
+
 def test_predict_fails_if_not_one_picture_can_be_read(trained, photos, capsys):
     for name in ("1.jpg", "2.jpg"):
         (photos / name).write_bytes(b"")
@@ -247,6 +284,20 @@ def test_sizes_are_height_x_width(text, capsys):
         cli.main(["train", "--model", "cpn_tiny", "--data", "d", "--out", "o", "--image-size", text])
     assert stop.value.code == 2
     assert "HEIGHTxWIDTH" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("kpzoo da", {"data"}), ("kpzoo data m", {"make"}), ("kpzoo evaluate --prot", {"--protocol"})],
+)
+def test_the_shell_is_told_what_can_follow(line, expected, tmp_path):
+    """By argcomplete's own protocol; the shell's side of it is one `eval`."""
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer"), "_ARGCOMPLETE_SUPPRESS_SPACE": "1"}
+    code = "import sys; from kpzoo import cli; cli.main()"
+    result = subprocess.run([sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, timeout=900)
+    assert result.returncode == 0
+    assert set((tmp_path / "answer").read_text().split()) == expected
 
 
 def test_a_closed_pipe_ends_quietly():

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from kpzoo.drawing import ACCENTS, COLOURS, Picture, before_after, contact_sheet, draw_poses, heatmap_overlay
+from kpzoo.drawing import ACCENTS, COLOURS, INSTANCES, Picture, before_after, contact_sheet, draw_poses, heatmap_overlay
 from kpzoo.errors import UserError
 from kpzoo.skeletons import COCO17, CROWDPOSE14, Skeleton
 
@@ -113,6 +113,18 @@ def test_further_people_of_a_box_are_dashed_on_their_own_colour(instance):
     assert colours_along(draw(400), "left_hip", "left_knee", 400) == {LEFT}
     dashed = colours_along(draw(400, instance=[instance]), "left_hip", "left_knee", 400)
     assert {LEFT, ACCENTS[instance]} <= dashed
+
+
+def test_limbs_can_have_the_colour_of_their_instance():
+    limbs = [("left_hip", "left_knee"), ("right_hip", "right_knee")]
+    for instance in range(4):
+        picture = draw(400, instance=[instance], colour_by="instance")
+        for limb in limbs:
+            colours = colours_along(picture, *limb, 400)
+            assert INSTANCES[instance] in colours
+            assert not colours & (set(INSTANCES) - {INSTANCES[instance]})
+    with pytest.raises(UserError, match="'side'"):
+        draw(400, colour_by="sides")
 
 
 def test_the_first_person_of_a_box_is_drawn_over_the_second():

@@ -11,10 +11,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "kpzoo"
 
 # A module imports only from modules named before it. Packages whose parts meet in the dict contract alone are siblings.
 ORDER = [
-    "errors", "skeletons", "geometry", "heatmaps", "nms", "images", "sources", "drawing", "matching", "metrics",
-    "charts", "poses", "outputs", "pose_model", "weights", "importers", "registry", "models", "losses", "data",
-    "doctor", "detect", "streams", "inference", "bulk", "training", "evaluation", "mistakes", "report", "export",
-    "commands", "cli",
+    "errors", "locks", "skeletons", "geometry", "heatmaps", "nms", "images", "sources", "drawing", "matching",
+    "metrics", "charts", "poses", "outputs", "pose_model", "weights", "importers", "registry", "models", "losses",
+    "data", "doctor", "detect", "streams", "inference", "bulk", "training", "evaluation", "mistakes", "report",
+    "export", "commands", "cli",
 ]  # fmt: skip
 SIBLINGS = {"models", "losses", "importers"}
 WITHOUT_TENSORFLOW = ["errors", "skeletons", "geometry", "nms", "images", "sources", "drawing", "poses", "outputs"]

@@ -60,6 +60,20 @@ def test_one_picture_gives_poses_and_many_give_names_and_poses(model, folder):
         np.testing.assert_allclose(list(found.values())[1].keypoints_xy, alone.keypoints_xy, atol=1e-3)
 
 
+def test_what_nms_leaves_out_is_still_told_and_can_be_drawn(model):
+    class Twice:
+        def detect(self, images, image_ids):
+            return [np.array([[5.0, 5, 30, 40], [5, 5, 30, 40], [40, 10, 30, 45]])], [np.array([0.5, 0.9, 0.7])]
+
+    (found,) = inference.stream(model, noise(0), detector=Twice(), flip=False)
+    assert (len(found.candidates), len(found.poses)) == (3, 2)
+    assert sorted(found.candidates.scores)[1:] == sorted(found.poses.scores)
+    sheet = found.draw_nms()
+    assert sheet.shape[0] >= 60 and sheet.shape[1] >= 2 * 80
+    (every,) = inference.stream(model, noise(0), detector=Twice(), flip=False, nms=None)
+    assert len(every.poses) == 3
+
+
 def test_names_count_from_the_folder_that_all_pictures_share(tmp_path):
     for name in ("x/1.png", "y/z/1.png"):
         write_image(tmp_path / name, noise(0))

@@ -17,6 +17,7 @@ def add(commands) -> None:
     parser.add_argument("--out", required=True, help="folder for all that is written; a run that was stopped goes on")
     parser.add_argument("--overwrite", action="store_true", help="begin anew whatever the folder holds")
     parser.add_argument("--no-pictures", action="store_true", help="do not draw the poses")
+    parser.add_argument("--show-nms", action="store_true", help="draw all poses beside those that OKS-NMS keeps, too")
     parser.add_argument("--json", action="store_true", help="print what was done as JSON")
     add_pass_arguments(parser, batch_size=16)
     parser.add_argument("--pose-nms", type=float, help="OKS above which the worse of two poses is dropped; 0.9")
@@ -49,6 +50,7 @@ def _run(args) -> None:
         args.box,
         detector=None if args.box else detector,
         pictures=not args.no_pictures,
+        show_nms=args.show_nms,
         overwrite=args.overwrite,
         flip=not args.no_flip,
         nms=inference.POSE_NMS if args.pose_nms is None else args.pose_nms,
