@@ -6,15 +6,13 @@ Every scene is several articulated figures in clothes, before a cluttered backgr
 The joints are known because they were drawn; whether a joint shows is read from the same pixels that make the masks.
 """
 
-import json
-import tempfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from kpzoo.data import scene_folder
 from kpzoo.data.figures.clothes import sample_look
 from kpzoo.data.figures.grouping import sample_actors
 from kpzoo.data.figures.people import Figure, draw_figure, pixels_around
@@ -103,37 +101,24 @@ def make_dataset(
     Returns:
         The path of the annotation file.
     """
-    if num_images < 1:
-        raise UserError(f"A data set needs at least one image. Received: num_images={num_images}.")
-    if seed < 0:
-        raise UserError(f"`seed` must be 0 or more. Received: {seed}.")
-    if not split or Path(split).name != split:
-        raise UserError(f"`split` must be a plain name such as 'train'. Received: {split!r}.")
     people, image_hw = _checked(crowding, people, image_hw)
-    folder = Path(folder)
-    images, annotations = folder / "images" / split, folder / "annotations" / f"person_keypoints_{split}.json"
-    _check_target(images, annotations, overwrite)
-    for parent in (images.parent, annotations.parent):
-        parent.mkdir(parents=True, exist_ok=True)
-    content = _content(seed, crowding, people, image_hw, split)
-    with tempfile.TemporaryDirectory(prefix=f".{split}-", dir=images.parent) as temporary:
-        pictures = Path(temporary) / "images"
-        pictures.mkdir()
-        for index in range(num_images):
-            source = (seed, zlib.crc32(split.encode()), index)
-            image, persons = draw_scene(source, crowding=crowding, people=people, image_hw=image_hw)
-            name = f"{index + 1:012d}.jpg"
-            (pictures / name).write_bytes(_jpeg(image, source))
-            content["images"].append({"id": index + 1, "file_name": name, "height": image_hw[0], "width": image_hw[1]})
-            for number, person in enumerate(persons):
-                content["annotations"].append({"id": 100 * (index + 1) + number, "image_id": index + 1, **person})
-        written = Path(temporary) / annotations.name
-        written.write_text(json.dumps(content))
-        if images.exists():
-            images.rename(Path(temporary) / "replaced")
-        pictures.rename(images)
-        written.replace(annotations)
-    return annotations
+    info = {
+        "description": "Drawn people, not photographs",
+        "generator": GENERATOR,
+        "crowding": crowding,
+        "people": list(people),
+        "image_hw": list(image_hw),
+    }
+    return scene_folder.write(
+        folder,
+        num_images,
+        lambda source: draw_scene(source, crowding=crowding, people=people, image_hw=image_hw),
+        COCO17,
+        info,
+        seed=seed,
+        split=split,
+        overwrite=overwrite,
+    )
 
 
 def _checked(crowding: float, people: tuple[int, int], image_hw: tuple[int, int]) -> tuple[tuple, tuple]:
@@ -147,47 +132,6 @@ def _checked(crowding: float, people: tuple[int, int], image_hw: tuple[int, int]
     if min(image_hw) < 48 or max(image_hw) > 2048:
         raise UserError(f"`image_hw` must be (height, width) with sides of 48 to 2048. Received: {tuple(image_hw)}.")
     return (int(fewest), int(most)), (int(image_hw[0]), int(image_hw[1]))
-
-
-def _check_target(images: Path, annotations: Path, overwrite: bool) -> None:
-    """Refuses to write over anything that this module has not written itself."""
-    if not annotations.exists() and not (images.exists() and any(images.iterdir())):
-        return
-    if not overwrite:
-        raise UserError(f"{images} or {annotations} exists already. Pass overwrite=True, another folder or split.")
-    try:
-        generator = str(json.loads(annotations.read_text())["info"]["generator"])
-    except (OSError, ValueError, KeyError, TypeError):
-        generator = "somebody else"
-    if not generator.startswith(__name__):
-        raise UserError(f"{annotations} was written by {generator}, not by {__name__}, so it is not overwritten.")
-
-
-def _content(seed: int, crowding: float, people: tuple, image_hw: tuple, split: str) -> dict:
-    """Returns the annotation file without images and persons."""
-    info = {
-        "description": "Drawn people, not photographs",
-        "generator": GENERATOR,
-        "seed": seed,
-        "crowding": crowding,
-        "people": list(people),
-        "image_hw": list(image_hw),
-        "split": split,
-    }
-    person = {
-        "id": 1,
-        "name": "person",
-        "supercategory": "person",
-        "keypoints": list(COCO17.keypoints),
-        "skeleton": (COCO17.link_indices + 1).tolist(),
-    }
-    return {"info": info, "licenses": [], "categories": [person], "images": [], "annotations": []}
-
-
-def _jpeg(image: np.ndarray, seed: Sequence[int]) -> bytes:
-    quality = int(np.random.default_rng((*seed, 1)).integers(60, 97))
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
 
 
 def _casting(

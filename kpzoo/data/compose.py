@@ -1,0 +1,409 @@
+"""Crowds from photos of few: people are cut out of their photos and put before and behind people of other photos.
+
+    source = kpzoo.data.load("~/lspet", "train")
+    make_dataset(source, "crowds", num_images=2000, seed=0, crowding=0.7)
+
+The joints are where the annotators put them, moved along; who is hidden behind whom is known, since it was arranged.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from kpzoo.data import scene_folder
+from kpzoo.data.cutouts import Cutouts
+from kpzoo.data.figures.people import pixels_around
+from kpzoo.data.files import PoseData
+from kpzoo.errors import UserError
+
+GENERATOR = f"{__name__} 1"  # the number grows when the same seed gives other pictures
+_CLOSEST = 0.66  # what boxes overlap at crowding 1; together with a third person's, 0.67 on average
+_LEAST_SHOWN = 0.2  # of a person's pixels; who is hidden more is not used
+_LEAST_JOINTS = 3
+_ZOOMS = (0.5, 1.6)  # of a cut-out; beyond, it looks sharper or softer than its surroundings
+_CANDIDATES = 48  # people of whom the one who fits best is put beside another
+_TRIES = 6
+_DIRECTIONS = 12  # in which somebody is moved aside
+_MOST_OUTSIDE = 0.3  # of a box beyond the picture's edge
+_ADAPTATION = 0.4  # how far the light of a cut-out follows that of the photo
+_GREY = 1.0  # mean difference of the colours below which a photo is black and white
+
+
+@dataclass(eq=False)
+class _Layer:
+    """Somebody in the scene, over those who come before in the list.
+
+    Args:
+        person: The place of the annotation.
+        alpha: (H, W) float32 in 0..1, in the scene.
+        pixels: (H, W, 3) float32; None for people of the photo itself.
+        total: How many pixels the person has, inside of the picture and outside.
+        keypoints_xy: (K, 2) in the scene.
+        visibility: (K,) 0 where not labelled or outside the picture.
+        box_xyxy: (4,) clipped to the picture.
+        area: In square pixels.
+        height: In pixels, were the person upright.
+        labelled: How many keypoints were labelled in the own photo.
+    """
+
+    person: int
+    alpha: np.ndarray
+    pixels: np.ndarray | None
+    total: float
+    keypoints_xy: np.ndarray
+    visibility: np.ndarray
+    box_xyxy: np.ndarray
+    area: float
+    height: float
+    labelled: int
+
+
+def compose_scene(
+    seed: int | Sequence[int], source: Cutouts, *, crowding: float = 0.5, people: tuple[int, int] = (2, 3)
+) -> tuple[np.ndarray, list[dict]]:
+    """Puts people of several photos into one; the same arguments give the same scene.
+
+    Args:
+        seed: A number, or several that count together.
+        source: The people and the photos, `Cutouts(data)`.
+        crowding: How much people overlap: 0 = apart as far as the picture allows, 1 = as in OCHuman, where the box of
+            a person overlaps the nearest other one by an IoU of 0.67 on average.
+        people: The fewest and the most people, the photo's own one among them; other annotated people of the photo
+            stay in it and do not count. There are fewer where nobody fits without hiding somebody almost wholly.
+
+    Returns:
+        The picture, (H, W, 3) uint8 RGB, and for each person the COCO annotation without its ids: `keypoints` (x, y, v
+        in picture pixels; v is 1 for what is behind somebody, 0 for what lies outside or was not labelled),
+        `num_keypoints`, `segmentation` (RLE of the visible pixels), `area` (the source's, scaled), `bbox` (the
+        source's, moved and clipped, hidden parts included), `iscrowd`, `category_id`.
+    """
+    people = _checked(crowding, people)
+    rng = np.random.default_rng(seed)
+    host, photo = _readable(rng, source, source.hosts)
+    persons = source.data.annotations.persons
+    others = np.flatnonzero((persons.image_index == persons.image_index[host]) & persons.has_box)
+    layers = [_host_layer(source, person, photo) for person in others.tolist() if person != host]
+    layers.append(_host_layer(source, host, photo))
+    group = [layers[-1]]
+    for _ in range(int(rng.integers(people[0], people[1] + 1)) - 1):
+        for _ in range(_TRIES):
+            layer = _newcomer(rng, source, photo, layers, group, crowding)
+            order = _arranged(rng, layers, group, layer)
+            if order:
+                layers, group = order, [*group, layer]
+                break
+    return _rendered(photo, layers), _annotations(source, layers)
+
+
+def make_dataset(
+    source: PoseData | Cutouts,
+    folder: str | Path,
+    num_images: int,
+    *,
+    seed: int = 0,
+    crowding: float = 0.5,
+    people: tuple[int, int] = (2, 3),
+    split: str = "train",
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Writes composed scenes as a COCO folder: `images/<split>/*.jpg`, `annotations/person_keypoints_<split>.json`.
+
+    Picture i depends on the source, the seed, the split's name and i only: a longer data set begins with the shorter
+    one. Either all of it appears, or nothing. Files of the source that cannot be read are named on stderr and left out.
+
+    Args:
+        source: COCO-format keypoint data, as of `kpzoo.data.load`.
+        folder: Where to write; may hold other splits, but not the source.
+        num_images: How many pictures.
+        seed: Which pictures.
+        crowding: See `compose_scene`.
+        people: See `compose_scene`.
+        split: Name of the part, such as `train` or `val`.
+        overwrite: Replaces a split that this function has written before.
+        progress: Whether to count on stderr.
+
+    Returns:
+        The path of the annotation file.
+    """
+    people = _checked(crowding, people)
+    cutouts = source if isinstance(source, Cutouts) else Cutouts(source)
+    data = cutouts.data
+    home = {path.resolve() for path in (data.image_folder, *Path(data.annotations.path).absolute().parents[:2])}
+    if Path(folder).expanduser().resolve() in home | {data.image_folder.resolve().parent}:
+        raise UserError(f"{folder} is the source's own folder. Write the scenes to another one.")
+    info = {
+        "description": "People of several photos put into one",
+        "generator": GENERATOR,
+        "source": Path(data.annotations.path).name,
+        "crowding": crowding,
+        "people": list(people),
+    }
+    return scene_folder.write(
+        folder,
+        num_images,
+        lambda numbers: compose_scene(numbers, cutouts, crowding=crowding, people=people),
+        data.skeleton,
+        info,
+        seed=seed,
+        split=split,
+        overwrite=overwrite,
+        qualities=(85, 97),
+        progress=progress,
+    )
+
+
+def _checked(crowding: float, people: tuple[int, int]) -> tuple[int, int]:
+    if not 0 <= crowding <= 1:
+        raise UserError(f"`crowding` must lie in [0, 1]. Received: {crowding}.")
+    fewest, most = people
+    if not 1 <= fewest <= most <= 8:
+        raise UserError(f"`people` must be (fewest, most) with 1 <= fewest <= most <= 8. Received: {tuple(people)}.")
+    return int(fewest), int(most)
+
+
+def _readable(rng: np.random.Generator, source: Cutouts, among: np.ndarray) -> tuple[int, np.ndarray]:
+    """Draws a person whose photo can be read, and returns both."""
+    start = int(rng.integers(len(among)))
+    for step in range(len(among)):
+        person = int(among[(start + step) % len(among)])
+        photo = source.photo(person)
+        if photo is not None:
+            return person, photo
+    raise UserError(f"No picture in {str(source.data.image_folder)!r} of people to cut out can be read.")
+
+
+def _host_layer(source: Cutouts, person: int, photo: np.ndarray) -> _Layer:
+    """Returns somebody who stays where the photo has them."""
+    cutout = source.cut(person, photo)
+    alpha = np.zeros(photo.shape[:2], np.float32)
+    _window(alpha, cutout.origin_xy, cutout.alpha.shape)[...] = cutout.alpha
+    return _Layer(
+        person,
+        alpha,
+        None,
+        float((alpha > 0.5).sum()),
+        source.keypoints_xy[person],
+        source.visibility[person],
+        source.boxes_xyxy[person],
+        float(source.data.annotations.persons.area[person]),
+        float(source.heights[person]),
+        int((source.visibility[person] > 0).sum()),
+    )
+
+
+def _window(picture: np.ndarray, origin_xy: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    (x, y), (height, width) = origin_xy, size_hw
+    return picture[y : y + height, x : x + width]
+
+
+def _newcomer(
+    rng: np.random.Generator, source: Cutouts, photo: np.ndarray, layers: list[_Layer], group: list[_Layer], crowding
+) -> _Layer:
+    """Returns somebody beside one of the group, as large as this one and as close as asked."""
+    anchor = group[rng.integers(len(group))]
+    closeness = float(np.clip(_CLOSEST * crowding + rng.normal(0, 0.05), 0, 0.95)) if crowding > 0 else 0.0
+    person, zoom = _partner(rng, source, anchor, [layer.person for layer in layers], closeness)
+    if source.photo(person) is None:
+        person, _ = _readable(rng, source, source.movable)
+        zoom = source.heights[anchor.person] / source.heights[person]
+    size_wh = zoom * (source.boxes_xyxy[person, 2:] - source.boxes_xyxy[person, :2])
+    corner_xy = _beside(rng, size_wh, anchor.box_xyxy, [layer.box_xyxy for layer in layers], photo.shape[:2], closeness)
+    return _moved(source, person, float(zoom), corner_xy, bool(rng.random() < 0.5), photo)
+
+
+def _partner(
+    rng: np.random.Generator, source: Cutouts, anchor: _Layer, taken: list[int], closeness: float
+) -> tuple[int, float]:
+    """Draws who comes beside `anchor`, and how much larger than in the photo: whose box can overlap so much."""
+    images = source.data.annotations.persons.image_index
+    drawn = source.movable[rng.integers(len(source.movable), size=_CANDIDATES)]
+    noise = rng.normal(0, 0.1 * (1 - 0.5 * closeness), len(drawn))
+    sizes_wh = source.boxes_xyxy[drawn, 2:] - source.boxes_xyxy[drawn, :2]
+    anchor_wh = anchor.box_xyxy[2:] - anchor.box_xyxy[:2]
+    as_tall = np.log(anchor.height / source.heights[drawn])
+    as_wide = np.log(np.prod(anchor_wh) / np.prod(sizes_wh, axis=1)) / 2
+    zooms = np.exp(as_tall + np.clip(closeness * (as_wide - as_tall), -0.35, 0.35) + noise)
+    sizes_wh = sizes_wh * zooms[:, None]
+    shared = np.minimum(sizes_wh, anchor_wh).prod(axis=1)
+    reach = shared / (sizes_wh.prod(axis=1) + np.prod(anchor_wh) - shared)
+    reach = np.minimum(reach, closeness + 0.03)  # who can come closer than asked is as good
+    fits = (zooms >= _ZOOMS[0]) & (zooms <= _ZOOMS[1])
+    repeated = np.isin(images[drawn], images[taken])
+    best = int(np.argmax(reach - 1.0 * ~fits - 2.0 * repeated))
+    return int(drawn[best]), float(np.clip(zooms[best], *_ZOOMS))
+
+
+def _beside(
+    rng: np.random.Generator, size_wh: np.ndarray, box_xyxy: np.ndarray, others: list[np.ndarray], image_hw, closeness
+) -> np.ndarray:
+    """Returns where the first corner of a box goes, so that it overlaps `box_xyxy` by `closeness`.
+
+    Of several directions, that one is taken in which most of the box lies in the picture and no other one is covered
+    more than `box_xyxy`.
+    """
+    angles = rng.normal(0, 0.35, _DIRECTIONS) + np.pi * (np.arange(_DIRECTIONS) % 2)
+    headings = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    centred = (box_xyxy[:2] + box_xyxy[2:] - size_wh) / 2
+    near, far = np.zeros(_DIRECTIONS), np.full(_DIRECTIONS, float((box_xyxy[2:] - box_xyxy[:2] + size_wh).sum()))
+    for _ in range(12):
+        middle = (near + far) / 2
+        corners = centred + middle[:, None] * headings
+        over = _overlaps(np.concatenate([corners, corners + size_wh], axis=1), box_xyxy) > closeness
+        near, far = np.where(over, middle, near), np.where(over, far, middle)
+    corners = centred + far[:, None] * headings
+    boxes = np.concatenate([corners, corners + size_wh], axis=1)
+    clipped = np.clip(boxes, 0, np.tile(image_hw[::-1], 2))
+    outside = 1 - (clipped[:, 2:] - clipped[:, :2]).prod(axis=1) / np.prod(size_wh)
+    most = np.max([_overlaps(clipped, other) for other in others], axis=0)
+    return corners[np.argmin(np.abs(most - closeness) + outside + np.where(outside > _MOST_OUTSIDE, 9, 0))]
+
+
+def _overlaps(boxes_xyxy: np.ndarray, other_xyxy: np.ndarray) -> np.ndarray:
+    """(N,) intersection over union of N boxes with one."""
+    low, high = np.maximum(boxes_xyxy[:, :2], other_xyxy[:2]), np.minimum(boxes_xyxy[:, 2:], other_xyxy[2:])
+    shared = np.maximum(high - low, 0).prod(axis=1)
+    areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1) + np.prod(other_xyxy[2:] - other_xyxy[:2])
+    return shared / np.maximum(areas - shared, 1e-9)
+
+
+def _moved(
+    source: Cutouts, person: int, zoom: float, corner_xy: np.ndarray, mirrored: bool, photo: np.ndarray
+) -> _Layer:
+    """Returns a person with the first corner of the box at `corner_xy`, in the light of another photo."""
+    own_photo = source.photo(person)
+    cutout = source.cut(person, own_photo)
+    height, width = cutout.alpha.shape
+    size = max(round(width * zoom), 1), max(round(height * zoom), 1)
+    zoom_xy = np.array(size) / (width, height)
+    how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
+    pixels = np.clip(cv2.resize(in_light_of(cutout.image, own_photo, photo), size, interpolation=how), 0, 255)
+    alpha = np.clip(cv2.resize(cutout.alpha, size, interpolation=how), 0, 1)
+    points = (source.keypoints_xy[person] - cutout.origin_xy + 0.5) * zoom_xy - 0.5
+    box = (source.boxes_xyxy[person].reshape(2, 2) - cutout.origin_xy) * zoom_xy
+    visibility = source.visibility[person]
+    if mirrored:
+        order = source.data.skeleton.flip_order
+        pixels, alpha, visibility = pixels[:, ::-1], alpha[:, ::-1], visibility[order]
+        points = np.stack([size[0] - 1 - points[:, 0], points[:, 1]], axis=1)[order]
+        box = np.stack([size[0] - box[::-1, 0], box[:, 1]], axis=1)
+    offset = np.rint(corner_xy - box[0]).astype(int)
+    points, box = points + offset, (box + offset).reshape(4)
+    image_wh = np.array(photo.shape[1::-1])
+    inside = ((points >= -0.5) & (points <= image_wh - 0.5)).all(axis=1)
+    clipped = np.clip(box, 0, np.tile(image_wh, 2))
+    share = np.prod(clipped[2:] - clipped[:2]) / np.prod(box[2:] - box[:2])
+    return _Layer(
+        person,
+        _placed(alpha, offset, photo.shape[:2]),
+        _placed(pixels, offset, photo.shape[:2]),
+        float((alpha > 0.5).sum()),
+        points,
+        np.where(inside, visibility, 0),
+        clipped,
+        float(source.data.annotations.persons.area[person] * np.prod(zoom_xy) * share),
+        float(source.heights[person] * zoom),
+        int((source.visibility[person] > 0).sum()),
+    )
+
+
+def _placed(part: np.ndarray, offset_xy: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """Returns a picture of `size_hw`, 0 but for `part` at `offset_xy`, which may reach over the border."""
+    picture = np.zeros((*size_hw, *part.shape[2:]), np.float32)
+    low, high = np.maximum(offset_xy, 0), np.minimum(offset_xy + part.shape[1::-1], size_hw[::-1])
+    if (high > low).all():
+        (left, top), (right, bottom) = low - offset_xy, high - offset_xy
+        picture[low[1] : high[1], low[0] : high[0]] = part[top:bottom, left:right]
+    return picture
+
+
+def in_light_of(pixels: np.ndarray, own_photo: np.ndarray, photo: np.ndarray) -> np.ndarray:
+    """Returns float32 pixels of one photo, shifted towards brightness, tint and contrast of another one."""
+    (own_mean, own_std), (mean, std) = (cv2.meanStdDev(picture) for picture in (own_photo, photo))
+    gain = np.clip((std.mean() / max(own_std.mean(), 1.0)) ** _ADAPTATION, 0.8, 1.25)
+    shift = np.clip(_ADAPTATION * (mean - own_mean), -35, 35).reshape(3)
+    own_mean = own_mean.reshape(3)
+    pixels = (pixels - own_mean) * gain + own_mean + shift
+    if np.abs(photo[::4, ::4].astype(int) - photo[::4, ::4, 1:2]).mean() < _GREY:
+        pixels = np.repeat(pixels @ np.array([[0.3], [0.59], [0.11]]), 3, axis=2)
+    return np.clip(pixels, 0, 255).astype(np.float32)
+
+
+def _arranged(
+    rng: np.random.Generator, layers: list[_Layer], group: list[_Layer], layer: _Layer
+) -> list[_Layer] | None:
+    """Returns the layers with another one before or behind all of its group, None where this hides somebody.
+
+    Who stands lower in the picture tends to be nearer.
+    """
+    behind = layers.index(next(other for other in layers if other in group))
+    orders = [[*layers, layer], [*layers[:behind], layer, *layers[behind:]]]
+    lead = (layer.box_xyxy[3] - np.mean([one.box_xyxy[3] for one in group])) / max(layer.height, 1.0)
+    if rng.random() > 1 / (1 + np.exp(-8 * lead - 0.8)):
+        orders.reverse()
+    for order in orders:
+        covers = _covers(order)
+        if all(_shows(one, cover) for one, cover in zip(order, covers, strict=True) if one in (*group, layer)):
+            return order
+    return None
+
+
+def _covers(layers: list[_Layer]) -> list[np.ndarray]:
+    """Returns for each layer the mask (H, W) of what later ones cover."""
+    covers = [np.zeros(layers[0].alpha.shape, bool)]
+    for layer in layers[:0:-1]:
+        covers.append(covers[-1] | (layer.alpha > 0.5))
+    return covers[::-1]
+
+
+def _hidden(layer: _Layer, cover: np.ndarray) -> np.ndarray:
+    """(K,) whether joints are covered: most of the 3x3 pixels around them."""
+    return pixels_around(cover, layer.keypoints_xy).mean(axis=1) > 0.5
+
+
+def _shows(layer: _Layer, cover: np.ndarray) -> bool:
+    """Whether enough of somebody is to be seen: of the pixels, and of the joints if there were so many."""
+    shown = ((layer.alpha > 0.5) & ~cover).sum() >= _LEAST_SHOWN * layer.total
+    joints = ((layer.visibility > 0) & ~_hidden(layer, cover)).sum()
+    return bool(shown and joints >= min(_LEAST_JOINTS, layer.labelled))
+
+
+def _rendered(photo: np.ndarray, layers: list[_Layer]) -> np.ndarray:
+    image, changed = photo.astype(np.float32), False
+    for layer in layers:
+        if layer.pixels is not None or changed:
+            pixels = photo if layer.pixels is None else layer.pixels
+            image += layer.alpha[..., None] * (pixels - image)
+            changed = True
+    return np.rint(image).astype(np.uint8)
+
+
+def _annotations(source: Cutouts, layers: list[_Layer]) -> list[dict]:
+    """Returns the COCO annotations of those who can still be seen."""
+    covers = _covers(layers)
+    return [
+        _annotation(layer, cover, bool(source.data.annotations.persons.is_crowd[layer.person]))
+        for layer, cover in zip(layers, covers, strict=True)
+        if _shows(layer, cover)
+    ]
+
+
+def _annotation(layer: _Layer, cover: np.ndarray, is_crowd: bool) -> dict:
+    from pycocotools import mask as rle
+
+    code = rle.encode(np.asfortranarray(((layer.alpha > 0.5) & ~cover).astype(np.uint8)))
+    visibility = np.where(_hidden(layer, cover), np.minimum(layer.visibility, 1), layer.visibility)
+    xy = np.where(visibility[:, None] > 0, np.round(layer.keypoints_xy, 2), 0.0)
+    x, y, right, bottom = layer.box_xyxy.tolist()
+    return {
+        "category_id": 1,
+        "iscrowd": int(is_crowd),
+        "keypoints": [value for (x, y), v in zip(xy.tolist(), visibility.tolist(), strict=True) for value in (x, y, v)],
+        "num_keypoints": int((visibility > 0).sum()),
+        "segmentation": {"size": list(cover.shape), "counts": code["counts"].decode("ascii")},
+        "area": round(layer.area, 2),
+        "bbox": [round(value, 2) for value in (x, y, right - x, bottom - y)],
+    }

@@ -1,0 +1,117 @@
+"""Folders of made scenes in COCO's layout: written whole or not at all, and never over what others wrote."""
+
+import json
+import sys
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from kpzoo.errors import UserError
+from kpzoo.skeletons import Skeleton
+
+PROGRESS_EVERY = 200  # scenes
+
+
+def paths(folder: str | Path, split: str) -> tuple[Path, Path]:
+    """Returns the folder of pictures and the annotation file of a split."""
+    folder = Path(folder).expanduser()
+    return folder / "images" / split, folder / "annotations" / f"person_keypoints_{split}.json"
+
+
+def write(
+    folder: str | Path,
+    num_images: int,
+    draw: Callable[[Sequence[int]], tuple[np.ndarray, list[dict]]],
+    skeleton: Skeleton,
+    info: dict,
+    *,
+    seed: int,
+    split: str,
+    overwrite: bool = False,
+    qualities: tuple[int, int] = (60, 97),
+    progress: bool = False,
+) -> Path:
+    """Writes scenes as a COCO folder: `images/<split>/*.jpg` and `annotations/person_keypoints_<split>.json`.
+
+    Args:
+        folder: Where to write; may hold other splits.
+        num_images: How many pictures.
+        draw: From a seed, several numbers, to the picture (H, W, 3) uint8 RGB and its annotations without ids.
+        skeleton: Names the keypoints.
+        info: What the file says of itself; its `generator`, a name and a number, tells who may overwrite the split.
+        seed: Which pictures.
+        split: Name of the part, such as `train` or `val`.
+        overwrite: Replaces a split that the same generator has written before.
+        qualities: The least JPEG quality, and the one that is not reached.
+        progress: Whether to count on stderr.
+
+    Returns:
+        The path of the annotation file.
+    """
+    if num_images < 1:
+        raise UserError(f"A data set needs at least one image. Received: num_images={num_images}.")
+    if seed < 0:
+        raise UserError(f"`seed` must be 0 or more. Received: {seed}.")
+    if not split or Path(split).name != split:
+        raise UserError(f"`split` must be a plain name such as 'train'. Received: {split!r}.")
+    images, annotations = paths(folder, split)
+    _check_target(images, annotations, overwrite, info["generator"].split()[0])
+    for parent in (images.parent, annotations.parent):
+        parent.mkdir(parents=True, exist_ok=True)
+    content = _content({**info, "seed": seed, "split": split}, skeleton)
+    with tempfile.TemporaryDirectory(prefix=f".{split}-", dir=images.parent) as temporary:
+        pictures = Path(temporary) / "images"
+        pictures.mkdir()
+        for index in range(num_images):
+            source = (seed, zlib.crc32(split.encode()), index)
+            image, persons = draw(source)
+            name, (height, width) = f"{index + 1:012d}.jpg", image.shape[:2]
+            (pictures / name).write_bytes(_jpeg(image, source, qualities))
+            content["images"].append({"id": index + 1, "file_name": name, "height": height, "width": width})
+            for number, person in enumerate(persons):
+                content["annotations"].append({"id": 100 * (index + 1) + number, "image_id": index + 1, **person})
+            if progress and ((index + 1) % PROGRESS_EVERY == 0 or index + 1 == num_images):
+                print(f"made {index + 1}/{num_images} pictures", file=sys.stderr, flush=True)
+        written = Path(temporary) / annotations.name
+        written.write_text(json.dumps(content))
+        if images.exists():
+            images.rename(Path(temporary) / "replaced")
+        pictures.rename(images)
+        written.replace(annotations)
+    return annotations
+
+
+def _check_target(images: Path, annotations: Path, overwrite: bool, maker: str) -> None:
+    """Refuses to write over anything that the same maker has not written itself."""
+    if not annotations.exists() and not (images.exists() and any(images.iterdir())):
+        return
+    if not overwrite:
+        raise UserError(f"{images} or {annotations} exists already. Pass overwrite=True, another folder or split.")
+    try:
+        generator = str(json.loads(annotations.read_text())["info"]["generator"])
+    except (OSError, ValueError, KeyError, TypeError):
+        generator = "somebody else"
+    if generator.split()[:1] != [maker]:
+        raise UserError(f"{annotations} was written by {generator}, not by {maker}, so it is not overwritten.")
+
+
+def _content(info: dict, skeleton: Skeleton) -> dict:
+    """Returns the annotation file without images and persons."""
+    person = {
+        "id": 1,
+        "name": "person",
+        "supercategory": "person",
+        "keypoints": list(skeleton.keypoints),
+        "skeleton": (skeleton.link_indices + 1).tolist(),
+    }
+    return {"info": info, "licenses": [], "categories": [person], "images": [], "annotations": []}
+
+
+def _jpeg(image: np.ndarray, seed: Sequence[int], qualities: tuple[int, int]) -> bytes:
+    quality = int(np.random.default_rng((*seed, 1)).integers(*qualities))
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
