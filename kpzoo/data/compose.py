@@ -25,7 +25,9 @@ _LEAST_SHOWN = 0.2  # of a person's pixels; who is hidden more is not used
 _LEAST_JOINTS = 3
 _ZOOMS = (0.5, 1.6)  # of a cut-out; beyond, it looks sharper or softer than its surroundings
 _CANDIDATES = 48  # people of whom the one who fits best is put beside another
-_TRIES = 6
+_TRIES = 7
+_FARTHER = 0.92  # how much smaller the next one is who is tried, where there was no room
+_GOOD_FIT = 0.08  # in units of IoU
 _DIRECTIONS = 12  # in which somebody is moved aside
 _MOST_OUTSIDE = 0.3  # of a box beyond the picture's edge
 _ADAPTATION = 0.4  # how far the light of a cut-out follows that of the photo
@@ -82,7 +84,7 @@ def compose_scene(
     """
     people = _checked(crowding, people)
     rng = np.random.default_rng(seed)
-    host, photo = _readable(rng, source, source.hosts)
+    host, photo = _host(rng, source, crowding)
     persons = source.data.annotations.persons
     others = np.flatnonzero((persons.image_index == persons.image_index[host]) & persons.has_box)
     layers = [_host_layer(source, person, photo) for person in others.tolist() if person != host]
@@ -165,9 +167,17 @@ def _checked(crowding: float, people: tuple[int, int]) -> tuple[int, int]:
     return int(fewest), int(most)
 
 
-def _readable(rng: np.random.Generator, source: Cutouts, among: np.ndarray) -> tuple[int, np.ndarray]:
-    """Draws a person whose photo can be read, and returns both."""
-    start = int(rng.integers(len(among)))
+def _host(rng: np.random.Generator, source: Cutouts, crowding: float) -> tuple[int, np.ndarray]:
+    """Draws a person who stays in the own photo, and returns both; one with room around, when people stay apart."""
+    drawn = rng.integers(len(source.hosts), size=1 + round(4 * (1 - crowding) ** 2))
+    places = source.hosts[drawn]
+    sizes_wh = source.boxes_xyxy[places, 2:] - source.boxes_xyxy[places, :2]
+    shares = sizes_wh.prod(axis=1) / source.sizes_hw[places].prod(axis=1)
+    return _readable(source, source.hosts, int(drawn[np.argmin(shares)]))
+
+
+def _readable(source: Cutouts, among: np.ndarray, start: int) -> tuple[int, np.ndarray]:
+    """Returns the first person, counted from a place on, whose photo can be read, and the photo."""
     for step in range(len(among)):
         person = int(among[(start + step) % len(among)])
         photo = source.photo(person)
@@ -203,16 +213,28 @@ def _window(picture: np.ndarray, origin_xy: np.ndarray, size_hw: tuple[int, int]
 def _newcomer(
     rng: np.random.Generator, source: Cutouts, photo: np.ndarray, layers: list[_Layer], group: list[_Layer], crowding
 ) -> _Layer:
-    """Returns somebody beside one of the group, as large as this one and as close as asked."""
-    anchor = group[rng.integers(len(group))]
+    """Returns somebody beside one of the group, about as large as this one and as close as asked.
+
+    Where there is no room, smaller people are tried, as if they stood farther away.
+    """
     closeness = float(np.clip(_CLOSEST * crowding + rng.normal(0, 0.05), 0, 0.95)) if crowding > 0 else 0.0
-    person, zoom = _partner(rng, source, anchor, [layer.person for layer in layers], closeness)
-    if source.photo(person) is None:
-        person, _ = _readable(rng, source, source.movable)
-        zoom = source.heights[anchor.person] / source.heights[person]
-    size_wh = zoom * (source.boxes_xyxy[person, 2:] - source.boxes_xyxy[person, :2])
-    corner_xy = _beside(rng, size_wh, anchor.box_xyxy, [layer.box_xyxy for layer in layers], photo.shape[:2], closeness)
-    return _moved(source, person, float(zoom), corner_xy, bool(rng.random() < 0.5), photo)
+    taken, boxes = [layer.person for layer in layers], [layer.box_xyxy for layer in layers]
+    best = None
+    for attempt in range(_TRIES):
+        anchor = group[rng.integers(len(group))]
+        person, zoom = _partner(rng, source, anchor, taken, closeness)
+        if source.photo(person) is None:
+            person, _ = _readable(source, source.movable, int(rng.integers(len(source.movable))))
+            zoom = float(np.clip(anchor.height / source.heights[person], *_ZOOMS))
+        zoom = max(zoom * _FARTHER**attempt, _ZOOMS[0])
+        size_wh = zoom * (source.boxes_xyxy[person, 2:] - source.boxes_xyxy[person, :2])
+        corner_xy, fault = _beside(rng, size_wh, anchor.box_xyxy, boxes, photo.shape[:2], closeness)
+        if best is None or fault < best[0]:
+            best = fault, person, zoom, corner_xy
+        if fault < _GOOD_FIT:
+            break
+    _, person, zoom, corner_xy = best
+    return _moved(source, person, zoom, corner_xy, bool(rng.random() < 0.5), photo)
 
 
 def _partner(
@@ -239,8 +261,8 @@ def _partner(
 
 def _beside(
     rng: np.random.Generator, size_wh: np.ndarray, box_xyxy: np.ndarray, others: list[np.ndarray], image_hw, closeness
-) -> np.ndarray:
-    """Returns where the first corner of a box goes, so that it overlaps `box_xyxy` by `closeness`.
+) -> tuple[np.ndarray, float]:
+    """Returns where the first corner of a box goes, so that it overlaps `box_xyxy` by `closeness`, and how ill it fits.
 
     Of several directions, that one is taken in which most of the box lies in the picture and no other one is covered
     more than `box_xyxy`.
@@ -259,7 +281,9 @@ def _beside(
     clipped = np.clip(boxes, 0, np.tile(image_hw[::-1], 2))
     outside = 1 - (clipped[:, 2:] - clipped[:, :2]).prod(axis=1) / np.prod(size_wh)
     most = np.max([_overlaps(clipped, other) for other in others], axis=0)
-    return corners[np.argmin(np.abs(most - closeness) + outside + np.where(outside > _MOST_OUTSIDE, 9, 0))]
+    faults = np.abs(most - closeness) + 0.5 * outside + (outside > _MOST_OUTSIDE)
+    best = int(np.argmin(faults))
+    return corners[best], float(faults[best])
 
 
 def _overlaps(boxes_xyxy: np.ndarray, other_xyxy: np.ndarray) -> np.ndarray:

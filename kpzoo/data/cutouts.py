@@ -16,6 +16,7 @@ from kpzoo.skeletons import Skeleton
 MIN_LABELLED = 8  # keypoints of a person worth learning from; of fewer, half the body is out of sight
 MIN_LABELLED_UNMASKED = 0.85  # share of them where the mask must be grown: an unlabelled limb would be cut off
 MIN_HEIGHT = 48.0  # pixels from head to foot, were the person upright; who is smaller turns into a smear
+ONE_PIECE = 0.85  # share of a mask that its largest polygon covers
 CACHED = 4096  # cut-outs kept in memory, about 30 KB each where photos are small
 
 # Parts between two joints: (length, radius at either end), in heights of an upright person.
@@ -53,6 +54,7 @@ class Cutouts:
 
     Attributes:
         heights: (P,) estimated heights in pixels, were the persons upright; NaN where the skeleton does not tell.
+        sizes_hw: (P, 2) sizes of their photos.
         boxes_xyxy: (P, 4) boxes in image pixels, clipped to the picture.
         hosts: Places in `data.annotations.persons` of those whose photo others can be put into.
         movable: Places of those who can be cut out whole.
@@ -63,7 +65,7 @@ class Cutouts:
         self.data, self.unreadable = data, {}
         self._cache: OrderedDict = OrderedDict()
         persons, annotations = data.annotations.persons, data.annotations
-        sizes_hw = annotations.image_sizes_hw[persons.image_index]
+        self.sizes_hw = sizes_hw = annotations.image_sizes_hw[persons.image_index]
         boxes, usable = clipped_boxes(persons.boxes_image_xywh, sizes_hw)
         self.boxes_xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:] + 1], axis=1)
         inside = inside_image(persons.keypoints_image_xy, sizes_hw)
@@ -76,6 +78,7 @@ class Cutouts:
         good &= (labelled >= min(MIN_LABELLED, data.skeleton.num_keypoints)) & (self.heights >= MIN_HEIGHT)
         masked = np.array([bool(mask) for mask in persons.segmentation], bool)
         whole = np.where(masked, _off_border(self.boxes_xyxy, sizes_hw, 1.0), self._drawable(labelled, sizes_hw))
+        whole &= np.array([_in_one_piece(mask) for mask in persons.segmentation], bool) & self._stands()
         self.hosts, self.movable = np.flatnonzero(good), np.flatnonzero(good & whole)
         if not len(self.hosts) or not len(self.movable):
             raise UserError(
@@ -97,6 +100,11 @@ class Cutouts:
         margin = 0.05 * np.nan_to_num(self.heights)[:, None]
         off = _off_border(np.concatenate([low, high + 1], axis=1), sizes_hw, margin)
         return off & shown[:, trunk].all(axis=1) & (labelled >= MIN_LABELLED_UNMASKED * skeleton.num_keypoints - 0.5)
+
+    def _stands(self) -> np.ndarray:
+        """Returns (P,) whether an ankle is labelled: whose legs are behind a table would float in another photo."""
+        ankles = [place for place, name in enumerate(self.data.skeleton.keypoints) if name.endswith("_ankle")]
+        return (self.visibility[:, ankles] > 0).any(axis=1) if ankles else np.ones(len(self.visibility), bool)
 
     def photo(self, person: int) -> np.ndarray | None:
         """Returns the photo of a person, (H, W, 3) uint8 RGB, or None where the file is unreadable or another one."""
@@ -179,6 +187,17 @@ def decoded(segmentation, size_hw: tuple[int, int]) -> np.ndarray:
     return np.asarray(rle.decode(code))
 
 
+def _in_one_piece(segmentation) -> bool:
+    """Whether no more than a bit of a person is cut off by what is before them; unknown for run lengths."""
+    if not isinstance(segmentation, list) or len(segmentation) < 2:
+        return True
+    areas = []
+    for polygon in segmentation:
+        x, y = np.array(polygon, float).reshape(-1, 2).T
+        areas.append(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)))
+    return max(areas) >= ONE_PIECE * sum(areas)
+
+
 def softened(mask: np.ndarray) -> np.ndarray:
     """Returns a mask of 0 and 1 as 0..255 with an edge two pixels wide, that lies just inside."""
     return cv2.GaussianBlur(cv2.erode(mask, np.ones((2, 2), np.uint8)) * np.uint8(255), (0, 0), 0.8)
@@ -202,8 +221,8 @@ def grown_mask(
     if not points or not np.isfinite(height):
         return np.zeros(photo.shape[:2], np.uint8)
     all_xy = np.stack(list(points.values()))
-    low = np.clip(np.floor(all_xy.min(0) - 0.25 * height), 0, np.array(photo.shape[1::-1]) - 1).astype(int)
-    high = np.clip(np.ceil(all_xy.max(0) + 0.25 * height) + 1, 1, photo.shape[1::-1]).astype(int)
+    low = np.clip(np.floor(all_xy.min(0) - 0.15 * height), 0, np.array(photo.shape[1::-1]) - 1).astype(int)
+    high = np.clip(np.ceil(all_xy.max(0) + 0.15 * height) + 1, 1, photo.shape[1::-1]).astype(int)
     window = photo[low[1] : high[1], low[0] : high[0]]
     zoom = min(1.0, WORKING_HEIGHT / height)
     small = cv2.resize(window, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA) if zoom < 1 else window
@@ -218,7 +237,7 @@ def grown_mask(
     return result
 
 
-WORKING_HEIGHT = 170.0  # of a person whose mask is refined; more pixels cost time and change little
+WORKING_HEIGHT = 120.0  # of a person whose mask is refined; more pixels cost time and change little
 
 
 def refined(image: np.ndarray, inner: np.ndarray, middle: np.ndarray, outer: np.ndarray) -> np.ndarray:
