@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,9 @@ from typing import Any
 from kpzoo.errors import UserError
 
 MAX_BYTES = 1 << 32  # of text; annotations of a million persons are about 1 GB
+PIECE = 1 << 20  # bytes read at a time: Python makes room at once for as many as it is asked to read
 CHUNK = 20_000  # elements of a long list that exist as Python objects at one time
+LARGE = 100_000_000  # characters from which on a terminal is told how far the reading is
 
 _SPACE, _WHITE = re.compile(r"[ \t\r\n]*"), frozenset(" \t\r\n")
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -85,7 +88,9 @@ def _text(path: str | Path) -> str:
         with open(path, "rb") as file:
             packed = file.read(2) == _GZIP_MAGIC
         with gzip.open(path, "rb") if packed else open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = bytearray()
+            while len(data) <= MAX_BYTES and (piece := file.read(PIECE)):
+                data += piece
     except FileNotFoundError:
         raise UserError(f"{path} does not exist. Expected a JSON file.") from None
     except IsADirectoryError:
@@ -133,6 +138,8 @@ def _list(text: str, position: int, decode: Callable, consume: Callable[[list], 
         if len(elements) == CHUNK:
             consume(elements)
             elements = []
+            if len(text) >= LARGE and sys.stderr.isatty():
+                print(f"\rread {position / len(text):.0%} ", end="", file=sys.stderr, flush=True)
         position = _next(text, position, "]")
     consume(elements)
     return position + 1

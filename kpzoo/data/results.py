@@ -1,5 +1,6 @@
 """Predictions and detector boxes in COCO's results format: a list with one object for each."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def read_boxes(path: str | Path, annotations: Annotations) -> Boxes:
 
     Kept are boxes of the annotations' category or else of COCO's person, 1. Others, and boxes of images that the
     annotations do not have, without a size, or wholly outside their picture are left out and counted. Boxes without a
-    score get 1.0.
+    score get 1.0. Boxes that look like two corners are warned of.
 
     Raises:
         UserError: if no box is of an annotated image, a box is not four finite numbers with a size of 0 or more, or a
@@ -151,7 +152,10 @@ def read_boxes(path: str | Path, annotations: Annotations) -> Boxes:
     problems.add("note", "Boxes without width or height", entries[found & flat], "Left out.", "entries")
     outside = found & ~flat & ((boxes[:, :2] + boxes[:, 2:] <= 0) | (boxes[:, :2] >= sizes_wh)).any(axis=1)
     problems.add("note", "Boxes outside their picture", entries[outside], "Left out.", "entries")
-    _suspect_corners(boxes[found], sizes_wh[found], problems)
+    if _are_corners(boxes[found], sizes_wh[found]):
+        what, done = "`bbox` looks like two corners", "Read as x, y, width, height, as COCO means it."
+        problems.say("note", what, done)
+        warnings.warn(f"{path}: {what}. {done}", stacklevel=2)
     keep = found & ~flat & ~outside
     return Boxes(image_ids[keep], image_index[keep], boxes[keep], scores[keep], str(path), tuple(problems))
 
@@ -245,13 +249,8 @@ def _scores(rows: list[dict], entries: np.ndarray, problems: Problems, missing: 
     return np.where(bad | absent, 0.0 if missing is None else missing, scores)
 
 
-def _suspect_corners(boxes: np.ndarray, sizes_wh: np.ndarray, problems: Problems) -> None:
-    """Notes boxes that make more sense as two corners than as corner and size."""
+def _are_corners(boxes: np.ndarray, sizes_wh: np.ndarray) -> bool:
+    """Returns whether boxes make more sense as two corners than as corner and size."""
     corners = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= sizes_wh + 1).all(axis=1)
     too_far = (boxes[:, :2] + boxes[:, 2:] > sizes_wh * 1.05).any(axis=1)
-    if len(boxes) and corners.all() and too_far.mean() > 0.3:
-        problems.say(
-            "note",
-            f"`bbox` looks like two corners: {int(too_far.sum())} of {len(boxes)} boxes reach over the border",
-            "Read as x, y, width, height, as COCO means it.",
-        )
+    return bool(len(boxes) and corners.all() and too_far.mean() > 0.3)

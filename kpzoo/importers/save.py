@@ -28,6 +28,9 @@ def save_weights(model: PoseModel, path: str | Path) -> Path:
     try:
         writer(model, part)
         os.replace(part, path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).splitlines()[0]
+        raise UserError(f"Cannot write the weights {str(path)!r}: {reason}. What was there before stays.") from None
     finally:
         part.unlink(missing_ok=True)
     return path
