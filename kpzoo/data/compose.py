@@ -7,60 +7,26 @@ The joints are where the annotators put them, moved along; who is hidden behind 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from kpzoo.data import scene_folder
 from kpzoo.data.cutouts import Cutouts
-from kpzoo.data.figures.people import pixels_around
 from kpzoo.data.files import PoseData
+from kpzoo.data.layers import Layer, annotations_of, covers_of, host_layer, moved_layer, rendered, shows
 from kpzoo.errors import UserError
 
 GENERATOR = f"{__name__} 1"  # the number grows when the same seed gives other pictures
 _CLOSEST = 0.66  # what boxes overlap at crowding 1; together with a third person's, 0.67 on average
-_LEAST_SHOWN = 0.2  # of a person's pixels; who is hidden more is not used
-_LEAST_JOINTS = 3
 _ZOOMS = (0.5, 1.6)  # of a cut-out; beyond, it looks sharper or softer than its surroundings
 _CANDIDATES = 48  # people of whom the one who fits best is put beside another
 _TRIES = 7
 _FARTHER = 0.92  # how much smaller the next one is who is tried, where there was no room
 _GOOD_FIT = 0.08  # in units of IoU
+_ROOMY = 0.2  # share of a photo that somebody's box covers who leaves room for others
 _DIRECTIONS = 12  # in which somebody is moved aside
 _MOST_OUTSIDE = 0.3  # of a box beyond the picture's edge
-_ADAPTATION = 0.4  # how far the light of a cut-out follows that of the photo
-_GREY = 1.0  # mean difference of the colours below which a photo is black and white
-
-
-@dataclass(eq=False)
-class _Layer:
-    """Somebody in the scene, over those who come before in the list.
-
-    Args:
-        person: The place of the annotation.
-        alpha: (H, W) float32 in 0..1, in the scene.
-        pixels: (H, W, 3) float32; None for people of the photo itself.
-        total: How many pixels the person has, inside of the picture and outside.
-        keypoints_xy: (K, 2) in the scene.
-        visibility: (K,) 0 where not labelled or outside the picture.
-        box_xyxy: (4,) clipped to the picture.
-        area: In square pixels.
-        height: In pixels, were the person upright.
-        labelled: How many keypoints were labelled in the own photo.
-    """
-
-    person: int
-    alpha: np.ndarray
-    pixels: np.ndarray | None
-    total: float
-    keypoints_xy: np.ndarray
-    visibility: np.ndarray
-    box_xyxy: np.ndarray
-    area: float
-    height: float
-    labelled: int
 
 
 def compose_scene(
@@ -87,8 +53,8 @@ def compose_scene(
     host, photo = _host(rng, source, crowding)
     persons = source.data.annotations.persons
     others = np.flatnonzero((persons.image_index == persons.image_index[host]) & persons.has_box)
-    layers = [_host_layer(source, person, photo) for person in others.tolist() if person != host]
-    layers.append(_host_layer(source, host, photo))
+    layers = [host_layer(source, person, photo) for person in others.tolist() if person != host]
+    layers.append(host_layer(source, host, photo))
     group = [layers[-1]]
     for _ in range(int(rng.integers(people[0], people[1] + 1)) - 1):
         for _ in range(_TRIES):
@@ -97,7 +63,7 @@ def compose_scene(
             if order:
                 layers, group = order, [*group, layer]
                 break
-    return _rendered(photo, layers), _annotations(source, layers)
+    return rendered(photo, layers), annotations_of(source, layers)
 
 
 def make_dataset(
@@ -162,8 +128,8 @@ def _checked(crowding: float, people: tuple[int, int]) -> tuple[int, int]:
     if not 0 <= crowding <= 1:
         raise UserError(f"`crowding` must lie in [0, 1]. Received: {crowding}.")
     fewest, most = people
-    if not 1 <= fewest <= most <= 8:
-        raise UserError(f"`people` must be (fewest, most) with 1 <= fewest <= most <= 8. Received: {tuple(people)}.")
+    if not 1 <= fewest <= most or not 2 <= most <= 8:
+        raise UserError(f"`people` must be (fewest, most), from 1 or more to 2 … 8. Received: {tuple(people)}.")
     return int(fewest), int(most)
 
 
@@ -173,7 +139,7 @@ def _host(rng: np.random.Generator, source: Cutouts, crowding: float) -> tuple[i
     places = source.hosts[drawn]
     sizes_wh = source.boxes_xyxy[places, 2:] - source.boxes_xyxy[places, :2]
     shares = sizes_wh.prod(axis=1) / source.sizes_hw[places].prod(axis=1)
-    return _readable(source, source.hosts, int(drawn[np.argmin(shares)]))
+    return _readable(source, source.hosts, int(drawn[np.argmax(shares <= max(_ROOMY, shares.min()))]))
 
 
 def _readable(source: Cutouts, among: np.ndarray, start: int) -> tuple[int, np.ndarray]:
@@ -186,33 +152,9 @@ def _readable(source: Cutouts, among: np.ndarray, start: int) -> tuple[int, np.n
     raise UserError(f"No picture in {str(source.data.image_folder)!r} of people to cut out can be read.")
 
 
-def _host_layer(source: Cutouts, person: int, photo: np.ndarray) -> _Layer:
-    """Returns somebody who stays where the photo has them."""
-    cutout = source.cut(person, photo)
-    alpha = np.zeros(photo.shape[:2], np.float32)
-    _window(alpha, cutout.origin_xy, cutout.alpha.shape)[...] = cutout.alpha
-    return _Layer(
-        person,
-        alpha,
-        None,
-        float((alpha > 0.5).sum()),
-        source.keypoints_xy[person],
-        source.visibility[person],
-        source.boxes_xyxy[person],
-        float(source.data.annotations.persons.area[person]),
-        float(source.heights[person]),
-        int((source.visibility[person] > 0).sum()),
-    )
-
-
-def _window(picture: np.ndarray, origin_xy: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    (x, y), (height, width) = origin_xy, size_hw
-    return picture[y : y + height, x : x + width]
-
-
 def _newcomer(
-    rng: np.random.Generator, source: Cutouts, photo: np.ndarray, layers: list[_Layer], group: list[_Layer], crowding
-) -> _Layer:
+    rng: np.random.Generator, source: Cutouts, photo: np.ndarray, layers: list[Layer], group: list[Layer], crowding
+) -> Layer:
     """Returns somebody beside one of the group, about as large as this one and as close as asked.
 
     Where there is no room, smaller people are tried, as if they stood farther away.
@@ -234,11 +176,11 @@ def _newcomer(
         if fault < _GOOD_FIT:
             break
     _, person, zoom, corner_xy = best
-    return _moved(source, person, zoom, corner_xy, bool(rng.random() < 0.5), photo)
+    return moved_layer(source, person, zoom, corner_xy, bool(rng.random() < 0.5), photo)
 
 
 def _partner(
-    rng: np.random.Generator, source: Cutouts, anchor: _Layer, taken: list[int], closeness: float
+    rng: np.random.Generator, source: Cutouts, anchor: Layer, taken: list[int], closeness: float
 ) -> tuple[int, float]:
     """Draws who comes beside `anchor`, and how much larger than in the photo: whose box can overlap so much."""
     images = source.data.annotations.persons.image_index
@@ -294,71 +236,7 @@ def _overlaps(boxes_xyxy: np.ndarray, other_xyxy: np.ndarray) -> np.ndarray:
     return shared / np.maximum(areas - shared, 1e-9)
 
 
-def _moved(
-    source: Cutouts, person: int, zoom: float, corner_xy: np.ndarray, mirrored: bool, photo: np.ndarray
-) -> _Layer:
-    """Returns a person with the first corner of the box at `corner_xy`, in the light of another photo."""
-    own_photo = source.photo(person)
-    cutout = source.cut(person, own_photo)
-    height, width = cutout.alpha.shape
-    size = max(round(width * zoom), 1), max(round(height * zoom), 1)
-    zoom_xy = np.array(size) / (width, height)
-    how = cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC
-    pixels = np.clip(cv2.resize(in_light_of(cutout.image, own_photo, photo), size, interpolation=how), 0, 255)
-    alpha = np.clip(cv2.resize(cutout.alpha, size, interpolation=how), 0, 1)
-    points = (source.keypoints_xy[person] - cutout.origin_xy + 0.5) * zoom_xy - 0.5
-    box = (source.boxes_xyxy[person].reshape(2, 2) - cutout.origin_xy) * zoom_xy
-    visibility = source.visibility[person]
-    if mirrored:
-        order = source.data.skeleton.flip_order
-        pixels, alpha, visibility = pixels[:, ::-1], alpha[:, ::-1], visibility[order]
-        points = np.stack([size[0] - 1 - points[:, 0], points[:, 1]], axis=1)[order]
-        box = np.stack([size[0] - box[::-1, 0], box[:, 1]], axis=1)
-    offset = np.rint(corner_xy - box[0]).astype(int)
-    points, box = points + offset, (box + offset).reshape(4)
-    image_wh = np.array(photo.shape[1::-1])
-    inside = ((points >= -0.5) & (points <= image_wh - 0.5)).all(axis=1)
-    clipped = np.clip(box, 0, np.tile(image_wh, 2))
-    share = np.prod(clipped[2:] - clipped[:2]) / np.prod(box[2:] - box[:2])
-    return _Layer(
-        person,
-        _placed(alpha, offset, photo.shape[:2]),
-        _placed(pixels, offset, photo.shape[:2]),
-        float((alpha > 0.5).sum()),
-        points,
-        np.where(inside, visibility, 0),
-        clipped,
-        float(source.data.annotations.persons.area[person] * np.prod(zoom_xy) * share),
-        float(source.heights[person] * zoom),
-        int((source.visibility[person] > 0).sum()),
-    )
-
-
-def _placed(part: np.ndarray, offset_xy: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Returns a picture of `size_hw`, 0 but for `part` at `offset_xy`, which may reach over the border."""
-    picture = np.zeros((*size_hw, *part.shape[2:]), np.float32)
-    low, high = np.maximum(offset_xy, 0), np.minimum(offset_xy + part.shape[1::-1], size_hw[::-1])
-    if (high > low).all():
-        (left, top), (right, bottom) = low - offset_xy, high - offset_xy
-        picture[low[1] : high[1], low[0] : high[0]] = part[top:bottom, left:right]
-    return picture
-
-
-def in_light_of(pixels: np.ndarray, own_photo: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    """Returns float32 pixels of one photo, shifted towards brightness, tint and contrast of another one."""
-    (own_mean, own_std), (mean, std) = (cv2.meanStdDev(picture) for picture in (own_photo, photo))
-    gain = np.clip((std.mean() / max(own_std.mean(), 1.0)) ** _ADAPTATION, 0.8, 1.25)
-    shift = np.clip(_ADAPTATION * (mean - own_mean), -35, 35).reshape(3)
-    own_mean = own_mean.reshape(3)
-    pixels = (pixels - own_mean) * gain + own_mean + shift
-    if np.abs(photo[::4, ::4].astype(int) - photo[::4, ::4, 1:2]).mean() < _GREY:
-        pixels = np.repeat(pixels @ np.array([[0.3], [0.59], [0.11]]), 3, axis=2)
-    return np.clip(pixels, 0, 255).astype(np.float32)
-
-
-def _arranged(
-    rng: np.random.Generator, layers: list[_Layer], group: list[_Layer], layer: _Layer
-) -> list[_Layer] | None:
+def _arranged(rng: np.random.Generator, layers: list[Layer], group: list[Layer], layer: Layer) -> list[Layer] | None:
     """Returns the layers with another one before or behind all of its group, None where this hides somebody.
 
     Who stands lower in the picture tends to be nearer.
@@ -369,65 +247,7 @@ def _arranged(
     if rng.random() > 1 / (1 + np.exp(-8 * lead - 0.8)):
         orders.reverse()
     for order in orders:
-        covers = _covers(order)
-        if all(_shows(one, cover) for one, cover in zip(order, covers, strict=True) if one in (*group, layer)):
+        covers = covers_of(order)
+        if all(shows(one, cover) for one, cover in zip(order, covers, strict=True) if one in (*group, layer)):
             return order
     return None
-
-
-def _covers(layers: list[_Layer]) -> list[np.ndarray]:
-    """Returns for each layer the mask (H, W) of what later ones cover."""
-    covers = [np.zeros(layers[0].alpha.shape, bool)]
-    for layer in layers[:0:-1]:
-        covers.append(covers[-1] | (layer.alpha > 0.5))
-    return covers[::-1]
-
-
-def _hidden(layer: _Layer, cover: np.ndarray) -> np.ndarray:
-    """(K,) whether joints are covered: most of the 3x3 pixels around them."""
-    return pixels_around(cover, layer.keypoints_xy).mean(axis=1) > 0.5
-
-
-def _shows(layer: _Layer, cover: np.ndarray) -> bool:
-    """Whether enough of somebody is to be seen: of the pixels, and of the joints if there were so many."""
-    shown = ((layer.alpha > 0.5) & ~cover).sum() >= _LEAST_SHOWN * layer.total
-    joints = ((layer.visibility > 0) & ~_hidden(layer, cover)).sum()
-    return bool(shown and joints >= min(_LEAST_JOINTS, layer.labelled))
-
-
-def _rendered(photo: np.ndarray, layers: list[_Layer]) -> np.ndarray:
-    image, changed = photo.astype(np.float32), False
-    for layer in layers:
-        if layer.pixels is not None or changed:
-            pixels = photo if layer.pixels is None else layer.pixels
-            image += layer.alpha[..., None] * (pixels - image)
-            changed = True
-    return np.rint(image).astype(np.uint8)
-
-
-def _annotations(source: Cutouts, layers: list[_Layer]) -> list[dict]:
-    """Returns the COCO annotations of those who can still be seen."""
-    covers = _covers(layers)
-    return [
-        _annotation(layer, cover, bool(source.data.annotations.persons.is_crowd[layer.person]))
-        for layer, cover in zip(layers, covers, strict=True)
-        if _shows(layer, cover)
-    ]
-
-
-def _annotation(layer: _Layer, cover: np.ndarray, is_crowd: bool) -> dict:
-    from pycocotools import mask as rle
-
-    code = rle.encode(np.asfortranarray(((layer.alpha > 0.5) & ~cover).astype(np.uint8)))
-    visibility = np.where(_hidden(layer, cover), np.minimum(layer.visibility, 1), layer.visibility)
-    xy = np.where(visibility[:, None] > 0, np.round(layer.keypoints_xy, 2), 0.0)
-    x, y, right, bottom = layer.box_xyxy.tolist()
-    return {
-        "category_id": 1,
-        "iscrowd": int(is_crowd),
-        "keypoints": [value for (x, y), v in zip(xy.tolist(), visibility.tolist(), strict=True) for value in (x, y, v)],
-        "num_keypoints": int((visibility > 0).sum()),
-        "segmentation": {"size": list(cover.shape), "counts": code["counts"].decode("ascii")},
-        "area": round(layer.area, 2),
-        "bbox": [round(value, 2) for value in (x, y, right - x, bottom - y)],
-    }

@@ -1,34 +1,22 @@
 """People cut out of annotated photos, with soft edges: along their mask, or along one grown from their skeleton."""
 
 import sys
-from collections import OrderedDict
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from kpzoo.data.body_masks import body_heights, grown_mask, softened, trunk_indices
 from kpzoo.data.coco import clipped_boxes, inside_image
 from kpzoo.data.files import PoseData
 from kpzoo.errors import UserError
 from kpzoo.images import read_image
-from kpzoo.skeletons import Skeleton
 
 MIN_LABELLED = 8  # keypoints of a person worth learning from; of fewer, half the body is out of sight
 MIN_LABELLED_UNMASKED = 0.85  # share of them where the mask must be grown: an unlabelled limb would be cut off
 MIN_HEIGHT = 48.0  # pixels from head to foot, were the person upright; who is smaller turns into a smear
 ONE_PIECE = 0.85  # share of a mask that its largest polygon covers
-CACHED = 4096  # cut-outs kept in memory, about 30 KB each where photos are small
-
-# Parts between two joints: (length, radius at either end), in heights of an upright person.
-_PARTS = {
-    ("shoulder", "elbow"): (0.17, 0.036, 0.029),
-    ("elbow", "wrist"): (0.15, 0.029, 0.022),
-    ("hip", "knee"): (0.24, 0.056, 0.040),
-    ("knee", "ankle"): (0.24, 0.040, 0.028),
-}
-_TRUNK = (0.29, 0.045)  # shoulders to hips, and how far the body reaches beyond these four joints
-_HEAD = 0.068  # radius
-_ENDS = {"wrist": ("elbow", 0.065, 0.028), "ankle": ("knee", 0.035, 0.045)}  # hands and feet: how far beyond, radius
+CACHED = 8192  # masks kept in memory, of 10 KB where photos are small
+_PHOTOS = 8  # kept in memory, since one scene asks for the same ones several times
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +51,7 @@ class Cutouts:
 
     def __init__(self, data: PoseData):
         self.data, self.unreadable = data, {}
-        self._cache: OrderedDict = OrderedDict()
+        self._masks, self._photos = {}, {}
         persons, annotations = data.annotations.persons, data.annotations
         self.sizes_hw = sizes_hw = annotations.image_sizes_hw[persons.image_index]
         boxes, usable = clipped_boxes(persons.boxes_image_xywh, sizes_hw)
@@ -91,7 +79,7 @@ class Cutouts:
     def _drawable(self, labelled: np.ndarray, sizes_hw: np.ndarray) -> np.ndarray:
         """Returns (P,) whether a whole mask can be grown from the skeleton."""
         skeleton, shown = self.data.skeleton, self.visibility > 0
-        trunk = _trunk_indices(skeleton)
+        trunk = trunk_indices(skeleton)
         if trunk is None:
             return np.zeros(len(labelled), bool)
         points = np.where(shown[..., None], self.keypoints_xy, np.nan)
@@ -113,6 +101,8 @@ class Cutouts:
         path = str(self.data.image_folder / annotations.file_names[place])
         if path in self.unreadable:
             return None
+        if path in self._photos:
+            return self._photos[path]
         try:
             image = read_image(path, apply_exif=False)
             height, width = annotations.image_sizes_hw[place].tolist()
@@ -122,15 +112,18 @@ class Cutouts:
             self.unreadable[path] = str(error)
             print(f"left out: {error}", file=sys.stderr)
             return None
+        self._photos[path] = image
+        if len(self._photos) > _PHOTOS:
+            self._photos.pop(next(iter(self._photos)))
         return image
 
     def cut(self, person: int, photo: np.ndarray) -> Cutout:
         """Returns a person of `photo`; the mask is made once and kept."""
-        if person not in self._cache:
-            self._cache[person] = self._alpha(person, photo)
-            if len(self._cache) > CACHED:
-                self._cache.popitem(last=False)
-        x, y, alpha = self._cache[person]
+        if person not in self._masks:
+            self._masks[person] = self._alpha(person, photo)
+            if len(self._masks) > CACHED:
+                self._masks.pop(next(iter(self._masks)))  # the oldest
+        x, y, alpha = self._masks[person]
         height, width = alpha.shape
         return Cutout(photo[y : y + height, x : x + width], alpha.astype(np.float32) / 255, np.array([x, y]))
 
@@ -138,7 +131,11 @@ class Cutouts:
         """Returns x, y and (h, w) uint8: the window around a person's mask."""
         segmentation = self.data.annotations.persons.segmentation[person]
         if segmentation:
-            alpha = softened(decoded(segmentation, photo.shape[:2]))
+            try:
+                alpha = softened(decoded(segmentation, photo.shape[:2]))
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
+                where = f"{self.data.annotations.path}: annotation {self.data.annotations.persons.ids[person]}"
+                raise UserError(f"{where} has a damaged `segmentation`: {error}. Mend it or take it out.") from None
         else:
             alpha = grown_mask(
                 photo, self.data.skeleton, self.keypoints_xy[person], self.visibility[person], self.heights[person]
@@ -150,170 +147,44 @@ class Cutouts:
         return int(x), int(y), alpha[y : rows[-1] + 1, x : columns[-1] + 1].copy()
 
 
-def body_heights(skeleton: Skeleton, keypoints_xy: np.ndarray, visibility: np.ndarray) -> np.ndarray:
-    """Returns (P,) the heights of persons, were they upright, in the unit of their (P, K, 2) keypoints.
-
-    Foreshortening makes parts shorter, never longer: long ones count, but not the longest, which may be mislabelled.
-    """
-    points = np.where(visibility[..., None] > 0, keypoints_xy, np.nan)
-    places = {name: place for place, name in enumerate(skeleton.keypoints)}
-    ratios = [np.full(len(points), np.nan)]
-    for (upper, lower), (length, *_) in _PARTS.items():
-        for side in ("left", "right"):
-            ends = [places.get(f"{side}_{part}") for part in (upper, lower)]
-            if None not in ends:
-                ratios.append(np.linalg.norm(points[:, ends[0]] - points[:, ends[1]], axis=1) / length)
-    trunk = _trunk_indices(skeleton)
-    if trunk is not None:
-        middle = points[:, trunk].reshape(-1, 2, 2, 2).mean(axis=2)
-        ratios.append(np.linalg.norm(middle[:, 0] - middle[:, 1], axis=1) / _TRUNK[0])
-    ratios = np.sort(np.stack(ratios), axis=0)  # NaN come last
-    counts = np.isfinite(ratios).sum(axis=0)
-    chosen = np.maximum(np.ceil(0.75 * counts).astype(int) - 1, 0)
-    return np.where(counts > 0, ratios[chosen, np.arange(ratios.shape[1])], np.nan)
-
-
 def decoded(segmentation, size_hw: tuple[int, int]) -> np.ndarray:
-    """Returns COCO's polygons or run lengths as an (H, W) uint8 mask of 0 and 1."""
+    """Returns COCO's polygons or run lengths as an (H, W) uint8 mask of 0 and 1; ValueError where they are neither."""
     from pycocotools import mask as rle
 
     height, width = size_hw
     if isinstance(segmentation, list):
-        code = rle.merge(rle.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        code = rle.frPyObjects(segmentation, height, width)
+        code = rle.merge(rle.frPyObjects([_polygon(part).ravel().tolist() for part in segmentation], height, width))
     else:
-        code = segmentation
+        counts = segmentation["counts"]
+        if list(segmentation["size"]) != [height, width]:
+            raise ValueError(f"the mask is for a picture of {segmentation['size']}")
+        if isinstance(counts, list):
+            if sum(counts) != height * width or min(counts) < 0:
+                raise ValueError("the run lengths do not fill the picture")
+            code = rle.frPyObjects(segmentation, height, width)
+        else:
+            code = segmentation
     return np.asarray(rle.decode(code))
+
+
+def _polygon(values) -> np.ndarray:
+    """Returns the (N, 2) corners of a polygon, three or more."""
+    corners = np.array(values, np.float64).reshape(-1, 2)
+    if len(corners) < 3 or not np.isfinite(corners).all():
+        raise ValueError(f"a polygon has {len(corners)} corners")
+    return corners
 
 
 def _in_one_piece(segmentation) -> bool:
     """Whether no more than a bit of a person is cut off by what is before them; unknown for run lengths."""
     if not isinstance(segmentation, list) or len(segmentation) < 2:
         return True
-    areas = []
-    for polygon in segmentation:
-        x, y = np.array(polygon, float).reshape(-1, 2).T
-        areas.append(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)))
+    try:
+        corners = [_polygon(part).T for part in segmentation]
+    except (ValueError, TypeError):
+        return False
+    areas = [abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) for x, y in corners]
     return max(areas) >= ONE_PIECE * sum(areas)
-
-
-def softened(mask: np.ndarray) -> np.ndarray:
-    """Returns a mask of 0 and 1 as 0..255 with an edge two pixels wide, that lies just inside."""
-    return cv2.GaussianBlur(cv2.erode(mask, np.ones((2, 2), np.uint8)) * np.uint8(255), (0, 0), 0.8)
-
-
-def grown_mask(
-    photo: np.ndarray, skeleton: Skeleton, keypoints_xy: np.ndarray, visibility: np.ndarray, height: float
-) -> np.ndarray:
-    """Returns the mask (H, W) uint8 0..255 of a person of whom only the joints are known.
-
-    Limbs are drawn as thick lines; colours decide, in a band about their edges, what is person and what is not.
-
-    Args:
-        photo: (H, W, 3) uint8 RGB.
-        skeleton: Names the keypoints.
-        keypoints_xy: (K, 2) in image pixels.
-        visibility: (K,) 0 where not labelled.
-        height: The person's height in pixels, as of `body_heights`.
-    """
-    points = {name: xy for name, xy, v in zip(skeleton.keypoints, keypoints_xy, visibility, strict=True) if v > 0}
-    if not points or not np.isfinite(height):
-        return np.zeros(photo.shape[:2], np.uint8)
-    all_xy = np.stack(list(points.values()))
-    low = np.clip(np.floor(all_xy.min(0) - 0.15 * height), 0, np.array(photo.shape[1::-1]) - 1).astype(int)
-    high = np.clip(np.ceil(all_xy.max(0) + 0.15 * height) + 1, 1, photo.shape[1::-1]).astype(int)
-    window = photo[low[1] : high[1], low[0] : high[0]]
-    zoom = min(1.0, WORKING_HEIGHT / height)
-    small = cv2.resize(window, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA) if zoom < 1 else window
-    moved = {name: (xy - low) * zoom for name, xy in points.items()}
-    inner, middle, outer = (draw_body(small.shape[:2], moved, height * zoom, width) for width in (0.5, 1.0, 1.75))
-    mask = refined(small, inner, middle, outer)
-    if zoom < 1:
-        soft = cv2.resize(mask * np.uint8(255), window.shape[1::-1], interpolation=cv2.INTER_LINEAR)
-        mask = (soft > 127).astype(np.uint8)
-    result = np.zeros(photo.shape[:2], np.uint8)
-    result[low[1] : high[1], low[0] : high[0]] = softened(mask)
-    return result
-
-
-WORKING_HEIGHT = 120.0  # of a person whose mask is refined; more pixels cost time and change little
-
-
-def refined(image: np.ndarray, inner: np.ndarray, middle: np.ndarray, outer: np.ndarray) -> np.ndarray:
-    """Returns the (h, w) mask of 0 and 1 between `inner` and `outer` that the colours of the picture suggest."""
-    labels = np.where(inner > 0, cv2.GC_FGD, np.where(middle > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD))
-    labels = np.where(outer > 0, labels, cv2.GC_BGD).astype(np.uint8)
-    cv2.setRNGSeed(1)  # grabCut begins with a random clustering
-    cv2.grabCut(image, labels, None, np.zeros((1, 65)), np.zeros((1, 65)), 2, cv2.GC_INIT_WITH_MASK)
-    mask = ((labels == cv2.GC_FGD) | (labels == cv2.GC_PR_FGD)).astype(np.uint8)
-    mask = cv2.medianBlur(mask, 5) | inner
-    _, pieces = cv2.connectedComponents(mask)
-    mask = np.isin(pieces, np.unique(pieces[inner > 0])).astype(np.uint8) & mask
-    return mask if 0.6 < mask.sum() / max(middle.sum(), 1) < 1.7 else middle
-
-
-def draw_body(size_hw: tuple[int, int], points: dict[str, np.ndarray], height: float, width: float) -> np.ndarray:
-    """Returns an (h, w) mask of 0 and 1 of a body whose parts are `width` times as thick as usual."""
-    mask = np.zeros(size_hw, np.uint8)
-    reach = width * height
-    for side in ("left", "right"):
-        for (upper, lower), (_, start, end) in _PARTS.items():
-            if f"{side}_{upper}" in points and f"{side}_{lower}" in points:
-                _capsule(mask, points[f"{side}_{upper}"], points[f"{side}_{lower}"], start * reach, end * reach)
-        for joint, (before, beyond, radius) in _ENDS.items():
-            if f"{side}_{joint}" in points and f"{side}_{before}" in points:
-                tip = points[f"{side}_{joint}"]
-                along = tip - points[f"{side}_{before}"]
-                along = along / max(float(np.linalg.norm(along)), 1e-6) * beyond * height
-                _capsule(mask, tip, tip + along * min(width, 1.0), radius * reach, radius * reach)
-    trunk = [points[name] for name in _TRUNK_NAMES if name in points]
-    if len(trunk) == 4:
-        cv2.fillConvexPoly(mask, cv2.convexHull(np.rint(np.stack(trunk)).astype(np.int32)), 1)
-    for one, other in zip(trunk, [*trunk[1:], *trunk[:1]], strict=True):
-        _capsule(mask, one, other, _TRUNK[1] * reach, _TRUNK[1] * reach)
-    _draw_head(mask, points, trunk, height, reach)
-    return mask
-
-
-def _draw_head(mask: np.ndarray, points: dict, trunk: list, height: float, reach: float) -> None:
-    if "head" in points and "neck" in points:  # the top of the head, as in CrowdPose
-        top, neck = points["head"], points["neck"]
-        _capsule(mask, neck + 0.7 * (top - neck), neck + 0.5 * (top - neck), _HEAD * reach, _HEAD * reach)
-        _capsule(mask, neck, neck + 0.5 * (top - neck), 0.04 * reach, 0.04 * reach)
-        return
-    face = [xy for name, xy in points.items() if name == "nose" or name.endswith(("_eye", "_ear"))]
-    if face:
-        middle = np.mean(face, axis=0)
-        _capsule(mask, middle, middle, 1.25 * _HEAD * reach, 1.25 * _HEAD * reach)
-        shoulders = [points[name] for name in _TRUNK_NAMES[:2] if name in points]
-        if len(shoulders) == 2:
-            _capsule(mask, middle, np.mean(shoulders, axis=0), 0.04 * reach, 0.04 * reach)
-
-
-def _capsule(mask: np.ndarray, start_xy: np.ndarray, end_xy: np.ndarray, start: float, end: float) -> None:
-    """Draws a limb with round ends of two radii, to a sixteenth of a pixel."""
-    along = end_xy - start_xy
-    length = float(np.linalg.norm(along))
-    across = np.array([-along[1], along[0]]) / max(length, 1e-6)
-    corners = np.stack(
-        [start_xy + start * across, end_xy + end * across, end_xy - end * across, start_xy - start * across]
-    )
-    if length > 0:
-        cv2.fillConvexPoly(mask, np.rint(16 * corners).astype(np.int32), 1, cv2.LINE_8, 4)
-    for xy, radius in ((start_xy, start), (end_xy, end)):
-        centre = tuple(int(value) for value in np.rint(16 * xy))
-        cv2.circle(mask, centre, max(round(16 * radius), 8), 1, cv2.FILLED, cv2.LINE_8, 4)
-
-
-_TRUNK_NAMES = ("left_shoulder", "right_shoulder", "right_hip", "left_hip")
-
-
-def _trunk_indices(skeleton: Skeleton) -> list[int] | None:
-    """Returns the places of both shoulders and both hips, or None for a skeleton without them."""
-    if any(name not in skeleton.keypoints for name in _TRUNK_NAMES):
-        return None
-    return [skeleton.keypoints.index(name) for name in _TRUNK_NAMES]
 
 
 def _off_border(boxes_xyxy: np.ndarray, sizes_hw: np.ndarray, margin) -> np.ndarray:
