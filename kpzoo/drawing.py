@@ -74,9 +74,9 @@ def draw_poses(
     order = np.lexsort((np.zeros(num_poses) if scores is None else scores, -instance))
     visible = np.isfinite(keypoints_xy).all(-1) & (keypoint_scores >= min_score)
     if boxes_xywh is not None:
-        for index in order:
-            label = "" if scores is None else f"{scores[index]:.2f}"
-            _draw_box(canvas, boxes_xywh[index], ACCENTS[instance[index] % len(ACCENTS)], label)
+        labels = [""] * num_poses if scores is None else [f"{score:.2f}" for score in scores]
+        accents = [ACCENTS[one % len(ACCENTS)] for one in instance]
+        _draw_boxes(canvas, [(boxes_xywh[index], accents[index], labels[index]) for index in order])
     for index in order:
         pose = keypoints_xy[index], keypoint_scores[index], visible[index]
         _draw_pose(canvas, *pose, skeleton, *_palette(colour_by, instance[index]), dashed=instance[index] > 0)
@@ -155,7 +155,7 @@ def _draw_pose(canvas, keypoints_xy, keypoint_scores, visible, skeleton: Skeleto
     diagonal = np.hypot(height, width)
     thick = float(np.clip(extent * 0.02, max(1.2, diagonal / 900), max(2.0, diagonal / 130)))
     border = max(0.7, 0.3 * thick)
-    alphas = 0.25 + 0.75 * np.clip(keypoint_scores, 0, 1)
+    alphas = np.clip(0.35 + 0.9 * np.clip(keypoint_scores, 0, 1), 0, 1)  # full from 0.72 on: few networks say more
     sides = _sides(skeleton)
     links = [(a, b) for a, b in skeleton.link_indices if visible[a] and visible[b]]
     for a, b in links:
@@ -217,22 +217,23 @@ def _blend(canvas: np.ndarray, alpha: float, polygons: list[np.ndarray], colour,
     cv2.addWeighted(layer, alpha, area, 1 - alpha, 0, dst=area)
 
 
-def _draw_box(canvas: np.ndarray, box_xywh: np.ndarray, colour, label: str) -> None:
-    if not np.isfinite(box_xywh).all():
-        return
+def _draw_boxes(canvas: np.ndarray, boxes: Sequence[tuple[np.ndarray, tuple, str]]) -> None:
+    """Draws (box_xywh, colour, label) each, the last on top, with the labels whose plates do not lie on one another."""
     height, width = canvas.shape[:2]
-    reach = 4 * max(height, width)
-    x, y, w, h = np.clip(box_xywh, -reach, reach)
-    thick = max(1, round(np.hypot(height, width) / 1000))
-    frame = [np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)])]
-    for alpha, line_colour, line in ((0.5, colour, 2 * thick + 1), (0.8, COLOURS[0], thick)):
-        _blend(canvas, alpha, frame, line_colour, line)
-    if label:
-        _label(canvas, label, (x, y, w, h), colour)
+    reach, thick = 4 * max(height, width), max(1, round(np.hypot(height, width) / 1000))
+    taken = np.zeros((height, width), bool)
+    boxes = [(np.clip(box, -reach, reach), colour, label) for box, colour, label in boxes if np.isfinite(box).all()]
+    for (x, y, w, h), colour, _ in boxes:
+        frame = [np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)])]
+        _blend(canvas, 0.5, frame, colour, 2 * thick + 1)
+        _blend(canvas, 0.8, frame, COLOURS[0], thick)
+    for box, colour, label in reversed(boxes):
+        if label:
+            _label(canvas, label, box, colour, taken)
 
 
-def _label(canvas: np.ndarray, text: str, box_xywh, colour) -> None:
-    """Writes on a plate above the box, or at the top of the picture; not at all where it would hide a small box."""
+def _label(canvas: np.ndarray, text: str, box_xywh, colour, taken: np.ndarray) -> None:
+    """Writes on a plate above the box, or at the top of the picture; not where it would hide a small box or a plate."""
     x, y, w, h = box_xywh
     scale = float(np.clip(h * 0.05, 9, max(9, canvas.shape[0] / 35))) / _CAPITAL
     thick = max(1, round(scale * 1.6))
@@ -243,6 +244,10 @@ def _label(canvas: np.ndarray, text: str, box_xywh, colour) -> None:
         return
     left = int(np.clip(x, 0, max(0, canvas.shape[1] - width)))
     top = int(np.clip(y - height, 0, max(0, canvas.shape[0] - height)))
+    plate = np.s_[top : top + height + 1, left : left + width + 1]
+    if taken[plate].any():
+        return
+    taken[plate] = True
     cv2.rectangle(canvas, (left, top), (left + width, top + height), colour, cv2.FILLED)
     cv2.putText(canvas, text, (left + pad, top + height - pad), _FONT, scale, (255, 255, 255), thick, cv2.LINE_AA)
 

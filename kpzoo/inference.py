@@ -76,7 +76,7 @@ class Found:
         """Returns all candidates and, beside them, what OKS-NMS kept, coloured by instance."""
         parts = self.candidates, self.poses
         before, after = (part.draw(self.picture.image, boxes=False, colour_by="instance") for part in parts)
-        return drawing.before_after(before, after, (f"all: {len(parts[0])}", f"after OKS-NMS: {len(parts[1])}"))
+        return drawing.before_after(before, after, (f"{len(parts[0])} poses", f"{len(parts[1])} after OKS-NMS"))
 
 
 def predict(
