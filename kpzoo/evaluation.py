@@ -9,11 +9,13 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import drawing, heatmaps, images, metrics
+from kpzoo.data import crops
+from kpzoo.data.batches import make_dataset
 from kpzoo.data.coco import clipped_boxes
 from kpzoo.data.files import PoseData, undecodable
 from kpzoo.data.results import Results, read_boxes, write_results
 from kpzoo.errors import UserError
-from kpzoo.inference import POSE_NMS, predict_boxes, suppress
+from kpzoo.inference import POSE_NMS, ask_all, predict_boxes, suppress
 from kpzoo.pose_model import PoseModel
 from kpzoo.poses import Poses
 
@@ -45,6 +47,10 @@ def evaluate(
         results_path: Where to write the poses as a COCO results file.
         progress: Whether to tell the crops per second on stderr.
 
+    Returns:
+        The metrics of the poses of all instances together. For models with several instances there are also
+        `AP_instance_0`, `AP_instance_1`, …: that of the poses of one query alone, λ in MIPNet's paper.
+
     Raises:
         UserError: The keypoints differ, a picture cannot be decoded, or the boxes are of other images.
     """
@@ -64,11 +70,20 @@ def evaluate(
     pose_image_ids = np.repeat(image_ids, preset.num_instances)
     if preset.num_instances == 1 and preset.codec.startswith("cpn"):
         nms = None
-    keep = _kept(poses, pose_image_ids, preset, nms)
-    results = Results(pose_image_ids[keep], poses.keypoints_xy[keep], poses.keypoint_scores[keep], poses.scores[keep])
-    found = metrics.average_precision(annotations, results, protocol, boxes=_source(boxes))
+
+    def score(rows):
+        rows = rows[_kept(poses[rows], pose_image_ids[rows], preset, nms)]
+        kept = poses[rows]
+        results = Results(pose_image_ids[rows], kept.keypoints_xy, kept.keypoint_scores, kept.scores)
+        return results, metrics.average_precision(annotations, results, protocol, boxes=_source(boxes))
+
+    results, found = score(np.arange(len(poses)))
     values, circumstances = dict(found.values), {**found.circumstances, **_circumstances(preset, flip, nms)}
     details = dict(found.details)
+    if preset.num_instances > 1:
+        for instance in range(preset.num_instances):
+            _, alone = score(np.flatnonzero(poses.instance == instance))
+            values[f"AP_instance_{instance}"] = alone.values["AP"]
     if person_index is not None:
         first = poses.keypoints_xy[poses.instance == 0]
         pck = metrics.pck(annotations, person_index, first)
@@ -134,6 +149,38 @@ def prediction_sheet(model: PoseModel, data: PoseData, num_images: int, columns:
         picture = images.read_image(path, apply_exif=False)
         pictures.append(poses[pose_image_ids == image_id].draw(picture))
     return drawing.contact_sheet(pictures, columns, cell_hw=_cell(pictures))
+
+
+def heatmap_sheet(
+    model: PoseModel,
+    data: PoseData,
+    num_crops: int,
+    *,
+    found: bool = False,
+    augment: str | crops.Augment | None = None,
+    seed: int = 0,
+) -> drawing.Picture:
+    """Returns a sheet of crops, each with the heatmaps of every instance that the model can be asked for beside it.
+
+    Args:
+        model: Whose crops, keypoints and instances are drawn.
+        data: What `kpzoo.data.load` returns.
+        num_crops: How many persons, in the order in which training sees them.
+        found: Whether to draw what the model finds, instead of the targets that it is trained with.
+        augment: See `kpzoo.data.make_dataset`.
+        seed: Which persons, and how they are augmented.
+    """
+    batch = next(iter(make_dataset(data, model, num_crops, augment=augment, seed=seed, check_images=False)))
+    maps = ask_all(model, batch["image"]) if found else batch["heatmaps"]
+    maps = tf.reshape(maps, [num_crops, model.preset.num_instances, *maps.shape[-3:]]).numpy()
+    present = batch["present"].numpy() if "present" in batch else np.ones((num_crops, 1))
+    pictures, captions = [], []
+    for crop, of_crop, there in zip(batch["image"].numpy().round().astype(np.uint8), maps, present, strict=True):
+        pictures += [crop, *(drawing.heatmap_overlay(crop, instance) for instance in of_crop)]
+        alone = "" if found else ": nobody else"
+        captions += ["crop", *(f"instance {n}{'' if there[n] else alone}" for n in range(len(of_crop)))]
+    columns = (1 + model.preset.num_instances) * (2 if num_crops > 1 else 1)
+    return drawing.contact_sheet(pictures, columns, captions, model.preset.image_hw)
 
 
 def annotation_sheet(data: PoseData, num_images: int, columns: int = 4) -> np.ndarray:

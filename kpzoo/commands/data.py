@@ -4,7 +4,9 @@ import argparse
 import json
 import sys
 
-from kpzoo.commands.parsing import command, import_tensorflow, positive
+import kpzoo
+from kpzoo.commands.parsing import command, import_tensorflow, positive, size
+from kpzoo.errors import UserError
 
 TEXT = "Make, look at and check data sets."
 
@@ -41,21 +43,32 @@ def _make(args) -> None:
 
 def _add_show(parts) -> None:
     parser = command(
-        parts, "show", _show, "Draw the annotations of pictures on a sheet.",
-        "kpzoo data show ~/coco --split val --out sheet.png",
+        parts, "show", _show, "Draw annotations on a sheet: of pictures, or as a model is trained with them.",
+        "kpzoo data show ~/coco --split val --model mipnet_nano --out sheet.png",
     )  # fmt: skip
     parser.add_argument("folder", help="a COCO-format folder")
     parser.add_argument("--split", help="part of the annotation file's name")
     parser.add_argument("--out", default="sheet.png", help="the picture to write")
     parser.add_argument("--images", type=positive, default=12, help="how many pictures")
+    parser.add_argument("--model", help="draw crops with the target heatmaps of every instance, as this model has them")
+    parser.add_argument("--image-size", type=size, default="256x192", help="of those crops, as HEIGHTxWIDTH")
+    parser.add_argument("--augment", help="of those crops: cpn, hrnet or simplebaseline")
 
 
 def _show(args) -> None:
+    if args.augment and not args.model:
+        raise UserError("--augment is for crops. Add --model NAME, to say whose.")
+    import_tensorflow()
     from kpzoo import evaluation, images
     from kpzoo.data import files
 
     data = files.load(args.folder, args.split)
-    print(images.write_image(args.out, evaluation.annotation_sheet(data, args.images)))
+    if args.model:
+        model = kpzoo.build(args.model, image_hw=args.image_size, skeleton=data.skeleton)
+        sheet = evaluation.heatmap_sheet(model, data, args.images, augment=args.augment)
+    else:
+        sheet = evaluation.annotation_sheet(data, args.images)
+    print(images.write_image(args.out, sheet))
 
 
 def _add_check(parts) -> None:
