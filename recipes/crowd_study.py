@@ -68,14 +68,14 @@ def make_scenes(kind: str, folder: Path, args) -> None:
 
 def train_part(part: str, data, folder: Path, args):
     """Trains the common start, or one of the twins from its weights, and returns the model."""
-    size = "tiny" if args.smoke else "nano"
+    single, multi = ("cpn_tiny", "mipnet_cpn_tiny") if args.smoke else ("cpn_nano", "mipnet_nano")
     epochs = args.start_epochs if part == "start" else args.epochs
     steps = training.num_persons(data) // BATCH_SIZE
     weights = None if part == "start" else folder / "start" / training.WEIGHTS
 
     def make_model():
         keras.utils.set_random_seed(args.seed)
-        name = f"mipnet_cpn_{size}" if part == "multi" else f"cpn_{size}"
+        name = multi if part == "multi" else single
         model = kpzoo.build(name, image_hw=IMAGE_HW, skeleton=data.skeleton, weights=weights)
         # As in the quickstart: OHKM costs more than it brings in trainings as short as this.
         loss = CPNLoss(refine_loss="l2", flavour="pytorch")

@@ -129,5 +129,5 @@ def _register(family: str, builder, sizes: dict, paper: str) -> None:
 
 
 _register("simplebaseline", build_simplebaseline, DECONV_SIZES, "arXiv:1804.06208")
-_register("mipnet", build_mipnet_resnet, DECONV_SIZES, "arXiv:2101.11223")
+_register("mipnet", build_mipnet_resnet, {**RESNETS, "tiny": DECONV_SIZES["tiny"]}, "arXiv:2101.11223")
 _register("dilated", build_dilated, DILATED_SIZES, "arXiv:1711.07319")
