@@ -451,8 +451,10 @@ def test_other_formats_are_named_with_those_that_can_be_read(tmp_path, data):
 
 @row(32, "Pictures of 1 x 1, 10 x 10,000 and 5,000 x 1 pixels", "Answered like any other")
 @pytest.mark.parametrize("size_hw", [(1, 1), (10, 10_000), (5000, 1)])
-def test_pictures_of_extreme_shapes_are_answered(model, size_hw):
-    poses = poses_of(model, noise(*size_hw), [[0, 0, size_hw[1], size_hw[0]]])
+def test_pictures_of_extreme_shapes_are_answered(model, size_hw, tmp_path):
+    path = images.write_image(tmp_path / "a.png", noise(*size_hw))
+    assert images.size_of(path) == size_hw and files.decoded([str(path)]) == {str(path): size_hw}
+    poses = poses_of(model, path, [[0, 0, size_hw[1], size_hw[0]]])
     assert len(poses) == 1 and np.isfinite(poses.keypoints_xy).all()
 
 

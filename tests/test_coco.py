@@ -102,27 +102,16 @@ def pieces(*numbers, key="annotations"):
 
 
 REFUSED = {
-    "truncated": (json.dumps(content())[:300], r"annotations.json:1:\d+ is not JSON"),
     "no json": (
         '{"images": [],\n "annotations": [1 2]}',
         r"annotations.json:2:20 is not JSON: Expecting ',' delimiter",
     ),
     "trailing text": (json.dumps(content()) + "x", r":1:\d+ is not JSON: Extra data"),
     "empty": ("", ":1:1 is not JSON"),
-    "deeply nested": ('{"annotations": ' + "[" * 200_000, "nested too deeply"),
-    "deeply nested elsewhere": ('{"a": ' + "[" * 200_000, "nested too deeply"),
     "huge number": ('{"annotations": [' + "9" * 5000 + "]}", "cannot be read"),
-    "list": ("[1, 2]", "must hold one JSON object with the key 'annotations'. Received: a list"),
-    "no images": (changed("images", del_), "needs the list 'images'. Received: keys"),
-    "no annotations": (changed("annotations", del_), "needs the list 'annotations'"),
     "annotations dict": (changed("annotations", {}), "Received: 'annotations' is a dict"),
-    "no categories": (changed("categories", del_), "needs the list 'categories'"),
     "annotation is text": (changed("annotations", 1, "person"), r"annotations\[1\] must be an object.*'person'"),
     "image is a number": (changed("images", 1, 5), r"images\[1\] must be an object"),
-    "short keypoints": (
-        changed("annotations", 1, "keypoints", [1.0] * 48),
-        r"`keypoints` of \[48\] numbers where 3 \* 17 = 51 are expected \(annotation ids 1\)",
-    ),
     "keypoints with text": (
         changed("annotations", 1, "keypoints", keypoints_with(3, "4")),
         r"no list of numbers \(annotation ids 1\)",
@@ -135,33 +124,18 @@ REFUSED = {
         r"NaN or infinite \(annotation ids 1",
     ),
     "labelled infinity": (changed("annotations", 1, "keypoints", keypoints_with(1, INFINITY)), "NaN or infinite"),
-    "visibility 3": (changed("annotations", 1, "keypoints", keypoints_with(2, 3)), r"a visibility of \[3.0\]"),
-    "visibility -1": (changed("annotations", 1, "keypoints", keypoints_with(2, -1)), r"a visibility of \[-1.0\]"),
-    "visibility 0.5": (changed("annotations", 1, "keypoints", keypoints_with(2, 0.5)), r"a visibility of \[0.5\]"),
-    "visibility NaN": (changed("annotations", 1, "keypoints", keypoints_with(2, NAN)), r"a visibility of \[nan\]"),
-    "duplicate ids": (pieces(4, 5, 5, 4), r"ids that occur twice \(annotation ids 4, 5\)"),
     "no id": (changed("annotations", 1, "id", del_), r"without a whole number as `id` \(entries 1\)"),
     "id of text": (changed("annotations", 1, "id", "one"), "whole number"),
     "huge id": (changed("annotations", 1, "id", 10**30), "whole number"),
-    "unknown image": (changed("annotations", 1, "image_id", 99), r"no image has \(image ids 99\)"),
     "no image id": (changed("annotations", 1, "image_id", del_), "without an `image_id`"),
     "iscrowd 2": (changed("annotations", 1, "iscrowd", 2), "neither 0 nor 1"),
     "category of text": (changed("annotations", 1, "category_id", "person"), r"without a `category_id` \(entries 1\)"),
-    "duplicate image ids": (changed("images", 0, "id", 1), r"Image ids that occur twice \(image ids 1, 1\)"),
-    "duplicate file names": (changed("images", 0, "file_name", "1.jpg"), "one and the same `file_name`"),
     "image without id": (changed("images", 0, "id", None), r"whole number as `id` \(entries 0\)"),
     "negative height": (changed("images", 0, "height", -5), r"`height` is no number of pixels \(image ids 7\)"),
     "width of text": (changed("images", 0, "width", "160"), "`width` is no number of pixels"),
-    "climbing": (changed("images", 0, "file_name", "../../etc/passwd"), "outside the image folder, such as '../../etc"),
-    "climbing inside": (changed("images", 0, "file_name", "a/../../b.jpg"), "outside the image folder"),
-    "absolute": (changed("images", 0, "file_name", "/etc/passwd"), "`allow_outside`"),
-    "windows": (changed("images", 0, "file_name", "C:\\a.jpg"), "outside the image folder"),
-    "windows climbing": (changed("images", 0, "file_name", "a\\..\\..\\b.jpg"), "outside the image folder"),
     "file name of numbers": (changed("images", 0, "file_name", 12), "`file_name` is no text"),
-    "no keypoint names": (changed("categories", 0, "keypoints", del_), "has no `keypoints`, the list of their names"),
     "keypoint names twice": (changed("categories", 0, "keypoints", ["a", "b", "a"]), r"Received twice: \['a'\]"),
     "keypoint names are numbers": (changed("categories", 0, "keypoints", [1, 2]), "must be a list of names"),
-    "one side only": (changed("categories", 0, "keypoints", ["nose", "left_eye"]), "no mirror image"),
     "no category": (changed("categories", []), "no category has `keypoints`"),
     "category without id": (changed("categories", 0, "id", None), "whole number as `id`"),
     "bad sigmas": (changed("categories", 0, dict(id=1, keypoints=["a", "b"], sigmas=[0.1, 0])), "2 numbers above 0"),
@@ -198,34 +172,17 @@ def test_what_is_no_readable_file_is_named(tmp_path, name, message):
 
 
 REPAIRED = {  # what is read, part of the message, a check of the persons
-    "id 0": (changed("annotations", 1, "id", 0), "Renumbered to 4", lambda p: p.ids.tolist() == [3, 4, 2]),
     "id of digits": (changed("annotations", 1, "id", "1"), "text as `id`", lambda p: p.ids.tolist() == [3, 1, 2]),
     "image id of digits": (
         changed("annotations", 1, "image_id", "7"),
         "text as `image_id`",
         lambda p: p.image_index.tolist() == [1, 0, 1],
     ),
-    "no num_keypoints": (
-        changed("annotations", 1, "num_keypoints", del_),
-        r"without `num_keypoints` \(annotation ids 1\)",
-        lambda p: p.num_keypoints.tolist() == [5, 5, 5],
-    ),
     "num_keypoints of text": (
         changed("annotations", 1, "num_keypoints", "many"),
         "no count",
         lambda p: p.num_keypoints.tolist() == [5, 5, 5],
     ),
-    "no iscrowd": (
-        changed("annotations", 1, "iscrowd", del_),
-        "without `iscrowd`",
-        lambda p: p.is_crowd.tolist() == [False, False, True],
-    ),
-    "no area": (
-        changed("annotations", 1, "area", del_),
-        r"without `area`.*0.53 \* width",
-        lambda p: p.area[1] == 0.53 * 40 * 60,
-    ),
-    "area 0": (changed("annotations", 1, "area", 0), "not a number above 0", lambda p: p.area[1] == 0.53 * 40 * 60),
     "area NaN": (changed("annotations", 1, "area", NAN), "not a number above 0", lambda p: p.area[1] == 0.53 * 40 * 60),
     "area of text": (changed("annotations", 1, "area", "9"), "`area`", lambda p: p.area[1] == 0.53 * 40 * 60),
     "negative area": (changed("annotations", 1, "area", -5), "`area`", lambda p: p.area[1] == 0.53 * 40 * 60),
@@ -239,18 +196,6 @@ REPAIRED = {  # what is read, part of the message, a check of the persons
         "Unlabelled `keypoints`",
         lambda p: p.keypoints_image_xy[1, 16].tolist() == [0, 0],
     ),
-    "flat box": (changed("annotations", 1, "bbox", [9, 9, 0, 9]), "`bbox`", lambda p: p.has_box.tolist()[1] is False),
-    "negative box": (changed("annotations", 1, "bbox", [9, 9, 9, -9]), "`bbox`", lambda p: not p.has_box[1]),
-    "NaN box": (changed("annotations", 1, "bbox", [9, NAN, 9, 9]), "`bbox`", lambda p: not p.boxes_image_xywh[1].any()),
-    "null box": (changed("annotations", 1, "bbox", None), "`bbox`", lambda p: not p.has_box[1]),
-    "box of text": (changed("annotations", 1, "bbox", ["9", 9, 9, 9]), "`bbox`", lambda p: not p.has_box[1]),
-    "three numbers": (changed("annotations", 1, "bbox", [9, 9, 9]), "`bbox`", lambda p: not p.has_box[1]),
-    "enormous box": (changed("annotations", 1, "bbox", [0, 0, 1e9, 1e9]), "`bbox`", lambda p: not p.has_box[1]),
-    "box outside": (
-        changed("annotations", 1, "bbox", [900, 9, 9, 9]),
-        "outside their picture",
-        lambda p: len(p.ids) == 3,
-    ),
     "no box, no area": (
         changed("annotations", 1, annotation(1, 7, bbox=None, area=None)),
         "neither an area nor a box",
@@ -260,16 +205,6 @@ REPAIRED = {  # what is read, part of the message, a check of the persons
         changed("annotations", 1, annotation(1, 7, bbox=None, keypoints=[0] * 51, num_keypoints=0)),
         "without keypoints and box",
         lambda p: p.ids.tolist() == [3, 2],
-    ),
-    "skeleton from 0": (
-        changed("categories", 0, dict(id=1, keypoints=list("abcdefghijklmnopq"), skeleton=[[0, 1], [1, 16]])),
-        "counts keypoints from 0",
-        lambda p: len(p.ids) == 3,
-    ),
-    "skeleton beyond K": (
-        changed("categories", 0, dict(id=1, keypoints=list("abcdefghijklmnopq"), skeleton=[[1, 18]])),
-        "pairs of numbers from 1 to 17",
-        lambda p: len(p.ids) == 3,
     ),
     "crowdIndex of text": (changed("images", 0, "crowdIndex", "hard"), "`crowdIndex` is no number", lambda p: True),
 }
@@ -293,7 +228,6 @@ NOTED = {
     "no category_id anywhere": (lambda row: row.pop("category_id"), "only category is meant"),
     "num_keypoints of 0": (lambda row: row.update(num_keypoints=0), "beside labelled keypoints"),
     "num_keypoints too many": (lambda row: row.update(num_keypoints=9), "above the number"),
-    "keypoint outside": (lambda row: row["keypoints"].__setitem__(0, 170.0), "outside their picture"),
     "box over the border": (lambda row: row.update(bbox=[100, 90, 70, 50]), "reach over the border"),
 }
 
@@ -353,11 +287,6 @@ def test_an_image_may_lack_size_and_name_until_it_is_opened(tmp_path):
     }
     with pytest.raises(UserError, match="image id 7 has no `file_name`"):
         training_persons(read)
-
-
-def test_outside_files_are_read_when_allowed(tmp_path):
-    path = write(tmp_path, changed("images", 0, "file_name", "/photos/7.jpg"))
-    assert read_annotations(path, allow_outside=True).file_names[0] == "/photos/7.jpg"
 
 
 def test_all_problems_of_a_file_are_told_at_once(tmp_path):
@@ -498,10 +427,8 @@ def test_results_with_boxes_take_their_area_from_them_as_the_tools_do(annotation
 BAD_RESULTS = {
     "object": ({"annotations": []}, r"must hold a list of results. Received: a dict with keys \['annotations'\]"),
     "number": ([5], "entry 0 must be an object"),
-    "NaN": ([result(), result(keypoints=keypoints_with(1, NAN))], r"`keypoints` with NaN or infinity \(entries 1\)"),
     "wrong length": ([result(keypoints=[1.0] * 42)], r"must be 51 numbers. Received lists of \[42\]"),
     "text": ([result(keypoints=keypoints_with(1, "5"))], "must be 51 numbers"),
-    "no score": ([{k: v for k, v in result().items() if k != "score"}], r"Results without `score` \(entries 0\)"),
     "score NaN": ([result(score=NAN)], "Scores that are no finite numbers"),
     "score of text": ([result(score="0.5")], "Scores that are no finite numbers"),
     "unknown images": ([result(), result(8), result(9)], r"do not have \(image ids 8, 9\)"),
@@ -586,8 +513,6 @@ BAD_BOXES = {
     "NaN": ([box(bbox=(50, 50, NAN, 9))], "`bbox` with NaN"),
     "missing": ([dict(image_id=1, score=1)], r"`bbox` must be 4 numbers. Received lists of \[0\]"),
     "five": ([box(bbox=(1, 2, 3, 4, 5))], "must be 4 numbers"),
-    "percent": ([box(score=87.0)], r"not in 0 … 1 \(entries 0\)"),
-    "other data": ([box(5), box(6)], "belongs to another data set"),
 }
 
 
@@ -596,13 +521,6 @@ def test_bad_boxes_are_refused_and_named(annotations, tmp_path, case):
     rows, message = BAD_BOXES[case]
     with pytest.raises(UserError, match=message):
         read_boxes(write(tmp_path, rows, "boxes.json"), annotations)
-
-
-def test_two_corners_instead_of_a_size_are_suspected(annotations, tmp_path):
-    corners = [box(bbox=(100, 60, 150, 110)), box(7, bbox=(90, 20, 140, 115))]
-    with pytest.warns(UserWarning, match="boxes.json: `bbox` looks like two corners"):
-        (problem,) = read_boxes(write(tmp_path, corners, "boxes.json"), annotations).problems
-    assert "Read as x, y, width, height" in str(problem)
 
 
 def test_boxes_of_coco_persons_serve_annotations_of_another_category_number(tmp_path):
