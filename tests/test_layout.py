@@ -18,7 +18,7 @@ ORDER = [
 ]  # fmt: skip
 SIBLINGS = {"models", "losses", "importers"}
 WITHOUT_TENSORFLOW = ["errors", "skeletons", "geometry", "nms", "images", "sources", "drawing", "poses", "outputs"]
-WITHOUT_TENSORFLOW += ["metrics", "cli", "data.coco", "data.results", "data.files", "data.synthetic"]
+WITHOUT_TENSORFLOW += ["metrics", "cli", "data.coco", "data.results", "data.files", "data.synthetic", "data.compose"]
 
 
 def home(path: Path) -> str:
@@ -67,8 +67,8 @@ def test_reading_scoring_and_drawing_need_no_tensorflow():
     assert (result.returncode, result.stderr) == (0, "")
 
 
-COMMANDS = ["", "models", "data", "data make", "data show", "train", "evaluate", "predict", "export", "convert"]
-COMMANDS += ["doctor"]
+COMMANDS = ["", "models", "data", "data make", "data compose", "data show", "train", "evaluate", "predict", "export"]
+COMMANDS += ["convert", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

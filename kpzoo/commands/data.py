@@ -15,6 +15,7 @@ def add(commands) -> None:
     parser = commands.add_parser("data", help=TEXT, description=TEXT)
     parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_make(parts)
+    _add_compose(parts)
     _add_show(parts)
     _add_check(parts)
 
@@ -39,6 +40,31 @@ def _make(args) -> None:
         args.folder, args.images, seed=args.seed, crowding=args.crowding, split=args.split, overwrite=args.overwrite
     )
     print(path)
+
+
+def _add_compose(parts) -> None:
+    parser = command(
+        parts, "compose", _compose, "Put people of several photos into one, as a COCO-format folder of crowds.",
+        "kpzoo data compose ~/coco crowds --split train2017 --images 5000 --crowding 0.7",
+    )  # fmt: skip
+    parser.add_argument("source", help="a COCO-format folder of photos")
+    parser.add_argument("folder", help="where to write")
+    parser.add_argument("--images", type=positive, default=100, help="how many pictures")
+    parser.add_argument("--split", default="train", help="part of the source, and its name in the new folder")
+    parser.add_argument("--crowding", type=float, default=0.5, help="0: people apart, 1: overlapping as in OCHuman")
+    parser.add_argument(
+        "--people", type=positive, nargs=2, default=[2, 3], metavar=("FEWEST", "MOST"), help="people in a picture"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="which scenes")
+    parser.add_argument("--overwrite", action="store_true", help="replace a part that is there")
+
+
+def _compose(args) -> None:
+    from kpzoo.data import compose, files
+
+    options = dict(seed=args.seed, crowding=args.crowding, people=tuple(args.people), split=args.split)
+    source = files.load(args.source, args.split)
+    print(compose.make_dataset(source, args.folder, args.images, **options, overwrite=args.overwrite, progress=True))
 
 
 def _add_show(parts) -> None:
