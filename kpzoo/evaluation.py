@@ -1,6 +1,6 @@
 """A model and annotated pictures to metrics, results files and pictures of what was found."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import keras
@@ -16,6 +16,7 @@ from kpzoo.data.files import PoseData, undecodable
 from kpzoo.data.results import Results, read_boxes, write_results
 from kpzoo.errors import UserError
 from kpzoo.inference import POSE_NMS, ask_all, predict_boxes, suppress
+from kpzoo.nms import box_nms as box_nms_of
 from kpzoo.pose_model import PoseModel
 from kpzoo.poses import Poses
 
@@ -25,6 +26,7 @@ def evaluate(
     data: PoseData,
     boxes: str | Path = "gt",
     *,
+    box_nms: float | None = None,
     flip: bool = True,
     nms: float | None = POSE_NMS,
     protocol: str = "coco",
@@ -39,6 +41,8 @@ def evaluate(
         data: What `kpzoo.data.load` returns.
         boxes: "gt" for the annotated boxes, or a file of detections in COCO's results format. AP of the two do not
             compare.
+        box_nms: IoU above which only the better one of two boxes of an image is looked at; None for all. Of annotated
+            boxes the better is whose person shows more keypoints, so that 0.5 leaves what a detector finds in a crowd.
         flip: Whether to average over the mirrored crop.
         nms: OKS above which the lower scored of two poses of an image is dropped; None to keep all. Poses of a
             single-instance CPN are all kept in any case, as in its reference implementations.
@@ -60,7 +64,7 @@ def evaluate(
             f"Model {preset.name!r} finds the keypoints of {preset.skeleton.name!r}, {annotations.path} has those of "
             f"{annotations.skeleton.name!r}. Build the model with `skeleton={annotations.skeleton.name!r}`."
         )
-    person_index, image_ids, boxes_xywh, box_scores = _boxes(data, boxes)
+    person_index, image_ids, boxes_xywh, box_scores = _boxes(data, boxes, box_nms)
     paths = data.image_paths(image_ids)
     bad = undecodable(paths)
     if bad:
@@ -75,11 +79,11 @@ def evaluate(
         rows = rows[_kept(poses[rows], pose_image_ids[rows], preset, nms)]
         kept = poses[rows]
         results = Results(pose_image_ids[rows], kept.keypoints_xy, kept.keypoint_scores, kept.scores)
-        return results, metrics.average_precision(annotations, results, protocol, boxes=_source(boxes))
+        return results, metrics.average_precision(annotations, results, protocol, boxes=_source(boxes, box_nms))
 
     results, found = score(np.arange(len(poses)))
     values, circumstances = dict(found.values), {**found.circumstances, **_circumstances(preset, flip, nms)}
-    details = dict(found.details)
+    details, circumstances["boxes_used"] = dict(found.details), len(boxes_xywh)
     if preset.num_instances > 1:
         for instance in range(preset.num_instances):
             _, alone = score(np.flatnonzero(poses.instance == instance))
@@ -95,31 +99,46 @@ def evaluate(
     return metrics.Metrics(values, circumstances, details)
 
 
-def _source(boxes: str | Path) -> str:
-    return "gt (annotated)" if boxes == "gt" else f"detections of {Path(boxes).name}"
+def _source(boxes: str | Path, box_nms: float | None) -> str:
+    text = "gt (annotated)" if boxes == "gt" else f"detections of {Path(boxes).name}"
+    return text if box_nms is None else f"{text}, best of those above an IoU of {box_nms}"
 
 
-def _boxes(data: PoseData, boxes: str | Path):
+def _boxes(data: PoseData, boxes: str | Path, box_nms: float | None = None):
     """Returns (person_index or None, image_ids, boxes_image_xywh, box_scores) of the crops to look at."""
     if boxes != "gt":
         found = read_boxes(boxes, data.annotations)
-        return None, found.image_ids, found.boxes_image_xywh, found.scores
+        keep = _best(found.image_ids, found.boxes_image_xywh, found.scores, box_nms)
+        return None, found.image_ids[keep], found.boxes_image_xywh[keep], found.scores[keep]
     persons = data.annotations.persons
     sizes_hw = data.annotations.image_sizes_hw[persons.image_index]
     clipped, usable = clipped_boxes(persons.boxes_image_xywh, sizes_hw)
     labelled = (persons.visibility > 0).any(axis=1)
     index = np.flatnonzero(~persons.is_crowd & persons.has_box & usable & labelled)
+    shown = (persons.visibility[index] == 2).sum(axis=1) + persons.area[index] / (1.0 + persons.area.max(initial=0.0))
+    index = index[_best(persons.image_ids[index], clipped[index], shown, box_nms)]
     return index, persons.image_ids[index], clipped[index], np.ones(len(index))
+
+
+def _best(image_ids: np.ndarray, boxes_xywh: np.ndarray, scores: np.ndarray, max_iou: float | None) -> np.ndarray:
+    """Returns the indices of the boxes that box NMS keeps in each image, all if `max_iou` is None."""
+    if max_iou is None:
+        return np.arange(len(image_ids))
+    return _per_image(image_ids, lambda rows: box_nms_of(boxes_xywh[rows], scores[rows], max_iou))
+
+
+def _per_image(image_ids: np.ndarray, choose: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Returns the chosen indices in ascending order; `choose` picks among the rows of one image."""
+    order = np.argsort(image_ids, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(image_ids[order])) + 1) if len(order) else []
+    return np.sort(np.concatenate([np.arange(0), *(rows[choose(rows)] for rows in groups)]))
 
 
 def _kept(poses: Poses, image_ids: np.ndarray, preset, nms: float | None) -> np.ndarray:
     """Returns the indices of the poses that stay, image by image, in the order of the poses."""
     if nms is None:
         return np.arange(len(poses))
-    order = np.argsort(image_ids, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(image_ids[order])) + 1) if len(order) else []
-    kept = [group[suppress(poses[group], preset, nms)] for group in groups]
-    return np.sort(np.concatenate(kept)) if kept else np.arange(0)
+    return _per_image(image_ids, lambda rows: suppress(poses[rows], preset, nms))
 
 
 def _circumstances(preset, flip: bool, nms: float | None) -> Mapping:

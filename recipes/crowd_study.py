@@ -4,10 +4,10 @@
     python recipes/crowd_study.py --page docs/crowd_study.md                 # the tables anew, from the results file
 
 A small CPN learns crowded scenes first. Then it goes on twice from the same weights, for the same steps on the same
-crops: as it is, and with MIMBs and a second instance, the way MIPNet starts from its baseline (arXiv:2101.11223,
-section 4). Both are scored on held-out scenes, from people who stand apart to people who overlap as in OCHuman, with
-every annotated box and with only the best visible of those that overlap. Without `--photos` (any COCO-format folder of
-well annotated people, with the splits train and val) only the drawn scenes are studied. What was stopped goes on.
+crops: as it is, and with MIMBs and a second instance, the way MIPNet starts from its baseline (arXiv:2101.11223).
+Both are scored on held-out scenes, from people who stand apart to people who overlap as in OCHuman, with every
+annotated box and with only the best visible of those that overlap. Without `--photos` (any COCO-format folder of well
+annotated people, with the splits train and val) only the drawn scenes are studied. What was stopped goes on.
 """
 
 import argparse
@@ -16,15 +16,12 @@ import os
 from pathlib import Path
 
 import keras
-import numpy as np
 
 import kpzoo
 from kpzoo import evaluation, images, training
 from kpzoo.charts import lines
 from kpzoo.data import compose, crops, synthetic
-from kpzoo.data.coco import clipped_boxes
 from kpzoo.losses import CPNLoss, MultiInstanceLoss
-from kpzoo.nms import box_nms
 from kpzoo.report import overlap
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,34 +93,16 @@ def train_part(part: str, data, folder: Path, args):
     )
 
 
-def best_visible(data, max_iou: float) -> np.ndarray:
-    """Returns the persons whose box a detector with that NMS would keep, if it were surest of whom it sees best."""
-    persons = data.annotations.persons
-    boxes, usable = clipped_boxes(persons.boxes_image_xywh, data.annotations.image_sizes_hw[persons.image_index])
-    seen = (persons.visibility == 2).mean(axis=1) + 1e-9 * persons.area
-    kept = []
-    for image in np.unique(persons.image_index):
-        rows = np.flatnonzero((persons.image_index == image) & usable & ~persons.is_crowd)
-        kept.append(rows[box_nms(boxes[rows], seen[rows], max_iou)])
-    return np.concatenate(kept)
-
-
-def score(model, data, folder: Path, ious=KEPT_IOUS) -> dict:
+def score(model, data, ious=KEPT_IOUS) -> dict:
     """Returns AP with all annotated boxes, and for each of `ious` AP and the share of boxes that it keeps."""
-    whole = kpzoo.evaluate(model, data, boxes="gt", batch_size=BATCH_SIZE)
-    persons = data.annotations.persons
+    whole = kpzoo.evaluate(model, data, batch_size=BATCH_SIZE)
+    alone = {name: value for name, value in whole.values.items() if name.startswith("AP_instance")}
     kept = []
     for max_iou in ious:
-        rows = best_visible(data, max_iou)
-        pairs = zip(persons.image_ids[rows].tolist(), persons.boxes_image_xywh[rows].tolist(), strict=True)
-        boxes = [dict(image_id=image_id, category_id=1, bbox=box, score=1) for image_id, box in pairs]
-        path = folder / f"annotated_boxes_below_iou_{max_iou}.json"
-        path.write_text(json.dumps(boxes))
-        found = kpzoo.evaluate(model, data, boxes=path, batch_size=BATCH_SIZE)
-        kept.append({"max_iou": max_iou, "share": len(rows) / len(persons.image_ids), "AP": found.values["AP"]})
-    alone = {name: value for name, value in whole.values.items() if name.startswith("AP_instance")}
-    values = {name: whole.values[name] for name in ("AP", "AP50", "AR", "PCK@0.2")}
-    return {**values, **alone, "kept": kept}
+        found = kpzoo.evaluate(model, data, box_nms=max_iou, batch_size=BATCH_SIZE)
+        share = found.circumstances["boxes_used"] / whole.circumstances["boxes_used"]
+        kept.append({"max_iou": max_iou, "share": share, "AP": found.values["AP"]})
+    return {name: whole.values[name] for name in ("AP", "AP50", "AR", "PCK@0.2")} | alone | {"kept": kept}
 
 
 def study(kind: str, args) -> dict:
@@ -140,7 +119,7 @@ def study(kind: str, args) -> dict:
     for twin in TWINS:
         model = train_part(twin, train, folder, args)
         found[twin] = {
-            name: score(model, data, folder, KEPT_IOUS if data is crowded else (ONE_BOX_IOU,))
+            name: score(model, data, KEPT_IOUS if data is crowded else (ONE_BOX_IOU,))
             for name, data in zip(CROWDING, held_out, strict=True)
         }
         found[twin]["num_params"] = model.count_params()
@@ -153,34 +132,36 @@ def study(kind: str, args) -> dict:
 
 def page(results: dict) -> str:
     """Returns the tables and curves of the results as Markdown."""
-    text = [f"# What MIMBs are worth in a crowd\n\nMade by `{results['command']}`; the numbers are in "
-            f"[results/crowd_study.json](results/crowd_study.json) ({results['versions']}, seed {results['seed']}).\n"]  # fmt: skip
-    text.append(PAGE_INTRODUCTION.format(**results))
+    text = [PAGE_INTRODUCTION.format(**results)]
     for kind, found in results["kinds"].items():
-        single, multi = found["single"], found["multi"]
-        text.append(
-            f"\n## {TITLES[kind]}\n\n{found['persons']} persons to train on, {found['steps_per_epoch']} steps an epoch.\n"
-        )
-        text.append("| held-out scenes: mean overlap (IoU) | boxes | without MIMBs | with MIMBs | gain |")
-        text.append("| :-- | :-- | --: | --: | --: |")
+        text.append(f"\n## {TITLES[kind]}\n")
+        text.append(f"{found['persons']} persons to train on, {found['steps_per_epoch']} steps an epoch.\n")
+        text += ["| held-out scenes: mean overlap (IoU) | boxes | without MIMBs | with MIMBs | gain |"]
+        text += ["| :-- | :-- | --: | --: | --: |"]
         for name in CROWDING:
-            for label, of in (("all annotated", lambda row: row["AP"]), ("one of each overlapping pair", one_box)):
-                before, after = 100 * of(single[name]), 100 * of(multi[name])
-                text.append(
-                    f"| {found['overlap'][name]:.2f} | {label} | {before:.1f} | {after:.1f} | {after - before:+.1f} |"
+            for label, ap in (("all annotated", all_boxes), ("one of each overlapping pair", one_box)):
+                before, after = (100 * ap(found[twin][name]) for twin in TWINS)
+                row = (
+                    f"{found['overlap'][name]:.2f}",
+                    label,
+                    f"{before:.1f}",
+                    f"{after:.1f}",
+                    f"{after - before:+.1f}",
                 )
-        worst_single, worst_multi = ((row["ochuman"]["AP"] - one_box(row["ochuman"])) * 100 for row in (single, multi))
-        text.append(
-            f"\nOn the most crowded scenes the network without MIMBs loses {worst_single:.1f} AP when one box of each "
-            f"overlapping pair is kept, its twin {worst_multi:.1f}. The first instance alone has "
-            f"{100 * multi['ochuman']['AP_instance_0']:.1f} AP there, the second alone "
-            f"{100 * multi['ochuman']['AP_instance_1']:.1f}.\n"
-        )
+                text.append(f"| {' | '.join(row)} |")
+        crowded = [found[twin]["ochuman"] for twin in TWINS]
+        losses = [100 * (all_boxes(row) - one_box(row)) for row in crowded]
+        alone = [100 * crowded[1][f"AP_instance_{instance}"] for instance in (0, 1)]
+        text.append(PAGE_CROWDED.format(losses=losses, alone=alone))
         text.append(f"![AP against crowding and against the boxes kept](images/crowd_study_{kind}.svg)")
     return "\n".join(text) + "\n"
 
 
-PAGE_INTRODUCTION = """
+PAGE_INTRODUCTION = """\
+# What MIMBs are worth in a crowd
+
+Made by `{command}`; the numbers are in [results/crowd_study.json](results/crowd_study.json) ({versions}, seed {seed}).
+
 A small CPN (128x96) trains for {start_epochs} epochs; from its weights two networks go on for {epochs} epochs each, on
 the same crops in the same order: one as it is, one with MIMBs and N = 2, its missing instances repeating the first. AP
 (x 100) is COCO's, with flip test and annotated boxes; poses of both instances together, after OKS-NMS at 0.9. "One of
@@ -188,6 +169,16 @@ each overlapping pair" keeps, of boxes that overlap by more than an IoU of 0.5, 
 The paper reports, for HRNet-W48 on OCHuman: 9.1 AP gained with annotated boxes, and 1 AP lost instead of 5 when few
 confident boxes are used.
 """
+
+
+PAGE_CROWDED = """
+On the most crowded scenes the network without MIMBs loses {losses[0]:.1f} AP when one box of each overlapping pair is
+kept, its twin {losses[1]:.1f}. The first instance alone has {alone[0]:.1f} AP there, the second alone {alone[1]:.1f}.
+"""
+
+
+def all_boxes(row: dict) -> float:
+    return row["AP"]
 
 
 def one_box(row: dict) -> float:

@@ -10,11 +10,13 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import evaluation, geometry, heatmaps, inference
-from kpzoo.data import files
+from kpzoo.data import files, synthetic
 from kpzoo.data.results import read_results
 from kpzoo.errors import UserError
 from kpzoo.metrics import average_precision
+from kpzoo.nms import iou_matrix
 from kpzoo.poses import Poses
+from kpzoo.skeletons import COCO17
 
 
 @pytest.fixture(scope="module", params=["cpn_official", "cpn_pytorch", "hrnet"])
@@ -163,3 +165,59 @@ def test_sheets_show_all_pictures(small_folder, model):
     for sheet in (evaluation.prediction_sheet(model, data, 4), evaluation.annotation_sheet(data, 4)):
         assert sheet.shape[1] > 4 * 320
         assert sheet.std() > 10
+
+
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("crowd")
+    synthetic.make_dataset(folder, 4, seed=1, crowding=1.0, people=(2, 2))
+    return files.load(folder)
+
+
+def test_of_two_annotated_boxes_that_overlap_the_better_visible_one_is_looked_at(crowd):
+    persons = crowd.annotations.persons
+    every, *_ = evaluation._boxes(crowd, "gt")
+    kept, image_ids, *_ = evaluation._boxes(crowd, "gt", box_nms=0.5)
+    dropped = np.setdiff1d(every, kept)
+    assert len(dropped) > 0
+    for index in dropped:
+        beside = kept[image_ids == persons.image_ids[index]]
+        ious = iou_matrix(persons.boxes_image_xywh[[index]], persons.boxes_image_xywh[beside])[0]
+        nearest = beside[ious.argmax()]
+        assert ious.max() > 0.5
+        shown = (persons.visibility == 2).sum(axis=1)
+        assert shown[nearest] >= shown[index]
+
+
+def test_a_mipnet_is_scored_whole_and_by_instance(crowd):
+    model = kpzoo.build("mipnet_cpn_tiny", image_hw=(64, 64))
+    whole = kpzoo.evaluate(model, crowd, flip=False)
+    some = kpzoo.evaluate(model, crowd, box_nms=0.5, flip=False)
+    assert {"AP_instance_0", "AP_instance_1"} < set(whole.values)
+    assert some.circumstances["boxes_used"] < whole.circumstances["boxes_used"]
+    assert "IoU of 0.5" in some.circumstances["boxes"]
+
+
+def test_each_instance_alone_is_what_it_would_be_without_the_other(crowd, monkeypatch):
+    model = kpzoo.build("mipnet_cpn_tiny", image_hw=(64, 64))
+    index, _, boxes, scores = evaluation._boxes(crowd, "gt")
+    truth = crowd.annotations.persons.keypoints_image_xy[index]
+    count, (_, num_keypoints, _) = len(index), truth.shape
+
+    def find(*_, **__):  # the first instance knows, the second does not
+        points = np.stack([truth, np.zeros_like(truth)], axis=1).reshape(-1, num_keypoints, 2)
+        instance, known = np.tile([0, 1], count), np.ones((2 * count, num_keypoints))
+        return Poses(points, known, np.where(instance, 0.5, 1.0), np.repeat(boxes, 2, axis=0), instance, COCO17)
+
+    monkeypatch.setattr(evaluation, "predict_boxes", find)
+    values = kpzoo.evaluate(model, crowd).values
+    assert values["AP"] == values["AP_instance_0"] > 0.99
+    assert values["AP_instance_1"] == 0
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_a_sheet_shows_the_heatmaps_of_every_instance(crowd, found):
+    model = kpzoo.build("mipnet_cpn_tiny", image_hw=(64, 64))
+    sheet = evaluation.heatmap_sheet(model, crowd, 2, found=found)
+    assert sheet.shape[1] > 6 * 64  # two crops beside one another, each with two maps
+    assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100

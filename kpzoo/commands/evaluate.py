@@ -22,6 +22,10 @@ def add(commands) -> None:
     parser.add_argument("--images", help="folder of the pictures; found beside the annotations if not given")
     parser.add_argument("--boxes", default="gt", help="gt, or a file of detections in COCO's results format")
     add_pass_arguments(parser, batch_size=32)
+    text = "IoU above which only the better one of two boxes is looked at; of annotated ones, the better visible"
+    parser.add_argument("--box-nms", type=float, metavar="IOU", help=text)
+    text = "OKS above which the worse of two poses is dropped, 1 to keep all"
+    parser.add_argument("--pose-nms", type=float, metavar="OKS", default=0.9, help=text)
     parser.add_argument("--save-results", help="write the poses as COCO results JSON")
     parser.add_argument("--report", help="write an .html file: curves, mistakes by joint, the worst pictures")
     parser.add_argument("--json", action="store_true", help="print JSON in full precision")
@@ -62,6 +66,8 @@ def _evaluate_model(args, results_path):
         model,
         data,
         boxes=args.boxes,
+        box_nms=args.box_nms,
+        nms=args.pose_nms,
         protocol=args.protocol,
         flip=not args.no_flip,
         batch_size=args.batch_size,
