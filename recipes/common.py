@@ -1,0 +1,74 @@
+"""What the recipes for COCO and CrowdPose share: arguments, a smoke test, and the run itself."""
+
+import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import kpzoo
+from kpzoo import training
+from kpzoo.data import synthetic
+from kpzoo.pose_model import PoseModel
+
+SMOKE_BATCH, SMOKE_STEPS, SMOKE_SCENES = 2, 3, 3
+
+
+def arguments(doc: str, name: str) -> argparse.Namespace:
+    """Returns what a recipe was asked for; with `--smoke` its data are a few drawn scenes in a temporary folder."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="the data set's folder")
+    parser.add_argument("--out", type=Path, default=Path("runs") / name, help="the run's folder; a stopped run goes on")
+    parser.add_argument("--weights", type=Path, help="a .weights.h5 file to start from")
+    parser.add_argument("--devices", type=int, help="replicas: GPUs, or logical CPUs where there is none")
+    parser.add_argument("--smoke", action="store_true", help="three steps on a few drawn scenes, to see that all works")
+    args = parser.parse_args()
+    if not args.smoke and args.data is None:
+        parser.error("--data FOLDER is needed, or --smoke")
+    return args
+
+
+def train(
+    args: argparse.Namespace,
+    compiled: Callable[..., PoseModel],
+    *,
+    splits: tuple[str, str],
+    batch_size: int,
+    epochs: int,
+    augment: str,
+    crops_per_epoch: int | None = None,
+    protocol: str = "coco",
+) -> None:
+    """Trains, validates every tenth epoch without flip test, and prints what the trained model reaches with it.
+
+    Args:
+        args: Of `arguments`.
+        compiled: From the data's skeleton, the weights to start from and the steps of an epoch to the compiled model.
+        splits: Names of the parts to train and to validate on.
+        batch_size: Crops in a step, over all devices together.
+        epochs: Of `crops_per_epoch` crops each; None for one of each person.
+        augment: A key of `crops.AUGMENTS`.
+        crops_per_epoch: See `epochs`.
+        protocol: See `kpzoo.evaluate`.
+    """
+    if args.smoke:
+        args.out = Path(tempfile.mkdtemp(prefix="kpzoo_smoke_"))
+        args.data, args.weights = args.out / "scenes", None
+        for split in splits:
+            synthetic.make_dataset(args.data, SMOKE_SCENES, split=split, people=(2, 2), crowding=0.7)
+        batch_size, crops_per_epoch, epochs = SMOKE_BATCH, SMOKE_BATCH * SMOKE_STEPS, 1
+    train_data, val_data = (kpzoo.data.load(args.data, split) for split in splits)
+    steps = (crops_per_epoch or training.num_persons(train_data)) // batch_size
+    model = training.run(
+        lambda: compiled(train_data.skeleton, args.weights, steps),
+        train_data,
+        args.out,
+        epochs=epochs,
+        batch_size=batch_size,
+        steps_per_epoch=steps,
+        augment=augment,
+        validate=lambda model: kpzoo.evaluate(model, val_data, flip=False, protocol=protocol).values,
+        validate_every=10,
+        devices=args.devices,
+    )
+    print(kpzoo.evaluate(model, val_data, protocol=protocol))
+    print(f"The run is in {args.out}.")
