@@ -16,6 +16,7 @@ from kpzoo.data.cutouts import Cutouts
 from kpzoo.data.files import PoseData
 from kpzoo.data.layers import Layer, annotations_of, covers_of, host_layer, moved_layer, rendered, shows
 from kpzoo.errors import UserError
+from kpzoo.nms import iou_matrix
 
 GENERATOR = f"{__name__} 1"  # the number grows when the same seed gives other pictures
 _CLOSEST = 0.66  # what boxes overlap at crowding 1; together with a third person's, 0.67 on average
@@ -230,10 +231,8 @@ def _beside(
 
 def _overlaps(boxes_xyxy: np.ndarray, other_xyxy: np.ndarray) -> np.ndarray:
     """(N,) intersection over union of N boxes with one."""
-    low, high = np.maximum(boxes_xyxy[:, :2], other_xyxy[:2]), np.minimum(boxes_xyxy[:, 2:], other_xyxy[2:])
-    shared = np.maximum(high - low, 0).prod(axis=1)
-    areas = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(axis=1) + np.prod(other_xyxy[2:] - other_xyxy[:2])
-    return shared / np.maximum(areas - shared, 1e-9)
+    boxes, other = (np.hstack([b[:, :2], b[:, 2:] - b[:, :2]]) for b in (boxes_xyxy, other_xyxy[None]))
+    return iou_matrix(boxes, other)[:, 0]
 
 
 def _arranged(rng: np.random.Generator, layers: list[Layer], group: list[Layer], layer: Layer) -> list[Layer] | None:

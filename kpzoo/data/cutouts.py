@@ -15,7 +15,7 @@ MIN_LABELLED = 8  # keypoints of a person worth learning from; of fewer, half th
 MIN_LABELLED_UNMASKED = 0.85  # share of them where the mask must be grown: an unlabelled limb would be cut off
 MIN_HEIGHT = 48.0  # pixels from head to foot, were the person upright; who is smaller turns into a smear
 ONE_PIECE = 0.85  # share of a mask that its largest polygon covers
-CACHED = 8192  # masks kept in memory, of 10 KB where photos are small
+_MASKS = 8192  # masks kept in memory, of 10 KB where photos are small
 _PHOTOS = 8  # kept in memory, since one scene asks for the same ones several times
 
 
@@ -41,6 +41,8 @@ class Cutouts:
         data: COCO-format keypoint data.
 
     Attributes:
+        keypoints_xy: (P, K, 2) in image pixels.
+        visibility: (P, K) 0 where not labelled or outside the picture.
         heights: (P,) estimated heights in pixels, were the persons upright; NaN where the skeleton does not tell.
         sizes_hw: (P, 2) sizes of their photos.
         boxes_xyxy: (P, 4) boxes in image pixels, clipped to the picture.
@@ -72,8 +74,8 @@ class Cutouts:
             raise UserError(
                 f"{annotations.path} has nobody to cut out. Received: {len(persons.ids)} annotations, of them "
                 f"{len(self.hosts)} with a box, {MIN_LABELLED} or more labelled keypoints and a height of "
-                f"{MIN_HEIGHT:.0f} pixels, {len(self.movable)} of these wholly in the picture with a mask or with "
-                f"shoulders, hips and {MIN_LABELLED_UNMASKED:.0%} of the keypoints labelled."
+                f"{MIN_HEIGHT:.0f} pixels, {len(self.movable)} of these wholly in the picture, an ankle labelled, "
+                f"with a mask or with shoulders, hips and {MIN_LABELLED_UNMASKED:.0%} of the keypoints labelled."
             )
 
     def _drawable(self, labelled: np.ndarray, sizes_hw: np.ndarray) -> np.ndarray:
@@ -83,8 +85,7 @@ class Cutouts:
         if trunk is None:
             return np.zeros(len(labelled), bool)
         points = np.where(shown[..., None], self.keypoints_xy, np.nan)
-        with np.errstate(all="ignore"):
-            low, high = np.nanmin(points, axis=1, initial=np.inf), np.nanmax(points, axis=1, initial=-np.inf)
+        low, high = np.nanmin(points, axis=1, initial=np.inf), np.nanmax(points, axis=1, initial=-np.inf)
         margin = 0.05 * np.nan_to_num(self.heights)[:, None]
         off = _off_border(np.concatenate([low, high + 1], axis=1), sizes_hw, margin)
         return off & shown[:, trunk].all(axis=1) & (labelled >= MIN_LABELLED_UNMASKED * skeleton.num_keypoints - 0.5)
@@ -121,7 +122,7 @@ class Cutouts:
         """Returns a person of `photo`; the mask is made once and kept."""
         if person not in self._masks:
             self._masks[person] = self._alpha(person, photo)
-            if len(self._masks) > CACHED:
+            if len(self._masks) > _MASKS:
                 self._masks.pop(next(iter(self._masks)))  # the oldest
         x, y, alpha = self._masks[person]
         height, width = alpha.shape
