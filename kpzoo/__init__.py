@@ -14,6 +14,7 @@ _HOME = {
     "load_weights": "kpzoo.importers",
     "save_weights": "kpzoo.importers",
     "predict": "kpzoo.inference",
+    "predict_to_folder": "kpzoo.bulk",
     "evaluate": "kpzoo.evaluation",
 }
 _MODULES = ("data", "detect", "drawing", "evaluation", "export", "geometry", "heatmaps", "importers", "losses")

@@ -204,6 +204,9 @@ class VideoFile:
             self._writer = None
 
 
+_BAR = 24  # characters
+
+
 class Progress:
     """Tells on stderr how far a run is: in one line on a terminal, else a line every ten seconds.
 
@@ -222,7 +225,8 @@ class Progress:
         self.num_done, self.num_poses, now = self.num_done + 1, self.num_poses + num_poses, time.monotonic()
         if now - self._told >= (0.1 if self._terminal else 10.0):
             self._told = now
-            print(f"\r{self}\x1b[K" if self._terminal else str(self), end=self._end, file=sys.stderr, flush=True)
+            text = f"\r{self._bar}{self}\x1b[K" if self._terminal else f"{self}\n"
+            print(text, end="", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
         """Prints a line of its own."""
@@ -232,8 +236,9 @@ class Progress:
         self.say(str(self))
 
     @property
-    def _end(self) -> str:
-        return "" if self._terminal else "\n"
+    def _bar(self) -> str:
+        done = round(_BAR * min(self.num_done / self.total, 1)) if self.total else 0
+        return f"[{'#' * done:.<{_BAR}}] " if self.total else ""
 
     def __str__(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-9)

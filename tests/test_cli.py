@@ -42,7 +42,7 @@ def test_a_run_holds_what_the_next_commands_need(trained):
     names = {path.name for path in trained.iterdir()}
     assert {"run.json", "model.weights.h5", "log.csv", "checkpoints", "tensorboard"} <= names
     assert training.load_run(trained).preset.image_hw == (64, 64)
-    row = training.read_log(trained / "log.csv")[0]
+    row = callbacks.read_log(trained / "log.csv")[0]
     assert {"epoch", "loss", "pck", "images_per_s", "learning_rate", "val_AP"} <= set(row)
 
 
@@ -204,6 +204,8 @@ def test_predict_takes_a_detector_with_options_and_tells_when_nobody_is_found(tr
     code, told, err, out = predict(capsys, photos, trained, "--no-pictures", "--min-box-score", "1", "--json")
     assert json.loads(told)["num_poses"] == 0
     assert "HOG detector found nobody" in err
+    told = predict(capsys, photos, trained, "--detector", "whole", "--min-box-size", "121", "--overwrite", "--json")[1]
+    assert (json.loads(told)["num_pictures"], json.loads(told)["num_poses"]) == (2, 0)  # they are 120 pixels high
     options = ["--detector", "whole", "--no-pictures", "--overwrite", "--box-nms", "hard", "--pose-nms", "0.5"]
     assert predict(capsys, photos, trained, *options)[0] == 0
     records = json.loads((out / "results.json").read_text())
@@ -265,6 +267,9 @@ def test_data_make_and_show(tmp_path, capsys):
         (["train", "--model", "cpn_res5O", "--data", "nowhere", "--out", "x"], "nowhere"),
         (["export", "--model", "cpn_tiny", "--out", "x"], "Pass --weights FILE"),
         (["data", "make", "x", "--crowding", "7"], "crowding"),
+        (["data", "show", "nowhere"], "nowhere"),
+        (["convert", "missing.pth", "x.weights.h5", "--model", "cpn_tiny"], "missing.pth"),
+        (["doctor", "missing.pth"], "missing.pth"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_with_exit_code_2(arguments, message, capsys, tmp_path, monkeypatch):

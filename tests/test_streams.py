@@ -2,13 +2,14 @@
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 import kpzoo
-from kpzoo import detect, geometry, inference, sources, streams
+from kpzoo import detect, geometry, inference, outputs, sources, streams
 from kpzoo.errors import UserError
 from kpzoo.images import write_image
 
@@ -225,6 +226,15 @@ def test_a_video_without_a_frame_is_refused(tmp_path):
 def test_what_does_not_fit_the_pictures_is_refused(model, boxes, options, message):
     with pytest.raises(UserError, match=message):
         list(kpzoo.predict(model, [noise(0), noise(1)], boxes, **options))
+
+
+def test_a_terminal_sees_a_bar_and_a_file_lines(monkeypatch, capsys):
+    monkeypatch.setattr(outputs, "time", SimpleNamespace(monotonic=iter(range(0, 1000, 11)).__next__))
+    told = "1/2 pictures, 3 poses, "
+    for terminal, expected in ((True, f"\r[{'#' * 12}{'.' * 12}] {told}"), (False, told)):
+        monkeypatch.setattr(outputs.sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        outputs.Progress(2, "pictures").step(3)
+        assert capsys.readouterr().err.startswith(expected)
 
 
 def test_an_own_suppression_of_boxes_can_be_asked_of_any_detector():

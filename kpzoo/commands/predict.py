@@ -27,6 +27,8 @@ def add(commands) -> None:
     text = "a person's box in pixels, in every picture; may be repeated; then no detector looks"
     people.add_argument("--box", type=float, nargs=4, action="append", metavar=("X", "Y", "W", "H"), help=text)
     people.add_argument("--min-box-score", type=float, help="boxes below it are dropped")
+    people.add_argument("--min-box-size", type=float, help="boxes with a side below it, in pixels, are dropped")
+    people.add_argument("--max-boxes", type=positive, help="so many of the best in a picture are looked into; 100")
     people.add_argument("--box-nms", choices=("hard", "linear", "gaussian"), help="suppress boxes over a better one")
     people.add_argument("--box-iou", type=float, default=0.5, help="overlap above which hard and linear --box-nms act")
     people.add_argument("--every", type=positive, default=1, help="detect in every N-th frame of a video only")
@@ -38,8 +40,8 @@ def _run(args) -> None:
     source = sources.open_source(args.source)
     detector = detect.get(args.detector)
     given = {"suppression": args.box_nms, "max_iou": args.box_iou if args.box_nms else None}
-    given = {name: value for name, value in {**given, "min_score": args.min_box_score}.items() if value is not None}
-    detector = replace(detector, **given)
+    given |= {"min_score": args.min_box_score, "min_size": args.min_box_size, "max_boxes": args.max_boxes}
+    detector = replace(detector, **{name: value for name, value in given.items() if value is not None})
     model = load_model(args)
     from kpzoo import bulk, inference
 
