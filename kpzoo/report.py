@@ -20,8 +20,9 @@ _CROWDING = (0.0, 0.05, 0.1, 0.2, 0.4, np.inf)
 _STYLE = """
 body { font: 15px/1.5 sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; } td, th { padding: 0.15em 0.9em 0.15em 0; text-align: left; vertical-align: top; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; } .note { color: #555; max-width: 48em; }
+table { border-collapse: collapse; margin: 0.5em 0; }
+td, th { padding: 0.15em 0.9em 0.15em 0; text-align: left; vertical-align: top; }
+.number { text-align: right; font-variant-numeric: tabular-nums; } .note { color: #555; max-width: 48em; }
 .side { display: flex; flex-wrap: wrap; gap: 2em; align-items: flex-start; } img, svg { max-width: 100%; height: auto; }
 """
 
@@ -134,7 +135,7 @@ def _mistakes(annotations: Annotations, results: Results, wrong: mistakes.Mistak
 
 def _joints(wrong: mistakes.Mistakes) -> str:
     """Returns the chart's numbers as a table."""
-    head = "".join(f"<th>{escape(name)}</th>" for name in ("joint", "labelled", *mistakes.KINDS))
+    head = "<th>joint</th>" + "".join(f'<th class="number">{name}</th>' for name in ("labelled", *mistakes.KINDS))
     rows = ""
     for name, *texts in wrong.rows():
         cells = "".join(f'<td class="number">{text}</td>' for text in texts)
@@ -166,6 +167,7 @@ def worst_sheet(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> d
             results.keypoint_scores[poses],
             data.skeleton,
             scores=results.scores[poses],
+            min_score=0.0,  # an OKS counts all joints
         )
         pictures.append(np.concatenate([truth, drawn], axis=1))
         captions.append(f"{Path(file).name}  OKS {means[place]:.2f}")
