@@ -1,18 +1,19 @@
-"""What a recipe needs around `fit`: devices, optimizer, schedules, checkpoints that resume exactly, a readable log."""
+"""What a recipe needs around `fit`: devices, optimizer, schedules, and runs that go on exactly where they stopped."""
 
-import csv
 import json
-import math
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
 import tensorflow as tf
 
+from kpzoo import locks
+from kpzoo.callbacks import Checkpoint, EpochLog, Throughput, Validate, checkpoints, step_of
 from kpzoo.data import crops
 from kpzoo.data.batches import make_dataset, num_persons
 from kpzoo.data.files import PoseData
@@ -21,7 +22,6 @@ from kpzoo.importers import save_weights
 from kpzoo.models import build
 from kpzoo.pose_model import PoseModel, Preset
 
-CHECKPOINTS_KEPT = 2
 RECORD = "run.json"  # what a run's folder holds beside its checkpoints
 WEIGHTS = "model.weights.h5"
 
@@ -101,37 +101,6 @@ def tenths(learning_rate: float, at: list[int]) -> keras.optimizers.schedules.Le
     return keras.optimizers.schedules.PiecewiseConstantDecay(at, rates)
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """Writes weights, optimizer and step after each epoch; the last two files stay.
-
-    A file gets its name only when it is whole, so that a kill at any moment leaves the one before. (Keras'
-    `BackupAndRestore` keeps a single file, and it knows nothing of the data set's place.)
-    """
-
-    def __init__(self, folder: str | Path):
-        super().__init__()
-        self.folder = Path(folder) / "checkpoints"
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not math.isfinite((logs or {}).get("loss", 0.0)):
-            return  # the last good checkpoint must stay
-        self.folder.mkdir(parents=True, exist_ok=True)
-        step = _step(self.model)
-        part = self.folder / "part.weights.h5"
-        self.model.save_weights(part, overwrite=True)
-        os.replace(part, self.folder / f"step-{step:09d}.weights.h5")
-        for old in _checkpoints(self.folder)[CHECKPOINTS_KEPT:]:
-            old.unlink()
-
-
-def _step(model: PoseModel) -> int:
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*.weights.h5"), reverse=True)
-
-
 def resume(model: PoseModel, folder: str | Path, settings: Mapping) -> int:
     """Loads the newest whole checkpoint of a run into the compiled model.
 
@@ -146,34 +115,60 @@ def resume(model: PoseModel, folder: str | Path, settings: Mapping) -> int:
     Raises:
         UserError: The folder holds a run with other settings or another model.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, record = Path(folder), Path(folder) / RECORD
     settings = json.loads(json.dumps({**settings, "preset": model.preset.to_config()}))
-    record = folder / RECORD
     if record.exists():
-        _refuse_changes(json.loads(record.read_text()), settings, folder)
+        _refuse_changes(_read_record(folder), settings, folder)
     else:
         part = record.with_suffix(".part")
-        part.write_text(json.dumps(settings, indent=1))
-        os.replace(part, record)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(settings, indent=1))
+            os.replace(part, record)
+        except OSError as error:
+            raise UserError(f"Cannot write the run to {str(folder)!r}: {error.strerror}. Use another folder.") from None
     model.optimizer.build(model.trainable_variables)
-    for path in _checkpoints(folder / "checkpoints"):
+    for path in checkpoints(folder / "checkpoints"):
         try:
             model.load_weights(path)
         except (OSError, KeyError, ValueError) as error:
             print(f"Checkpoint {path} cannot be read ({error}); going on from the one before.", file=sys.stderr)
             continue
-        return _step(model)
+        return step_of(model)
     return 0
 
 
+def _read_record(folder: Path) -> dict:
+    """Returns the settings that a run was started with."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        Preset.from_config(record["preset"])
+    except OSError as error:
+        raise UserError(f"{str(folder)!r} holds no training run: {RECORD!r} in it: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError, UserError) as error:
+        raise UserError(
+            f"{str(folder / RECORD)!r} is damaged ({type(error).__name__}: {error}). Put back a copy of it, or start "
+            "anew in another folder from the newest of its checkpoints."
+        ) from None
+    return record
+
+
 def _refuse_changes(before: Mapping, now: Mapping, folder: Path) -> None:
+    for key, was, given in _differences(before, now):
+        raise UserError(
+            f"The run in {str(folder)!r} was started with {key}={str(was)[:200]}. Received: {str(given)[:200]}. "
+            "Use the same settings to go on, or another folder to start anew."
+        )
+
+
+def _differences(before: Mapping, now: Mapping, prefix: str = "") -> Iterator[tuple[str, object, object]]:
+    """Yields (name, before, now) of all that differs, inside of nested mappings too."""
     for key in sorted({*before, *now}):
-        if before.get(key) != now.get(key):
-            raise UserError(
-                f"The run in {str(folder)!r} was started with {key}={before.get(key)!r}. Received: {now.get(key)!r}. "
-                "Use the same settings to go on, or another folder to start anew."
-            )
+        was, given = before.get(key), now.get(key)
+        if isinstance(was, Mapping) and isinstance(given, Mapping):
+            yield from _differences(was, given, f"{prefix}{key}.")
+        elif was != given:
+            yield f"{prefix}{key}", was, given
 
 
 def run(
@@ -215,7 +210,8 @@ def run(
         raise UserError(f"A batch of {batch_size} does not split over {strategy.num_replicas_in_sync} devices.")
     steps_per_epoch = steps_per_epoch or max(1, num_persons(data) // batch_size)
     settings = dict(batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed, num_persons=num_persons(data))
-    with strategy.scope():
+    settings["keypoints_crc32"] = zlib.crc32(data.annotations.persons.keypoints_image_xy.tobytes())
+    with _held(Path(folder)), strategy.scope():
         model = make_model()
         settings["optimizer"] = keras.saving.serialize_keras_object(model.optimizer)["config"]
         settings["loss"] = keras.saving.serialize_keras_object(model.loss)["config"]
@@ -237,14 +233,25 @@ def run(
     return model
 
 
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Lets one process at a time train in a folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"Cannot write the run to {str(folder)!r}: {error.strerror}. Use another folder.") from None
+    with file:
+        if not locks.hold(file, wait=False):
+            raise UserError(f"Another process is training in {str(folder)!r}. Wait for it, or use another folder.")
+        yield
+
+
 def load_run(folder: str | Path) -> PoseModel:
     """Returns the trained model of a folder that `run` wrote, or that of its newest checkpoint."""
     folder = Path(folder)
-    try:
-        preset = Preset.from_config(json.loads((folder / RECORD).read_text())["preset"])
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{str(folder)!r} holds no training run ({error}). Expected {RECORD!r} in it.") from None
-    paths = [folder / WEIGHTS, *_checkpoints(folder / "checkpoints")]
+    preset = Preset.from_config(_read_record(folder)["preset"])
+    paths = [folder / WEIGHTS, *checkpoints(folder / "checkpoints")]
     weights = next((path for path in paths if path.exists()), None)
     if weights is None:
         raise UserError(f"The run in {str(folder)!r} has written no checkpoint yet. Train it for an epoch first.")
@@ -258,49 +265,6 @@ def load_run(folder: str | Path) -> PoseModel:
     )
 
 
-class Throughput(keras.callbacks.Callback):
-    """Adds the learning rate and images per second to the logs; an epoch's first step, which may trace, is left out."""
-
-    def __init__(self, batch_size: int):
-        super().__init__()
-        self.batch_size = batch_size
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.started = None
-
-    def on_train_batch_end(self, batch, logs=None):
-        if self.started is None:
-            self.started, self.first = time.perf_counter(), batch
-        elif logs is not None:
-            steps = batch - self.first
-            logs["images_per_s"] = self.batch_size * steps / (time.perf_counter() - self.started)
-
-    def on_epoch_end(self, epoch, logs=None):
-        steps = (self.params.get("steps") or 0) - 1
-        if logs is not None:
-            logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-            if steps > 0 and self.started is not None:
-                logs["images_per_s"] = self.batch_size * steps / (time.perf_counter() - self.started)
-
-
-class Validate(keras.callbacks.Callback):
-    """Adds figures of held-out data to the logs after every `every`-th epoch and after the last, as `val_…`.
-
-    Args:
-        measure: Gives the figures, a dict of numbers; for example `lambda: kpzoo.evaluate(model, val).values`.
-        every: How many epochs lie between two measurements.
-    """
-
-    def __init__(self, measure: Callable[[], Mapping[str, float]], every: int = 1):
-        super().__init__()
-        self.measure = measure
-        self.every = every
-
-    def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every == 0 or epoch + 1 == self.params["epochs"]:
-            logs.update({f"val_{name}": float(value) for name, value in self.measure().items()})
-
-
 def callbacks(folder: str | Path, batch_size: int, validate: Validate | None = None) -> list[keras.callbacks.Callback]:
     """Returns what every run wants: speed, validation, a checkpoint, TensorBoard, a CSV log, a stop at NaN."""
     folder = Path(folder)
@@ -312,33 +276,3 @@ def callbacks(folder: str | Path, batch_size: int, validate: Validate | None = N
         EpochLog(folder / "log.csv"),
         Checkpoint(folder),
     ]
-
-
-class EpochLog(keras.callbacks.Callback):
-    """Appends a row for each epoch to a CSV file; columns that an epoch lacks stay empty.
-
-    (Keras' `CSVLogger` takes its columns from the first epoch, which may not have been validated.)
-    """
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.path = path
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [row for row in read_log(self.path) if int(row["epoch"]) <= epoch]  # an epoch that was cut off is redone
-        rows.append({"epoch": epoch + 1, **{name: f"{value:.6g}" for name, value in (logs or {}).items()}})
-        part = self.path.with_suffix(".part")
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(part, self.path)
-
-
-def read_log(path: Path) -> list[dict[str, str]]:
-    """Returns the rows of an `EpochLog`, none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

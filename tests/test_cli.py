@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import kpzoo
-from kpzoo import cli, images, sources, training
+from kpzoo import callbacks, cli, images, sources, training
 from kpzoo.data import files
 from kpzoo.metrics import average_precision
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -15,9 +16,10 @@ import pytest
 import tensorflow as tf
 
 import kpzoo
-from kpzoo import training
+from kpzoo import callbacks, training
 from kpzoo.data.batches import make_dataset
 from kpzoo.data.files import load
+from kpzoo.errors import UserError
 from kpzoo.losses import CPNLoss
 
 SIZE = dict(image_hw=(64, 64))
@@ -225,7 +227,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(small_folder, tmp_pat
     assert "cannot be read" in result.stderr
     for whole, resumed in zip(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"), strict=True):
         np.testing.assert_array_equal(whole, resumed)
-    log = training.read_log(tmp_path / "killed/log.csv")
+    log = callbacks.read_log(tmp_path / "killed/log.csv")
     assert [row["epoch"] for row in log] == ["1", "2", "3", "4"]
 
 
@@ -234,6 +236,26 @@ def test_a_run_with_other_settings_is_refused(tmp_path):
     with pytest.raises(ValueError, match="started with batch_size=8. Received: 16"):
         training.resume(tiny_model(), tmp_path, {"batch_size": 16})
     assert json.loads((tmp_path / "run.json").read_text())["batch_size"] == 8
+
+
+def test_a_run_on_other_annotations_or_in_anothers_folder_is_refused(small_folder, tmp_path):
+    data = load(small_folder, "train")
+    how = dict(epochs=1, batch_size=4, steps_per_epoch=1, augment=None)
+    with training._held(tmp_path), pytest.raises(UserError, match="Another process is training in"):
+        training.run(tiny_model, data, tmp_path, **how)
+    training.run(tiny_model, data, tmp_path, **how)
+    persons = data.annotations.persons
+    moved = replace(persons, keypoints_image_xy=persons.keypoints_image_xy + 1)
+    with pytest.raises(UserError, match="keypoints_crc32"):
+        training.run(tiny_model, replace(data, annotations=replace(data.annotations, persons=moved)), tmp_path, **how)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"preset": 3}'])
+def test_a_damaged_record_of_a_run_is_told(text, tmp_path):
+    (tmp_path / training.RECORD).write_text(text)
+    for use in (lambda: training.load_run(tmp_path), lambda: training.resume(tiny_model(), tmp_path, {})):
+        with pytest.raises(UserError, match="run.json' is damaged"):
+            use()
 
 
 def test_one_step_of_training_lowers_the_loss_and_reports_pck(small_folder):
@@ -249,7 +271,7 @@ def test_one_step_of_training_lowers_the_loss_and_reports_pck(small_folder):
 def test_nan_leaves_the_last_good_checkpoint(tmp_path):
     model = tiny_model()
     model.optimizer.build(model.trainable_variables)
-    checkpoint = training.Checkpoint(tmp_path)
+    checkpoint = callbacks.Checkpoint(tmp_path)
     checkpoint.set_model(model)
     checkpoint.on_epoch_end(0, {"loss": 1.0})
     checkpoint.on_epoch_end(1, {"loss": float("nan")})
@@ -261,6 +283,6 @@ def test_throughput_counts_images(small_folder):
     batch = next(iter(make_dataset(load(small_folder, "train"), model, 4)))
     started = time.perf_counter()
     history = model.fit(
-        tf.data.Dataset.from_tensors(batch).repeat(6), verbose=0, callbacks=[training.Throughput(4)]
+        tf.data.Dataset.from_tensors(batch).repeat(6), verbose=0, callbacks=[callbacks.Throughput(4)]
     ).history
     assert history["images_per_s"][0] > 6 * 4 / (time.perf_counter() - started)

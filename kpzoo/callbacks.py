@@ -1,0 +1,127 @@
+"""What a run does after each epoch: a checkpoint, a row of a readable log, figures of held-out data, the speed."""
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import keras
+
+from kpzoo.errors import UserError
+from kpzoo.pose_model import PoseModel
+
+CHECKPOINTS_KEPT = 2
+
+
+class Checkpoint(keras.callbacks.Callback):
+    """Writes weights, optimizer and step after each epoch; the last two files stay.
+
+    A file gets its name only when it is whole, so that a kill at any moment leaves the one before. (Keras'
+    `BackupAndRestore` keeps a single file, and it knows nothing of the data set's place.)
+    """
+
+    def __init__(self, folder: str | Path):
+        super().__init__()
+        self.folder = Path(folder) / "checkpoints"
+
+    def on_epoch_end(self, epoch, logs=None):
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            return  # the last good checkpoint must stay
+        step, part = step_of(self.model), self.folder / "part.weights.h5"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.model.save_weights(part, overwrite=True)
+            os.replace(part, self.folder / f"step-{step:09d}.weights.h5")
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise UserError(
+                f"The checkpoint of step {step} cannot be written to {str(self.folder)!r}: {error.strerror or error}. "
+                "Earlier ones are whole: make room and start again, to go on from there."
+            ) from error
+        for old in checkpoints(self.folder)[CHECKPOINTS_KEPT:]:
+            old.unlink()
+
+
+def step_of(model: PoseModel) -> int:
+    """Returns how many steps a compiled model has been trained for."""
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Returns the checkpoint files of a folder, the newest first."""
+    return sorted(folder.glob("step-*.weights.h5"), reverse=True)
+
+
+class Throughput(keras.callbacks.Callback):
+    """Adds the learning rate and images per second to the logs; an epoch's first step, which may trace, is left out."""
+
+    def __init__(self, batch_size: int):
+        super().__init__()
+        self.batch_size = batch_size
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = None
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.started is None:
+            self.started, self.first = time.perf_counter(), batch
+        elif logs is not None:
+            steps = batch - self.first
+            logs["images_per_s"] = self.batch_size * steps / (time.perf_counter() - self.started)
+
+    def on_epoch_end(self, epoch, logs=None):
+        steps = (self.params.get("steps") or 0) - 1
+        if logs is not None:
+            logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+            if steps > 0 and self.started is not None:
+                logs["images_per_s"] = self.batch_size * steps / (time.perf_counter() - self.started)
+
+
+class Validate(keras.callbacks.Callback):
+    """Adds figures of held-out data to the logs after every `every`-th epoch and after the last, as `val_…`.
+
+    Args:
+        measure: Gives the figures, a dict of numbers; for example `lambda: kpzoo.evaluate(model, val).values`.
+        every: How many epochs lie between two measurements.
+    """
+
+    def __init__(self, measure: Callable[[], Mapping[str, float]], every: int = 1):
+        super().__init__()
+        self.measure = measure
+        self.every = every
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every == 0 or epoch + 1 == self.params["epochs"]:
+            logs.update({f"val_{name}": float(value) for name, value in self.measure().items()})
+
+
+class EpochLog(keras.callbacks.Callback):
+    """Appends a row for each epoch to a CSV file; columns that an epoch lacks stay empty.
+
+    (Keras' `CSVLogger` takes its columns from the first epoch, which may not have been validated.)
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [row for row in read_log(self.path) if int(row["epoch"]) <= epoch]  # an epoch that was cut off is redone
+        rows.append({"epoch": epoch + 1, **{name: f"{value:.6g}" for name, value in (logs or {}).items()}})
+        part = self.path.with_suffix(".part")
+        with part.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(part, self.path)
+
+
+def read_log(path: Path) -> list[dict[str, str]]:
+    """Returns the rows of an `EpochLog`, none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
