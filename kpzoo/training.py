@@ -16,6 +16,7 @@ from kpzoo import locks
 from kpzoo.callbacks import Checkpoint, EpochLog, Throughput, Validate, checkpoints, step_of
 from kpzoo.data import crops
 from kpzoo.data.batches import make_dataset, num_persons
+from kpzoo.data.compose import Crowd
 from kpzoo.data.files import PoseData
 from kpzoo.errors import UserError
 from kpzoo.importers import save_weights
@@ -182,6 +183,7 @@ def run(
     steps_per_epoch: int | None = None,
     seed: int = 0,
     visibility_rule: str | None = None,
+    crowd: Crowd | None = None,
     validate: Callable[[PoseModel], Mapping[str, float]] | None = None,
     validate_every: int = 1,
     devices: int | None = None,
@@ -201,6 +203,7 @@ def run(
         steps_per_epoch: None for as many as pass over the data once.
         seed: Of order and augmentation.
         visibility_rule: See `kpzoo.data.make_dataset`.
+        crowd: See `kpzoo.data.make_dataset`.
         validate: Gives figures of the model on held-out data, such as AP.
         validate_every: How many epochs lie between two such measurements.
         devices: See `make_strategy`.
@@ -211,13 +214,21 @@ def run(
     steps_per_epoch = steps_per_epoch or max(1, num_persons(data) // batch_size)
     settings = dict(batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed, num_persons=num_persons(data))
     settings["keypoints_crc32"] = zlib.crc32(data.annotations.persons.keypoints_image_xy.tobytes())
+    settings |= {"crowd": crowd.settings()} if crowd else {}
     with _held(Path(folder)), strategy.scope():
         model = make_model()
         settings["optimizer"] = keras.saving.serialize_keras_object(model.optimizer)["config"]
         settings["loss"] = keras.saving.serialize_keras_object(model.loss)["config"]
         start = resume(model, folder, settings)
         train = make_dataset(
-            data, model, batch_size, augment=augment, seed=seed, start_step=start, visibility_rule=visibility_rule
+            data,
+            model,
+            batch_size,
+            augment=augment,
+            seed=seed,
+            start_step=start,
+            visibility_rule=visibility_rule,
+            crowd=crowd,
         )
         measure = Validate(lambda: validate(model), validate_every) if validate else None
         model.fit(

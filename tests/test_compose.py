@@ -11,8 +11,10 @@ import pytest
 from conftest import SHARED
 from pycocotools import mask as rle
 
+import kpzoo
 from kpzoo import cli
 from kpzoo.data import compose, layers, load
+from kpzoo.data import make_dataset as make_batches
 from kpzoo.data.body_masks import body_heights, grown_mask
 from kpzoo.data.compose import compose_scene, make_dataset
 from kpzoo.data.cutouts import Cutouts, decoded
@@ -344,3 +346,32 @@ def test_real_photos_are_composed(name, split, num_keypoints, tmp_path):
     assert data.annotations.persons.visibility.shape[1] == num_keypoints
     assert (np.bincount(data.annotations.persons.image_index, minlength=3) >= 2).all()
     shutil.rmtree(tmp_path / "images")
+
+
+def test_composed_scenes_stand_in_for_a_share_of_the_crops(folder):
+    data = load(folder)
+    model = kpzoo.build("mipnet_cpn_tiny", image_hw=(64, 64), skeleton=data.skeleton)
+
+    def batches(share, start=0, count=3):
+        crowd = compose.Crowd(Cutouts(data), share) if share is not None else None
+        stream = make_batches(data, model, 6, augment="cpn", seed=4, crowd=crowd, start_step=start, check_images=False)
+        return [{name: value.numpy() for name, value in batch.items()} for batch in stream.take(count)]
+
+    shares = []
+    for plain, none, some in zip(batches(None), batches(0.0), batches(0.5), strict=True):
+        for name, value in plain.items():
+            np.testing.assert_array_equal(none[name], value)
+        kept = (some["image"] == plain["image"]).all(axis=(1, 2, 3))
+        shares.append(kept.mean())
+    assert 0.1 < np.mean(shares) < 0.9
+    assert not any(batch["present"][:, 1].any() for batch in batches(None))  # everybody is alone in the own photo
+    assert sum(batch["present"][:, 1].sum() for batch in batches(1.0)) > 0
+    (late,), (*_, expected) = batches(0.5, start=2, count=1), batches(0.5)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(late[name], value)
+
+
+@pytest.mark.parametrize("how", [dict(share=1.5), dict(crowding=-1), dict(people=(3, 2))])
+def test_crowds_that_cannot_be_are_refused(how):
+    with pytest.raises(UserError, match="must"):
+        compose.Crowd(None, **how)

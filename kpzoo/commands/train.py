@@ -20,6 +20,8 @@ def add(commands) -> None:
     parser.add_argument("--batch-size", type=positive, default=32, help="crops in a step, over all devices")
     parser.add_argument("--learning-rate", type=float, default=5e-4, help="halved after each sixth of the run")
     parser.add_argument("--augment", default="cpn", help="cpn, hrnet or simplebaseline")
+    text = "share of the crops that show people of several photos put into one, 0 to 1"
+    parser.add_argument("--crowd", type=float, default=0.0, help=text)
     parser.add_argument("--devices", type=positive, help="replicas: GPUs, or logical CPUs where there is none")
     parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
 
@@ -29,6 +31,7 @@ def _run(args) -> None:
     import keras
 
     from kpzoo import training
+    from kpzoo.data import compose
     from kpzoo.losses import default_loss
 
     train = kpzoo.data.load(args.data, args.split)
@@ -50,6 +53,7 @@ def _run(args) -> None:
         batch_size=args.batch_size,
         augment=args.augment,
         seed=args.seed,
+        crowd=compose.Crowd(compose.Cutouts(train), args.crowd) if args.crowd else None,
         validate=val and (lambda model: kpzoo.evaluate(model, val, flip=False).values),
         devices=args.devices,
     )

@@ -1,6 +1,7 @@
 """Annotated persons to an endless stream of training batches, a pure function of the seed and the step."""
 
 import sys
+from threading import Lock
 
 import numpy as np
 import tensorflow as tf
@@ -8,6 +9,7 @@ import tensorflow as tf
 from kpzoo import geometry, heatmaps
 from kpzoo.data import crops
 from kpzoo.data.coco import training_persons
+from kpzoo.data.compose import Crowd
 from kpzoo.data.files import PoseData, undecodable
 from kpzoo.errors import UserError, unknown
 from kpzoo.pose_model import PoseModel
@@ -28,6 +30,7 @@ def make_dataset(
     start_step: int = 0,
     visibility_rule: str | None = None,
     instance_rule: str = "paper",
+    crowd: Crowd | None = None,
     check_images: bool = True,
 ) -> tf.data.Dataset:
     """Returns an endless stream of shuffled batches for `model.fit`.
@@ -44,6 +47,7 @@ def make_dataset(
         start_step: How many batches to pass over.
         visibility_rule: A key of `heatmaps.VISIBILITY`; None for the model's, where v = 1 means hidden in the data.
         instance_rule: A key of `INSTANCE_RULES`, for models with several instances.
+        crowd: Composed scenes that stand in for a share of the crops.
         check_images: Whether pictures that cannot be decoded are found first, named on stderr and left out.
 
     Returns:
@@ -66,7 +70,7 @@ def make_dataset(
     views = geometry.views(persons["boxes_image_xywh"], geometry.CROP_RULES[codec.crop_rule], preset.image_hw)
     if instance_rule not in INSTANCE_RULES:
         raise unknown("instance rule", instance_rule, INSTANCE_RULES)
-    load = _loader(preset, persons, views, _augment(augment), seed)
+    load = _loader(preset, persons, views, _augment(augment), seed, crowd)
     several = "instance" in model.input
 
     def add_targets(batch):
@@ -165,7 +169,7 @@ def _persons(data: PoseData, check_images: bool) -> dict[str, np.ndarray]:
     return persons
 
 
-def _loader(preset, persons, views, augment, seed):
+def _loader(preset, persons, views, augment, seed, crowd):
     """Returns the function from a count of crops to one crop with the keypoints (N, K, 2) of its instances."""
     num_persons = len(views)
     paths = tf.constant(persons["paths"].astype(str))
@@ -174,16 +178,41 @@ def _loader(preset, persons, views, augment, seed):
     visible = persons["visibility"][instances] * (instances >= 0)[..., None]
     columns = [tf.constant(array) for array in (views, persons["keypoints_image_xy"][instances], visible)]
     fill = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule].fill_rgb
+    compose = _composer(preset, crowd, seed, [column.dtype for column in columns]) if crowd else None
 
-    def load(count):
+    def photo(count, draws):
         epoch, place = count // num_persons, count % num_persons
         order_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
         index = tf.random.experimental.index_shuffle(place, order_seed, num_persons - 1)
         view, points, visibility = (tf.gather(column, index) for column in columns)
-        draws = tf.random.stateless_uniform((crops.NUM_DRAWS,), tf.stack([tf.constant(seed, tf.int64), count]))
+        crop_to_image, mirrored = augmented(view, draws)
+        contents = tf.io.read_file(tf.gather(paths, index))
+        return (
+            crops.decode_crop(contents, crop_to_image, preset.image_hw, fill),
+            crop_to_image,
+            mirrored,
+            points,
+            visibility,
+        )
+
+    def composed(count, draws):
+        image, view, points, visibility = compose(count)
+        crop_to_image, mirrored = augmented(view, draws)
+        return crops.crop(image, crop_to_image, preset.image_hw, fill), crop_to_image, mirrored, points, visibility
+
+    def augmented(view, draws):
         scale, rotation, mirrored = crops.augmented_view(augment or crops.Augment(), draws)
-        crop_to_image = crops.view_matrix(view, scale, rotation, mirrored, preset.image_hw)
-        image = crops.decode_crop(tf.io.read_file(tf.gather(paths, index)), crop_to_image, preset.image_hw, fill)
+        return crops.view_matrix(view, scale, rotation, mirrored, preset.image_hw), mirrored
+
+    def load(count):
+        draws = tf.random.stateless_uniform((crops.NUM_DRAWS + 1,), tf.stack([tf.constant(seed, tf.int64), count]))
+        draws, toss = draws[:-1], draws[-1]
+        if crowd:
+            of_crowd = toss < crowd.share
+            cut = tf.cond(of_crowd, lambda: composed(count, draws), lambda: photo(count, draws))
+        else:
+            cut = photo(count, draws)
+        image, crop_to_image, mirrored, points, visibility = cut
         if augment:
             image = crops.brightened(image, augment, draws[-3:])
         order = tf.where(mirrored, preset.skeleton.flip_order, np.arange(preset.skeleton.num_keypoints))
@@ -191,3 +220,27 @@ def _loader(preset, persons, views, augment, seed):
         return {"image": image, "keypoints_crop_xy": points, "visibility": tf.gather(visibility, order, axis=1)}
 
     return load
+
+
+def _composer(preset, crowd, seed, dtypes):
+    """Returns the function from a count of crops to a composed picture, a view of it, and the instances' keypoints."""
+    rule, lock = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule], Lock()
+    shape = (preset.num_instances, preset.skeleton.num_keypoints)
+
+    def draw(count):
+        with lock:  # cut-outs are kept for the next scene
+            image, boxes, points, visibility, chosen = crowd.scene(seed, int(count))
+        others = nearest_persons(np.zeros(len(boxes)), boxes, shape[0] - 1)[chosen]
+        rows = np.array([chosen, *others])
+        visibility = visibility[rows] * (rows >= 0)[:, None]
+        view = geometry.views(boxes[[chosen]], rule, preset.image_hw)[0]
+        return image, *(
+            part.astype(t.as_numpy_dtype) for part, t in zip((view, points[rows], visibility), dtypes, strict=True)
+        )
+
+    def compose(count):
+        image, view, points, visibility = tf.numpy_function(draw, [count], [tf.uint8, *dtypes])
+        image, view = tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(view, (4,))
+        return image, view, tf.ensure_shape(points, (*shape, 2)), tf.ensure_shape(visibility, shape)
+
+    return compose

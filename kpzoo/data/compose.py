@@ -7,6 +7,7 @@ The joints are where the annotators put them, moved along; who is hidden behind 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,44 @@ def compose_scene(
                 layers, group = order, [*group, layer]
                 break
     return rendered(photo, layers), annotations_of(source, layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Crowd:
+    """Composed scenes as an augmentation: what `kpzoo.data.make_dataset` and `training.run` take as `crowd`.
+
+    Args:
+        source: The people and the photos, `Cutouts(data)` of the data that is trained on.
+        share: Of the crops, how many show a composed scene, 0 … 1.
+        crowding: See `compose_scene`.
+        people: See `compose_scene`.
+    """
+
+    source: Cutouts
+    share: float = 0.5
+    crowding: float = 0.7
+    people: tuple[int, int] = (2, 3)
+
+    def __post_init__(self):
+        _checked(self.crowding, self.people)
+        if not 0 <= self.share <= 1:
+            raise UserError(f"The share of composed crops must lie in [0, 1]. Received: {self.share}.")
+
+    def settings(self) -> dict:
+        """Returns what tells one crowd from another, as JSON values."""
+        return {"share": self.share, "crowding": self.crowding, "people": list(self.people)}
+
+    def scene(self, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+        """Returns one scene and whom in it the crop is about: picture, boxes, keypoints, visibility, that person.
+
+        The same two numbers give the same scene: (H, W, 3) uint8, (P, 4), (P, K, 2), (P, K), an index below P.
+        """
+        image, annotations = compose_scene((seed, count, 1), self.source, crowding=self.crowding, people=self.people)
+        annotations = [row for row in annotations if row["num_keypoints"] and min(row["bbox"][2:]) > 0]
+        triples = np.array([row["keypoints"] for row in annotations], np.float32).reshape(len(annotations), -1, 3)
+        boxes = np.array([row["bbox"] for row in annotations], np.float32)
+        chosen = int(np.random.default_rng((seed, count, 2)).integers(len(annotations)))
+        return image, boxes, triples[..., :2], triples[..., 2], chosen
 
 
 def make_dataset(
