@@ -21,7 +21,7 @@ setup(
     package_data={"kpzoo": ["models/*.json"]},
     install_requires=[
         "tensorflow>=2.18",
-        "keras>=3.13.2",  # the security fixes of 3.13.2
+        "keras>=3.13.2",  # the first without the advisories that SECURITY.md lists
         "numpy>=1.26",
         "opencv-python-headless>=4.10,<5",  # OpenCV 5 has no HOG person detector
         "pycocotools>=2.0.11",
@@ -30,7 +30,7 @@ setup(
     extras_require={
         "onnx": ONNX,
         "completion": ["argcomplete>=3"],
-        "test": [*ONNX, "argcomplete>=3", "pytest>=8", "hypothesis>=6", "ruff>=0.14"],
+        "test": [*ONNX, "argcomplete>=3", "pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.14"],
     },
     entry_points={"console_scripts": ["kpzoo = kpzoo.cli:main"]},
 )
