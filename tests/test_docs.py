@@ -15,8 +15,9 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert blocks
+    names: dict = {}  # a reader has run the blocks above
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        exec(compile(block, "README.md", "exec"), names)
     out = capsys.readouterr().out
     assert "(None, 32, 24, 17)" in out
     assert (tmp_path / "poses.png").exists()
