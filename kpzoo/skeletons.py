@@ -60,6 +60,12 @@ class Skeleton:
         return order
 
     @cached_property
+    def is_lower(self) -> np.ndarray:
+        """Which keypoints are of hips, legs and feet, told by their names: (K,) bool."""
+        parts = ("hip", "pelvis", "knee", "ankle", "heel", "toe", "foot")
+        return np.array([any(part in name for part in parts) for name in self.keypoints], bool)
+
+    @cached_property
     def link_indices(self) -> np.ndarray:
         """(L, 2) int: `links` as indices into `keypoints`."""
         pairs = [(self.keypoints.index(a), self.keypoints.index(b)) for a, b in self.links]

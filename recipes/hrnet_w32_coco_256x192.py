@@ -5,8 +5,7 @@
 `~/coco` holds `annotations/person_keypoints_{train,val}2017.json`, `train2017/` and `val2017/`. The paper starts from
 an HRNet trained on ImageNet; without `--weights` the training starts from random weights.
 
-Measured: not run at full length. The authors report 74.4 AP on COCO val2017 with a detector of 56.4 person AP. The
-augmentation does not show half bodies, as the authors' code does with a probability of 0.3.
+Measured: not run at full length. The authors report 74.4 AP on COCO val2017 with a detector of 56.4 person AP.
 """
 
 import common

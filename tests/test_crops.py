@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from kpzoo import geometry
 from kpzoo.data import crops
+from kpzoo.skeletons import COCO17
 
 IMAGE_HW = (64, 48)
 VIEWS = {  # centre x, centre y, width, height; scale; rotation; mirrored
@@ -159,3 +160,34 @@ def test_augmentation_stays_in_its_range():
     assert np.degrees(np.abs(rotation)).max() <= 45.0
     assert 0.4 < (rotation == 0).mean() < 0.6
     assert 0.4 < mirrored.mean() < 0.6
+
+
+def half_body_by_hand(view, points, visibility, lower, draws, probability, image_hw):
+    labelled = [k for k in range(len(points)) if visibility[k] > 0]
+    upper_half, lower_half = ([k for k in labelled if bool(lower[k]) == side] for side in (False, True))
+    if draws[7] >= probability or len(labelled) <= 8:
+        return view
+    first, second = (upper_half, lower_half) if draws[8] < 0.69 else (lower_half, upper_half)
+    chosen = first if len(first) > 2 else second
+    if len(chosen) < 2:
+        return view
+    x, y = np.mean([points[k] for k in chosen], axis=0)
+    width, height = np.ptp([points[k] for k in chosen], axis=0)
+    width = 1.5 * max(width, height * image_hw[1] / image_hw[0], 1)
+    return [x, y, width, width * image_hw[0] / image_hw[1]]
+
+
+@pytest.mark.parametrize("share_labelled", [0.3, 0.6, 1.0])
+def test_half_bodies_are_those_of_the_rule(share_labelled):
+    rng = np.random.default_rng(3)
+    augment, view = crops.Augment(half_body_probability=0.5), np.array([50.0, 60, 75, 100], np.float32)
+    changed = 0
+    for _ in range(60):
+        points = rng.uniform(0, 100, (17, 2)).astype(np.float32)
+        visibility = (rng.random(17) < share_labelled) * rng.integers(1, 3, 17)
+        draws = rng.random(crops.NUM_DRAWS).astype(np.float32)
+        found = crops.half_body(view, points, visibility, COCO17.is_lower, augment, draws, IMAGE_HW)
+        expected = half_body_by_hand(view, points, visibility, COCO17.is_lower, draws, 0.5, IMAGE_HW)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        changed += not np.allclose(expected, view)
+    assert (changed > 10) == (share_labelled > 0.5)

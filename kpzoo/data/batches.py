@@ -185,7 +185,7 @@ def _loader(preset, persons, views, augment, seed, crowd):
         order_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
         index = tf.random.experimental.index_shuffle(place, order_seed, num_persons - 1)
         view, points, visibility = (tf.gather(column, index) for column in columns)
-        crop_to_image, mirrored = augmented(view, draws)
+        crop_to_image, mirrored = augmented(view, points[0], visibility[0], draws)
         contents = tf.io.read_file(tf.gather(paths, index))
         return (
             crops.decode_crop(contents, crop_to_image, preset.image_hw, fill),
@@ -197,10 +197,13 @@ def _loader(preset, persons, views, augment, seed, crowd):
 
     def composed(count, draws):
         image, view, points, visibility = compose(count)
-        crop_to_image, mirrored = augmented(view, draws)
+        crop_to_image, mirrored = augmented(view, points[0], visibility[0], draws)
         return crops.crop(image, crop_to_image, preset.image_hw, fill), crop_to_image, mirrored, points, visibility
 
-    def augmented(view, draws):
+    def augmented(view, points, visibility, draws):
+        if augment and augment.half_body_probability:
+            half = preset.skeleton.is_lower, augment, draws, preset.image_hw
+            view = crops.half_body(view, points, visibility, *half)
         scale, rotation, mirrored = crops.augmented_view(augment or crops.Augment(), draws)
         return crops.view_matrix(view, scale, rotation, mirrored, preset.image_hw), mirrored
 
@@ -214,7 +217,7 @@ def _loader(preset, persons, views, augment, seed, crowd):
             cut = photo(count, draws)
         image, crop_to_image, mirrored, points, visibility = cut
         if augment:
-            image = crops.brightened(image, augment, draws[-3:])
+            image = crops.brightened(image, augment, draws[4:7])
         order = tf.where(mirrored, preset.skeleton.flip_order, np.arange(preset.skeleton.num_keypoints))
         points = crops.to_crop(crop_to_image, tf.gather(points, order, axis=1))
         return {"image": image, "keypoints_crop_xy": points, "visibility": tf.gather(visibility, order, axis=1)}

@@ -6,6 +6,7 @@ so that the same seed gives the same crops on every machine and in every order.
 
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 
 from kpzoo.geometry import CropRule
@@ -22,6 +23,7 @@ class Augment:
         flip_probability: Share of crops that are mirrored.
         brightness: Smallest and largest factor on each colour channel.
         normal: Whether scale and rotation are drawn from clipped normal distributions, and not uniformly.
+        half_body_probability: Share of crops that show one half of a well labelled person alone.
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
@@ -30,17 +32,24 @@ class Augment:
     flip_probability: float = 0.0
     brightness: tuple[float, float] = (1.0, 1.0)
     normal: bool = False
+    half_body_probability: float = 0.0
 
 
 AUGMENTS = {
     # Both CPN repositories: of four crops of a person, two are turned by up to 45 degrees, one is mirrored. Their views
     # end at 1.25 since they cut from a padded picture; these may grow to 1.35.
     "cpn": Augment((0.7, 1.35), 45.0, 0.5, 0.5, brightness=(0.8, 1.2)),
-    "hrnet": Augment((0.65, 1.35), 90.0, 0.6, 0.5, normal=True),  # HRNet W32 on COCO: 0.35 and 45 degrees are one sigma
+    # HRNet W32 on COCO: 0.35 and 45 degrees are one sigma.
+    "hrnet": Augment((0.65, 1.35), 90.0, 0.6, 0.5, normal=True, half_body_probability=0.3),
     "simplebaseline": Augment((0.7, 1.3), 80.0, 0.6, 0.5, normal=True),  # its ResNets: 0.3 and 40 degrees
 }
 
-NUM_DRAWS = 7  # random numbers that `augmented_view` and `brightened` use for one crop
+NUM_DRAWS = 9  # random numbers for one crop: four of `augmented_view`, three of `brightened`, two of `half_body`
+
+# HRNet's half bodies: of persons with more labelled keypoints than this, most often the upper half, in a wider view.
+_HALF_BODY_LABELLED = 8
+_UPPER_SHARE = 0.69
+_HALF_BODY_GROWTH = 1.5
 
 
 def augmented_view(augment: Augment, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -58,6 +67,45 @@ def augmented_view(augment: Augment, draws: tf.Tensor) -> tuple[tf.Tensor, tf.Te
 
 def _normal(uniform: tf.Tensor) -> tf.Tensor:
     return tf.math.ndtri(tf.clip_by_value(uniform, 1e-6, 1 - 1e-6))
+
+
+def half_body(
+    view: tf.Tensor,
+    points_image_xy: tf.Tensor,
+    visibility: tf.Tensor,
+    is_lower: np.ndarray,
+    augment: Augment,
+    draws: tf.Tensor,
+    image_hw: tuple[int, int],
+) -> tf.Tensor:
+    """Returns the (4,) view of one half of the person, or the view as it came.
+
+    As in HRNet: about the mean of the half's labelled keypoints, wide enough for 1.5 times their extent. The half that
+    was drawn needs three of them, else the other one is shown; a half with less than two shows nothing of use.
+
+    Args:
+        view: (4,) centre x, centre y, width, height in image pixels.
+        points_image_xy: (K, 2) of the person.
+        visibility: (K,).
+        is_lower: (K,) which keypoints belong to the legs and hips, see `Skeleton.is_lower`.
+        augment: Says how often.
+        draws: (NUM_DRAWS,) uniform numbers.
+        image_hw: (height, width) of the crop.
+    """
+    labelled = visibility > 0
+    upper, lower = labelled & ~is_lower, labelled & is_lower
+    first, second = tf.cond(draws[8] < _UPPER_SHARE, lambda: (upper, lower), lambda: (lower, upper))
+    chosen = tf.where(tf.math.count_nonzero(first) > 2, first, second)
+    wanted = (
+        (draws[7] < augment.half_body_probability)
+        & (tf.math.count_nonzero(labelled) > _HALF_BODY_LABELLED)
+        & (tf.math.count_nonzero(chosen) >= 2)
+    )
+    points = tf.boolean_mask(points_image_xy, chosen | ~wanted)  # not empty where it does not count
+    width, height = tf.unstack(tf.reduce_max(points, axis=0) - tf.reduce_min(points, axis=0))
+    aspect = image_hw[1] / image_hw[0]
+    grown = _HALF_BODY_GROWTH * tf.maximum(tf.maximum(width, height * aspect), 1.0)
+    return tf.where(wanted, tf.concat([tf.reduce_mean(points, axis=0), [grown, grown / aspect]], axis=0), view)
 
 
 def views_in_graph(boxes_image_xywh: tf.Tensor, rule: CropRule, image_hw: tuple[int, int]) -> tf.Tensor:
