@@ -834,9 +834,9 @@ def compiled():
     "The kill is an exception halfway through the file; a process is killed in test_training.py.",
 )  # fmt: skip
 def test_a_checkpoint_that_was_not_finished_costs_one_epoch(compiled, tmp_path, monkeypatch, capsys):
-    from kpzoo import training
+    from kpzoo import callbacks, training
 
-    checkpoint = training.Checkpoint(tmp_path)
+    checkpoint = callbacks.Checkpoint(tmp_path)
     checkpoint.set_model(compiled)
     for step in (3, 6):
         compiled.optimizer.iterations.assign(step)
@@ -1116,8 +1116,8 @@ INTRODUCTION = """
 Each row is a test of the same number in `tests/test_bad_inputs.py`, which writes this page:
 `python tests/test_bad_inputs.py --write`. A mistake in what was given is a `kpzoo.errors.UserError`, one line that says
 what, where, received, expected and how to fix it; a command prints it and ends with code 2. Code 1 is a fault of kpzoo,
-130 a stop by Ctrl-C or SIGTERM. Files take their names when they are complete. What is promised against hostile files
-is in [SECURITY.md](../SECURITY.md).
+130 a stop by Ctrl-C or SIGTERM. Files take their names when they are complete; a kill leaves at most a hidden `.part`
+beside them (`tests/test_faults.py`). What is promised against hostile files is in [SECURITY.md](../SECURITY.md).
 """
 
 
