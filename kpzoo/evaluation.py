@@ -28,7 +28,7 @@ def evaluate(
     *,
     box_nms: float | None = None,
     flip: bool = True,
-    nms: float | None = POSE_NMS,
+    nms: float | str | None = "auto",
     protocol: str = "coco",
     batch_size: int = 32,
     results_path: str | Path | None = None,
@@ -44,8 +44,8 @@ def evaluate(
         box_nms: IoU above which only the better one of two boxes of an image is looked at; None for all. Of annotated
             boxes the better is whose person shows more keypoints, so that 0.5 leaves what a detector finds in a crowd.
         flip: Whether to average over the mirrored crop.
-        nms: OKS above which the lower scored of two poses of an image is dropped; None to keep all. Poses of a
-            single-instance CPN are all kept in any case, as in its reference implementations.
+        nms: OKS above which the lower scored of two poses of an image is dropped; None to keep all; "auto" for what
+            the model's reference does: single-instance CPNs keep all, others drop above 0.9.
         protocol: "coco" or "crowdpose", see `metrics.average_precision`.
         batch_size: Crops in one pass through the network.
         results_path: Where to write the poses as a COCO results file.
@@ -72,8 +72,8 @@ def evaluate(
         raise UserError(f"{path} cannot be decoded: {reason}. {len(bad)} such pictures; evaluation needs all of them.")
     poses = predict_boxes(model, paths, boxes_xywh, box_scores, flip=flip, batch_size=batch_size, progress=progress)
     pose_image_ids = np.repeat(image_ids, preset.num_instances)
-    if preset.num_instances == 1 and preset.codec.startswith("cpn"):
-        nms = None
+    if nms == "auto":
+        nms = None if preset.num_instances == 1 and preset.codec.startswith("cpn") else POSE_NMS
 
     def score(rows):
         rows = rows[_kept(poses[rows], pose_image_ids[rows], preset, nms)]

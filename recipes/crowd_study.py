@@ -1,6 +1,6 @@
 """What MIMBs are worth in a crowd: twin networks that differ in them alone, on drawn and on composed scenes.
 
-    python recipes/crowd_study.py --out runs/crowd_study --photos ~/lspet    # about an hour and a half on two CPU cores
+    python recipes/crowd_study.py --out runs/crowd_study --photos ~/lspet    # about an hour on two CPU cores
     python recipes/crowd_study.py --page docs/crowd_study.md                 # the tables anew, from the results file
 
 A small CPN learns crowded scenes first. Then it goes on twice from the same weights, for the same steps on the same
@@ -21,6 +21,7 @@ import kpzoo
 from kpzoo import evaluation, images, training
 from kpzoo.charts import lines
 from kpzoo.data import compose, crops, synthetic
+from kpzoo.inference import POSE_NMS
 from kpzoo.losses import CPNLoss, MultiInstanceLoss
 from kpzoo.report import overlap
 
@@ -28,6 +29,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--out", type=Path, default=Path("runs/crowd_study"), help="folder for everything that is made")
 parser.add_argument("--photos", type=Path, help="COCO-format folder of photos to compose crowds from")
 parser.add_argument("--only", choices=("figures", "photos"), help="study one kind of scenes alone")
+parser.add_argument("--weights", type=Path, help="cpn_nano weights that the start on photos begins with")
 parser.add_argument("--start-epochs", type=int, default=6, help="of the common start")
 parser.add_argument("--epochs", type=int, default=6, help="of each twin after it")
 parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
@@ -63,12 +65,13 @@ def make_scenes(kind: str, folder: Path, args) -> None:
             compose.make_dataset(source, folder, count, split=split, **how)
 
 
-def train_part(part: str, data, folder: Path, args):
+def train_part(part: str, data, folder: Path, args, weights: Path | None = None):
     """Trains the common start, or one of the twins from its weights, and returns the model."""
     single, multi = ("cpn_tiny", "mipnet_cpn_tiny") if args.smoke else ("cpn_nano", "mipnet_nano")
     epochs = args.start_epochs if part == "start" else args.epochs
     steps = training.num_persons(data) // BATCH_SIZE
-    weights = None if part == "start" else folder / "start" / training.WEIGHTS
+    if part != "start":
+        weights = folder / "start" / training.WEIGHTS
 
     def make_model():
         keras.utils.set_random_seed(args.seed)
@@ -95,11 +98,11 @@ def train_part(part: str, data, folder: Path, args):
 
 def score(model, data, ious=KEPT_IOUS) -> dict:
     """Returns AP with all annotated boxes, and for each of `ious` AP and the share of boxes that it keeps."""
-    whole = kpzoo.evaluate(model, data, batch_size=BATCH_SIZE)
+    whole = kpzoo.evaluate(model, data, nms=POSE_NMS, batch_size=BATCH_SIZE)
     alone = {name: value for name, value in whole.values.items() if name.startswith("AP_instance")}
     kept = []
     for max_iou in ious:
-        found = kpzoo.evaluate(model, data, box_nms=max_iou, batch_size=BATCH_SIZE)
+        found = kpzoo.evaluate(model, data, box_nms=max_iou, nms=POSE_NMS, batch_size=BATCH_SIZE)
         share = found.circumstances["boxes_used"] / whole.circumstances["boxes_used"]
         kept.append({"max_iou": max_iou, "share": share, "AP": found.values["AP"]})
     return {name: whole.values[name] for name in ("AP", "AP50", "AR", "PCK@0.2")} | alone | {"kept": kept}
@@ -111,7 +114,7 @@ def study(kind: str, args) -> dict:
     make_scenes(kind, folder / "scenes", args)
     train, *held_out = (kpzoo.data.load(folder / "scenes", split) for split in ("train", *CROWDING))
     crowded = held_out[-1]
-    train_part("start", train, folder, args)
+    train_part("start", train, folder, args, args.weights if kind == "photos" else None)
     found = {"persons": training.num_persons(train), "steps_per_epoch": training.num_persons(train) // BATCH_SIZE}
     found["overlap"] = {
         name: float(overlap(data.annotations).mean()) for name, data in zip(CROWDING, held_out, strict=True)

@@ -24,8 +24,10 @@ def add(commands) -> None:
     add_pass_arguments(parser, batch_size=32)
     text = "IoU above which only the better one of two boxes is looked at; of annotated ones, the better visible"
     parser.add_argument("--box-nms", type=float, metavar="IOU", help=text)
-    text = "OKS above which the worse of two poses is dropped, 1 to keep all"
-    parser.add_argument("--pose-nms", type=float, metavar="OKS", default=0.9, help=text)
+    text = (
+        "OKS above which the worse of two poses is dropped, 1 to keep all; if not given, as the model's reference does"
+    )
+    parser.add_argument("--pose-nms", type=float, metavar="OKS", help=text)
     parser.add_argument("--save-results", help="write the poses as COCO results JSON")
     parser.add_argument("--report", help="write an .html file: curves, mistakes by joint, the worst pictures")
     parser.add_argument("--json", action="store_true", help="print JSON in full precision")
@@ -67,7 +69,7 @@ def _evaluate_model(args, results_path):
         data,
         boxes=args.boxes,
         box_nms=args.box_nms,
-        nms=args.pose_nms,
+        nms="auto" if args.pose_nms is None else args.pose_nms,
         protocol=args.protocol,
         flip=not args.no_flip,
         batch_size=args.batch_size,
