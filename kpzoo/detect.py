@@ -73,7 +73,8 @@ class Detector:
 
     def _best(self, boxes_xywh: np.ndarray, scores: np.ndarray, image_hw: tuple[int, int]):
         low = np.clip(boxes_xywh[:, :2], 0, image_hw[::-1])
-        high = np.clip(boxes_xywh[:, :2] + boxes_xywh[:, 2:], 0, image_hw[::-1])
+        with np.errstate(invalid="ignore"):  # what is not finite goes below
+            high = np.clip(boxes_xywh[:, :2] + boxes_xywh[:, 2:], 0, image_hw[::-1])
         boxes_xywh = np.concatenate([low, high - low], axis=1)
         keep = np.isfinite(boxes_xywh).all(1) & (scores >= self.min_score)  # NaN is neither above nor below
         keep = np.flatnonzero(keep & (boxes_xywh[:, 2:].min(1) >= self.min_size))
