@@ -28,6 +28,7 @@ from kpzoo.errors import UserError
 from kpzoo.inference import stream
 
 ROUND = 100  # pictures from one look at the memory to the next
+BATCH = 16  # crops in a batch of the stream
 
 
 def write_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -77,7 +78,7 @@ def one_by_one(model, paths: list[Path]) -> list[int]:
 
 def as_a_stream(model, paths: list[Path]) -> list[int]:
     """Returns the same, of all files in one call."""
-    found = stream(model, paths, detector="whole", flip=False, batch_size=16)
+    found = stream(model, paths, detector="whole", flip=False, batch_size=BATCH)
     return [-1 if one.picture.problem else len(one.poses) for one in found]
 
 
@@ -85,6 +86,8 @@ def soak(model, folder: Path, count: int) -> dict:
     """Returns the figures of `count` predictions."""
     good, bad = write_pictures(folder)
     rng = np.random.default_rng(1)
+    for size in range(1, BATCH + 1):  # each size of a batch has kernels of its own, which stay
+        as_a_stream(model, good[:size])
     wrong, num_good, memory, started = [], 0, [], time.perf_counter()
     for done in range(0, count, ROUND):
         chosen = [bad if rng.random() < 0.25 else good for _ in range(min(ROUND, count - done))]
