@@ -1,4 +1,4 @@
-"""A SavedModel answers what the Keras model answers, in a process that has TensorFlow alone."""
+"""SavedModels and LiteRT files answer what the Keras model answers, in a process that has TensorFlow alone."""
 
 import importlib.util
 import json
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -14,41 +15,56 @@ import pytest
 import tensorflow as tf
 
 import kpzoo
-from kpzoo import export
+from kpzoo import export, heatmaps
 from kpzoo.errors import UserError
 from kpzoo.export import savedmodel
-from kpzoo.export.parity import ask_savedmodel
-from kpzoo.inference import make_predictor, predict
+from kpzoo.export.runtimes import ask_savedmodel
+from kpzoo.inference import ask_all, ask_both_sides, predict
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "export"
 NAMES = ["cpn_tiny", "mipnet_tiny", "hrnet_tiny", "hourglass_tiny"]
+OPTIONS = {"hourglass_tiny": {"num_stacks": 1}}  # quicker to export
 BOXES = np.array([[10, 10, 50, 90], [60, -20, 120, 100], [-900, -900, 20, 30]], np.float32)
 
 CLIENT = """
     import sys
     sys.modules["kpzoo"] = None  # importing it fails
     import numpy as np, tensorflow as tf
-    root, *names = sys.argv[1:]
+    root = sys.argv[1]
     asked = np.load(f"{root}/asked.npz", allow_pickle=False)
     contents = tf.io.read_file(f"{root}/picture.png")
-    for name in names:
-        loaded = tf.saved_model.load(f"{root}/{name}/1")
+    ROWS = ((1, 1), (3, 2))  # crops and queries
+
+    def queries(rows, count):
+        return np.tile(np.eye(2, dtype=np.float32)[None, :count], [rows, 1, 1])
+
+    def of_savedmodel(folder):
+        loaded, answers = tf.saved_model.load(folder), {}
         serve, crops, image = (loaded.signatures[n] for n in ("serving_default", "predict_crops", "predict_image"))
         takes_instance = "instance" in serve.structured_input_signature[1]
-        answers = {}
-        for rows, queries in ((1, 1), (3, 2)):
-            query = {"instance": tf.tile(tf.eye(2)[None, :queries], [rows, 1, 1])} if takes_instance else {}
-            found = serve(image=tf.constant(asked["image"][:rows]), **query)
-            answers[f"heatmaps_{rows}"] = found["heatmaps"]
+        for rows, count in ROWS:
+            query = {"instance": tf.constant(queries(rows, count))} if takes_instance else {}
+            answers[f"heatmaps_{rows}"] = serve(image=tf.constant(asked["image"][:rows]), **query)["heatmaps"]
         for rows, flip in ((0, True), (3, False), (3, True)):
             found = crops(image=tf.constant(asked["image"][:rows]), flip=tf.constant(flip))
             answers[f"crops_{flip}_{rows}"] = found["keypoints_crop_xy"]
         for count, flip in ((0, False), (3, True)):
             boxes = tf.constant(asked["boxes"][:count])
             found = image(contents=contents, boxes_xywh=boxes, flip=tf.constant(flip))
-            for key, value in found.items():
-                answers[f"{key}_{count}"] = value
-        np.savez(f"{root}/{name}.npz", **{key: value.numpy() for key, value in answers.items()})
+            answers |= {f"{key}_{count}": value for key, value in found.items()}
+        return answers
+
+    def of_litert(path):
+        ask, answers = tf.lite.Interpreter(path).get_signature_runner(), {}
+        for rows, count in ROWS:
+            found = ask(image=asked["image"][:rows], instance=queries(rows, count))
+            answers |= {f"{key}_{rows}": value for key, value in found.items()}
+        return answers
+
+    for name in map(str.strip, sys.stdin):
+        path = f"{root}/{name}"
+        answers = of_litert(path) if name.endswith(".tflite") else of_savedmodel(f"{path}/1")
+        np.savez(f"{path}.npz", **{key: np.asarray(value) for key, value in answers.items()})
 """
 
 
@@ -69,7 +85,7 @@ def lively(model):
 
 @pytest.fixture(scope="module")
 def models():
-    return {name: lively(kpzoo.build(name, image_hw=(64, 64))) for name in NAMES}
+    return {name: lively(kpzoo.build(name, image_hw=(64, 64), **OPTIONS.get(name, {}))) for name in NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +95,19 @@ def asked():
 
 @pytest.fixture(scope="module")
 def served(models, asked, tmp_path_factory):
-    """A folder with a SavedModel of each family, and beside it what they answered to a client without kpzoo."""
+    """A folder with a SavedModel of each family and a LiteRT file, and what they answered to a client without kpzoo."""
     root = tmp_path_factory.mktemp("serving")
     picture = cv2.resize(np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8), (160, 120))
     cv2.imwrite(str(root / "picture.png"), picture)
     np.savez(root / "asked.npz", image=asked, boxes=BOXES)
-    for name, model in models.items():
-        export.to_savedmodel(model, root / name / "1")
-    command = [sys.executable, "-c", textwrap.dedent(CLIENT), str(root), *NAMES]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert result.returncode == 0, result.stderr[-3000:]
+    command = [sys.executable, "-c", textwrap.dedent(CLIENT), str(root)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+        for name, model in models.items():  # what is written is asked while the next is being written
+            export.to_savedmodel(model, root / name / "1")
+            print(name, file=client.stdin, flush=True)
+        export.to_litert(models["mipnet_tiny"], root / "mipnet_tiny.tflite")
+        told = client.communicate("mipnet_tiny.tflite", timeout=900)[1]
+    assert client.returncode == 0, told[-3000:]
     return root
 
 
@@ -103,10 +122,34 @@ def test_a_savedmodel_answers_as_the_keras_model_without_kpzoo(models, served, a
         expected = model(inputs)["heatmaps"].numpy()
         assert expected.std() > 0.01 * np.abs(expected).max(), "heatmaps so flat prove nothing"
         assert np.abs(answers[f"heatmaps_{rows}"] - expected).max() <= 1e-5 * np.abs(expected).max()
-    for flip in (False, True):
-        expected = make_predictor(model, flip)(asked)[0]
+    for flip, ask in ((False, ask_all), (True, ask_both_sides)):
+        expected = heatmaps.decode(heatmaps.CODECS[model.preset.codec], ask(model, tf.constant(asked)))[0]
         np.testing.assert_allclose(answers[f"crops_{flip}_3"], expected, atol=0.01)
     assert answers["crops_True_0"].shape == (0, count, 17, 2)
+
+
+def test_a_litert_file_answers_as_the_keras_model_without_kpzoo(models, served, asked):
+    model, path = models["mipnet_tiny"], served / "mipnet_tiny.tflite"
+    answers = np.load(f"{path}.npz")
+    for rows, queries in ((1, 1), (3, 2)):
+        instance = np.tile(np.eye(2, dtype=np.float32)[:queries], (rows, 1, 1))
+        maps = model({"image": asked[:rows], "instance": instance})["heatmaps"].numpy()
+        assert np.abs(answers[f"heatmaps_{rows}"] - maps).max() <= 1e-5 * np.abs(maps).max()
+        keypoints, scores = heatmaps.decode(heatmaps.CODECS["hrnet"], maps)
+        np.testing.assert_allclose(answers[f"keypoints_crop_xy_{rows}"], keypoints, atol=0.01)
+        np.testing.assert_allclose(answers[f"keypoint_scores_{rows}"], scores, rtol=1e-4)
+    with zipfile.ZipFile(path) as behind:
+        assert json.loads(behind.read("kpzoo.json"))["num_instances"] == 2
+    assert export.compare(model, path).passed
+
+
+@pytest.mark.parametrize("content", [b"\0\0\0\0TFL3junk", b"PK"])
+def test_a_corrupt_litert_file_is_told(models, tmp_path, content):
+    (tmp_path / "bad.tflite").write_bytes(content)
+    with pytest.raises(UserError, match="is not an? (LiteRT|ONNX) file of `kpzoo export`"):
+        export.compare(models["mipnet_tiny"], tmp_path / "bad.tflite")
+    with pytest.raises(UserError, match="Cannot read '.*missing.tflite': No such file"):
+        export.compare(models["mipnet_tiny"], tmp_path / "missing.tflite")
 
 
 @pytest.mark.parametrize("name", ["cpn_tiny", "mipnet_tiny"])
@@ -122,21 +165,65 @@ def test_a_picture_and_its_boxes_give_what_predict_gives(models, served, name):
     assert answers["scores_0"].shape == (0, count)
 
 
-def test_more_boxes_than_are_cropped_at_once_answer_as_few_do(served):
-    loaded = tf.saved_model.load(str(served / "hourglass_tiny/1"))
-    contents = tf.io.read_file(str(served / "picture.png"))
-    flip = tf.constant(False)
-    image = loaded.signatures["predict_image"]
+@pytest.fixture(scope="module")
+def image_signature(served):
+    loaded = tf.saved_model.load(str(served / "mipnet_tiny/1"))
+    ask = loaded.signatures["predict_image"]
+
+    def answer(contents, boxes):
+        boxes = tf.constant(np.asarray(boxes, np.float32).reshape(-1, 4))
+        found = ask(contents=tf.constant(contents), boxes_xywh=boxes, flip=tf.constant(False))
+        return found["keypoints_xy"].numpy(), found["keypoint_scores"].numpy()
+
+    answer.loaded = loaded  # its functions do not keep its weights alive
+    return answer
+
+
+def test_more_boxes_than_are_cropped_at_once_answer_as_few_do(served, image_signature):
+    contents = (served / "picture.png").read_bytes()
     many = np.tile(BOXES, (savedmodel.CROPS_AT_ONCE // 3 + 2, 1))
-    found = image(contents=contents, boxes_xywh=tf.constant(many), flip=flip)["keypoint_scores"]
-    few = image(contents=contents, boxes_xywh=tf.constant(BOXES), flip=flip)["keypoint_scores"]
+    found, few = (image_signature(contents, boxes)[1] for boxes in (many, BOXES))
     np.testing.assert_allclose(found, np.tile(few, (len(many) // 3, 1, 1)), rtol=1e-4)
-    for bad in ([0, 0, np.nan, 5], [0, 0, -3, 5]):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="boxes_xywh must be finite"):
-            image(contents=contents, boxes_xywh=tf.constant([bad], tf.float32), flip=flip)
-    truncated = tf.io.encode_jpeg(np.zeros((50, 50, 3), np.uint8)).numpy()[:200]
-    with pytest.raises(tf.errors.InvalidArgumentError):
-        image(contents=tf.constant(truncated), boxes_xywh=tf.constant(BOXES), flip=flip)
+
+
+def encoded(suffix: str, pixels: np.ndarray) -> bytes:
+    return cv2.imencode(suffix, pixels)[1].tobytes()
+
+
+PIXELS = cv2.resize(np.random.default_rng(1).integers(0, 256, (12, 16, 3), np.uint8), (160, 120))
+
+
+@pytest.mark.parametrize(
+    ("contents", "boxes"),
+    [
+        (encoded(".jpg", PIXELS[..., 0]), [[10, 10, 50, 90]]),  # grey
+        (encoded(".png", np.dstack([PIXELS, PIXELS[..., :1]])), [[10, 10, 50, 90]]),  # with transparency
+        (encoded(".png", PIXELS.astype(np.uint16) * 257), [[10, 10, 50, 90]]),  # of 16 bits
+        (encoded(".bmp", PIXELS), [[10, 10, 50, 90]]),
+        (encoded(".png", PIXELS[:1, :1]), [[0, 0, 1, 1]]),
+        (encoded(".png", PIXELS), [[-1e5, -1e5, 3e5, 3e5], [0, 0, 0.1, 900], [5000, 5000, 10, 10]]),
+    ],
+)
+def test_odd_pictures_and_boxes_are_answered_in_the_graph(image_signature, contents, boxes):
+    keypoints, scores = image_signature(contents, boxes)
+    assert keypoints.shape == (len(boxes), 2, 17, 2)
+    assert np.isfinite(keypoints).all() and np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(
+    ("contents", "boxes", "message"),
+    [
+        (b"", [[0, 0, 9, 9]], "empty"),
+        (b"<html>404</html>", [[0, 0, 9, 9]], "Unknown image file format"),
+        (encoded(".jpg", PIXELS)[:900], [[0, 0, 9, 9]], "Invalid JPEG"),
+        (encoded(".jpg", PIXELS), [[0, 0, np.nan, 5]], "boxes_xywh must be finite"),
+        (encoded(".jpg", PIXELS), [[0, 0, -3, 5]], "boxes_xywh must be finite"),
+        (encoded(".jpg", PIXELS), [[0, np.inf, 3, 5]], "boxes_xywh must be finite"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_the_graph(image_signature, contents, boxes, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        image_signature(contents, boxes)
 
 
 def test_the_signatures_are_named_and_each_weight_is_stored_once(models, served):
@@ -228,13 +315,13 @@ def test_the_scripts_tell_how_they_are_used(name):
 
 def test_the_rest_client_asks_for_what_the_signature_takes(served):
     body = script("serving/rest_client.py").request_body((served / "picture.png").read_bytes(), BOXES.tolist(), True)
-    image = tf.saved_model.load(str(served / "hourglass_tiny/1")).signatures[body["signature_name"]]
+    image = tf.saved_model.load(str(served / "mipnet_tiny/1")).signatures[body["signature_name"]]
     assert set(json.loads(json.dumps(body))["inputs"]) == set(image.structured_input_signature[1])
     assert set(body["inputs"]["contents"]) == {"b64"}
 
 
 def test_warm_up_records_name_a_signature_and_its_inputs(served, tmp_path, monkeypatch):
-    folder = shutil.copytree(served / "hourglass_tiny/1", tmp_path / "1")
+    folder = shutil.copytree(served / "mipnet_tiny/1", tmp_path / "1")
     monkeypatch.setattr(sys, "argv", ["warmup.py", str(folder)])
     warmup = script("serving/warmup.py")
     assert warmup.main() == 0

@@ -171,7 +171,7 @@ def test_a_model_of_mixed_precision_is_refused_with_the_remedy(tmp_path):
         model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    with pytest.raises(UserError, match="computes in float16; ONNX export needs float32"):
+    with pytest.raises(UserError, match="computes in float16; an export to ONNX needs float32"):
         export.to_onnx(model, tmp_path / "model.onnx")
     with pytest.raises(UserError, match="Only models of `kpzoo.build`"):
         export.to_onnx(keras.Sequential(), tmp_path / "model.onnx")

@@ -1,4 +1,4 @@
-"""`kpzoo export`: SavedModel and ONNX files, and how far they are from the model."""
+"""`kpzoo export`: SavedModel, ONNX and LiteRT files, and how far they are from the model."""
 
 import sys
 import tempfile
@@ -11,13 +11,13 @@ from kpzoo.errors import UserError
 
 def add(commands) -> None:
     parser = command(
-        commands, "export", _run, "Write a model as a SavedModel or an ONNX file that serves without kpzoo.",
+        commands, "export", _run, "Write a model as a SavedModel, an ONNX or a LiteRT file that serves without kpzoo.",
         "kpzoo export --model runs/first --out first.onnx --to onnx",
     )  # fmt: skip
     add_model_arguments(parser)
     parser.add_argument("--untrained", action="store_true", help="fresh weights, to try a server or measure its speed")
-    parser.add_argument("--out", help="the SavedModel's folder, such as serving/NAME/1, or the ONNX file")
-    parser.add_argument("--to", choices=("savedmodel", "onnx"), default="savedmodel", help="what to write")
+    parser.add_argument("--out", help="the SavedModel's folder, such as serving/NAME/1, or the file")
+    parser.add_argument("--to", choices=("savedmodel", "onnx", "litert"), default="savedmodel", help="what to write")
     parser.add_argument("--answer", choices=("keypoints", "heatmaps"), default="keypoints", help="of an ONNX file")
     parser.add_argument("--opset", type=positive, default=17, help="of an ONNX file")
     parser.add_argument(
@@ -41,6 +41,8 @@ def _run(args) -> None:
         return _check(model, args.compare, sys.stdout)
     if args.to == "savedmodel":
         export.to_savedmodel(model, args.out, overwrite=args.overwrite)
+    elif args.to == "litert":
+        export.to_litert(model, args.out, overwrite=args.overwrite)
     elif args.precision == "float32":
         export.to_onnx(model, args.out, answer=args.answer, opset=args.opset, overwrite=args.overwrite)
     else:

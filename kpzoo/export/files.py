@@ -47,6 +47,18 @@ def checked_model(model) -> PoseModel:
     return model
 
 
+def check_file_export(model: PoseModel, path: Path, kind: str, suffix: str) -> None:
+    """Refuses what no export into a single file of that kind can be made of."""
+    if path.is_dir():
+        raise UserError(f"{str(path)!r} is a folder. An export to {kind} is a file, such as 'model{suffix}'.")
+    reduced = {layer.compute_dtype for layer in checked_model(model).layers} - {"float32"}
+    if reduced:
+        raise UserError(
+            f"Model {model.name!r} computes in {', '.join(sorted(reduced))}; an export to {kind} needs float32. Set "
+            "`keras.mixed_precision.set_global_policy('float32')`, build it again and load its weights."
+        )
+
+
 def description(model: PoseModel) -> dict:
     """Returns what a client needs to know of the model, as plain JSON values.
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from kpzoo import heatmaps
 from kpzoo.errors import UserError, unknown
 from kpzoo.export import layout
-from kpzoo.export.files import checked_model, description, written_whole
+from kpzoo.export.files import check_file_export, description, written_whole
 from kpzoo.pose_model import PoseModel
 
 OPSETS = range(13, 19)  # tf2onnx writes no newer ones, and older ones lack what the decoders need
@@ -51,7 +51,11 @@ def to_onnx(
     """
     onnx, tf2onnx = imported("onnx"), imported("tf2onnx")
     path = Path(path)
-    _check(checked_model(model), path, answer, opset)
+    check_file_export(model, path, "ONNX", ".onnx")
+    if answer not in ANSWERS:
+        raise unknown("answer", answer, ANSWERS)
+    if opset not in OPSETS:
+        raise UserError(f"ONNX opset must be {OPSETS[0]} to {OPSETS[-1]}. Received: {opset!r}. Try {DEFAULT_OPSET}.")
     with written_whole(path, overwrite) as part:
         proto = _converted(tf2onnx, model, answer, opset)
         proto = layout.without_needless_transposes(onnx, proto)
@@ -73,28 +77,13 @@ def imported(name: str):
         raise UserError(f"ONNX files need the package {name}. Install it with `pip install 'kpzoo[onnx]'`.") from None
 
 
-def _check(model: PoseModel, path: Path, answer: str, opset: int) -> None:
-    if answer not in ANSWERS:
-        raise unknown("answer", answer, ANSWERS)
-    if opset not in OPSETS:
-        raise UserError(f"ONNX opset must be {OPSETS[0]} to {OPSETS[-1]}. Received: {opset!r}. Try {DEFAULT_OPSET}.")
-    if path.is_dir():
-        raise UserError(f"{str(path)!r} is a folder. An ONNX export is a file, such as 'model.onnx'.")
-    reduced = {layer.compute_dtype for layer in model.layers} - {"float32"}
-    if reduced:
-        raise UserError(
-            f"Model {model.name!r} computes in {', '.join(sorted(reduced))}; ONNX export needs float32. Set "
-            "`keras.mixed_precision.set_global_policy('float32')`, build it again and load its weights."
-        )
-
-
 def _converted(tf2onnx, model: PoseModel, answer: str, opset: int):
     """Returns the ONNX model of the functional model and, for keypoints, its decoder."""
     names = list(model.input)
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in model.input.items()]
     codec = heatmaps.CODECS[model.preset.codec]
 
-    @tf.function(input_signature=specs)
+    @tf.function(input_signature=specs, autograph=False)
     def forward(*inputs):
         count = tf.shape(inputs[0])[0]
         # onnxruntime refuses convolutions on no rows at all: a row is added to none, and taken away from the answer.

@@ -1,7 +1,5 @@
-"""The proof of an export: Keras, SavedModel and ONNX answer the same crops, and the differences are measured."""
+"""The proof of an export: Keras and all exports answer the same crops, and the differences are measured."""
 
-import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import tensorflow as tf
 from kpzoo import geometry, heatmaps
 from kpzoo.data import crops, synthetic
 from kpzoo.errors import UserError
-from kpzoo.export.onnx import imported
+from kpzoo.export.runtimes import ask, first_line
 from kpzoo.inference import ask_all
 from kpzoo.pose_model import PoseModel
 
@@ -76,7 +74,7 @@ def compare(model: PoseModel, *targets: str | Path) -> Parity:
 
     Args:
         model: The model that was exported.
-        *targets: SavedModel folders and ONNX files.
+        *targets: SavedModel folders, ONNX and LiteRT files.
 
     Returns:
         For each target the differences in heatmaps and keypoints, as far as it answers both.
@@ -131,16 +129,18 @@ def drawn_crops(model: PoseModel, count: int = NUM_CROPS) -> np.ndarray:
 
 
 def _differences(model: PoseModel, target: str | Path, known: Reference) -> list[Difference]:
-    answer = ask_savedmodel(target) if Path(target).is_dir() else ask_onnx(target)
+    answer = ask(target)
     try:
         found = answer(known.inputs)
-    except Exception as error:  # both runtimes raise their own kinds
-        raise UserError(f"{str(target)!r} does not take the crops of model {model.name!r}: {_told(error)}") from error
+    except Exception as error:  # the runtimes raise their own kinds
+        told = f"{str(target)!r} does not take the crops of model {model.name!r}: {first_line(error)}"
+        raise UserError(told) from error
     if "heatmaps" in found:
         if found["heatmaps"].ndim == 4:  # a model without queries
             found["heatmaps"] = found["heatmaps"][:, None]
-        decoded = heatmaps.decode(heatmaps.CODECS[model.preset.codec], found["heatmaps"])[0].numpy()
-        found.setdefault("keypoints_crop_xy", decoded)
+    if "keypoints_crop_xy" not in found:
+        known_numbers = np.nan_to_num(found["heatmaps"])  # NaN has no peak, and is told below as heatmaps that differ
+        found["keypoints_crop_xy"] = heatmaps.decode(heatmaps.CODECS[model.preset.codec], known_numbers)[0].numpy()
     for name, expected in (("heatmaps", known.heatmaps), ("keypoints_crop_xy", known.keypoints)):
         if name in found and found[name].shape != expected.shape:
             raise UserError(
@@ -166,51 +166,3 @@ def _decided(codec, maps: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
         shaken = maps + size * rng.choice([-1, 1], maps.shape).astype(np.float32)
         stays &= np.abs(heatmaps.decode(codec, shaken)[0].numpy() - keypoints).max(axis=-1) <= KEYPOINT_LIMIT
     return stays
-
-
-def ask_savedmodel(folder: str | Path) -> Callable[[dict], dict[str, np.ndarray]]:
-    """Returns what a SavedModel of `to_savedmodel` answers, as a function of its inputs."""
-    try:
-        loaded = tf.saved_model.load(str(folder))
-        forward, predict_crops = (loaded.signatures[name] for name in ("serving_default", "predict_crops"))
-    except Exception as error:  # OSError, KeyError, and protobuf's and TensorFlow's own
-        raise UserError(f"{str(folder)!r} is not a SavedModel of `kpzoo export`: {_told(error)}") from error
-
-    def answer(inputs):
-        names = forward.structured_input_signature[1]
-        found = forward(**{name: tf.constant(value) for name, value in inputs.items() if name in names})
-        points = predict_crops(image=tf.constant(inputs["image"]), flip=tf.constant(False))["keypoints_crop_xy"]
-        return {"heatmaps": found["heatmaps"].numpy(), "keypoints_crop_xy": points.numpy()}
-
-    answer.loaded = loaded  # its functions do not keep its weights alive
-    return answer
-
-
-def ask_onnx(path: str | Path) -> Callable[[dict], dict[str, np.ndarray]]:
-    """Returns what an ONNX file of `to_onnx` answers, as a function of its inputs; `answer.metadata` is its own.
-
-    Heatmaps are turned to (..., h, w, K), as the model has them.
-    """
-    onnxruntime = imported("onnxruntime")
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        told = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
-        told["image_hw"], told["num_instances"]
-    except Exception as error:  # onnxruntime has a kind of its own for each fault
-        raise UserError(f"{str(path)!r} is not an ONNX file of `kpzoo export`: {_told(error)}") from error
-    names = [entry.name for entry in session.get_inputs()]
-
-    def answer(inputs):
-        found = session.run(None, {name: inputs[name] for name in names})
-        found = dict(zip([entry.name for entry in session.get_outputs()], found, strict=True))
-        if "heatmaps" in found:
-            found["heatmaps"] = np.moveaxis(found["heatmaps"], -3, -1)
-        return found
-
-    answer.metadata = told
-    return answer
-
-
-def _told(error: Exception) -> str:
-    """Returns the first line of what a library says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

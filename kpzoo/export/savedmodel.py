@@ -47,24 +47,25 @@ def _serving_module(model: PoseModel) -> tf.Module:
     """Returns a module that holds each weight once, with its signatures in `served`."""
     preset = model.preset
     image_spec = tf.TensorSpec((None, *preset.image_hw, 3), tf.float32, name="image")
+    contents_spec = tf.TensorSpec((), tf.string, name="contents")
     boxes_spec = tf.TensorSpec((None, 4), tf.float32, name="boxes_xywh")
     flip_spec = tf.TensorSpec((), tf.bool, name="flip")
     inputs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in model.input.items()}
 
-    @tf.function(input_signature=[inputs])
+    @tf.function(input_signature=[inputs], autograph=False)
     def forward(inputs):
         return {name: tf.cast(value, tf.float32) for name, value in model(inputs, training=False).items()}
 
-    @tf.function(input_signature=[image_spec])
+    @tf.function(input_signature=[image_spec], autograph=False)
     def ask(image):  # the network stands once in the graph, whoever calls it
         return ask_all(model, image)
 
-    @tf.function(input_signature=[image_spec, flip_spec])
+    @tf.function(input_signature=[image_spec, flip_spec], autograph=False)
     def predict_crops(image, flip):
         keypoints, scores = _decoded(preset, ask, image, flip)
         return {"keypoints_crop_xy": keypoints, "keypoint_scores": scores}
 
-    @tf.function(input_signature=[tf.TensorSpec((), tf.string, name="contents"), boxes_spec, flip_spec])
+    @tf.function(input_signature=[contents_spec, boxes_spec, flip_spec], autograph=False)
     def predict_image(contents, boxes_xywh, flip):
         return _image_to_keypoints(preset, ask, contents, boxes_xywh, flip)
 

@@ -1,0 +1,90 @@
+"""Exports asked as their clients ask them: functions from named inputs to named answers, all in the model's layout."""
+
+import json
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from kpzoo.errors import UserError
+from kpzoo.export.litert import DESCRIPTION, IDENTIFIER
+from kpzoo.export.onnx import imported
+
+Answer = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+
+def ask(target: str | Path) -> Answer:
+    """Returns what an export of any kind answers, as a function of its inputs."""
+    if Path(target).is_dir():
+        return ask_savedmodel(target)
+    try:
+        with open(target, "rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise UserError(f"Cannot read {str(target)!r}: {error.strerror}.") from None
+    return ask_litert(target) if start[4:] == IDENTIFIER else ask_onnx(target)
+
+
+def ask_savedmodel(folder: str | Path) -> Answer:
+    """Returns what a SavedModel of `to_savedmodel` answers, as a function of its inputs."""
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        forward, predict_crops = (loaded.signatures[name] for name in ("serving_default", "predict_crops"))
+    except Exception as error:  # OSError, KeyError, and protobuf's and TensorFlow's own
+        raise UserError(f"{str(folder)!r} is not a SavedModel of `kpzoo export`: {first_line(error)}") from error
+
+    def answer(inputs):
+        names = forward.structured_input_signature[1]
+        found = forward(**{name: tf.constant(value) for name, value in inputs.items() if name in names})
+        points = predict_crops(image=tf.constant(inputs["image"]), flip=tf.constant(False))["keypoints_crop_xy"]
+        return {"heatmaps": found["heatmaps"].numpy(), "keypoints_crop_xy": points.numpy()}
+
+    answer.loaded = loaded  # its functions do not keep its weights alive
+    return answer
+
+
+def ask_onnx(path: str | Path) -> Answer:
+    """Returns what an ONNX file of `to_onnx` answers, as a function of its inputs; `answer.metadata` is its own.
+
+    Heatmaps are turned to (..., h, w, K), as the model has them.
+    """
+    onnxruntime = imported("onnxruntime")
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        told = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
+        told["image_hw"], told["num_instances"]
+    except Exception as error:  # onnxruntime has a kind of its own for each fault
+        raise UserError(f"{str(path)!r} is not an ONNX file of `kpzoo export`: {first_line(error)}") from error
+    names = [entry.name for entry in session.get_inputs()]
+
+    def answer(inputs):
+        found = session.run(None, {name: inputs[name] for name in names})
+        found = dict(zip([entry.name for entry in session.get_outputs()], found, strict=True))
+        if "heatmaps" in found:
+            found["heatmaps"] = np.moveaxis(found["heatmaps"], -3, -1)
+        return found
+
+    answer.metadata = told
+    return answer
+
+
+def ask_litert(path: str | Path) -> Answer:
+    """Returns what a LiteRT file of `to_litert` answers, as a function of its inputs."""
+    try:
+        with zipfile.ZipFile(path) as behind:
+            json.loads(behind.read(DESCRIPTION))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it advises to use a package of its own
+            answer = tf.lite.Interpreter(model_path=str(path)).get_signature_runner()
+    except Exception as error:  # zipfile, JSON and the interpreter have kinds of their own
+        raise UserError(f"{str(path)!r} is not a LiteRT file of `kpzoo export`: {first_line(error)}") from error
+    names = answer.get_input_details()
+    return lambda inputs: answer(**{name: inputs[name] for name in names})
+
+
+def first_line(error: Exception) -> str:
+    """Returns the first line of what a library says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
