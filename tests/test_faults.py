@@ -125,7 +125,7 @@ def test_a_folder_that_may_not_be_written_is_named(name, model):
     "number",
     [
         signal.SIGINT,
-        pytest.param(signal.SIGTERM, marks=pytest.mark.xfail(strict=True, reason="SIGTERM ends the process at once")),
+        signal.SIGTERM,
     ],
 )
 def test_a_training_that_gets_a_signal_leaves_its_last_checkpoint_and_goes_on(
