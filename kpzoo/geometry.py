@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+MAX_CROPS = 65_536  # in a batch: more fit into no memory
+
 
 @dataclass(frozen=True)
 class CropRule:

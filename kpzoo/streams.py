@@ -1,5 +1,6 @@
 """Pictures and their boxes to one stream of full batches of crops, made while the network is busy with the last one."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -81,14 +82,24 @@ def with_boxes(source: Pictures | Video, boxes_xywh, detector, every: int) -> It
         if picture.image is None:
             yield Looked(picture, *no_boxes)
             continue
-        if each is not None:
-            found = each[index], np.ones(len(each[index]))
-        elif shared is not None:
-            found = shared, np.ones(len(shared))
+        if boxes_xywh is not None:
+            given = _inside(shared if each is None else each[index], picture)
+            found = given, np.ones(len(given))
         elif index % every == 0:
             boxes, scores = detector.detect([picture.image], [picture.key])
             found = boxes[0], scores[0]
         yield Looked(picture, *found)
+
+
+def _inside(boxes_xywh: np.ndarray, picture: Picture) -> np.ndarray:
+    """Returns the boxes that touch the picture."""
+    height, width = picture.image.shape[:2]
+    low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
+    inside = (high > 0).all(axis=1) & (low < (width, height)).all(axis=1)
+    if not inside.all():
+        count = f"{(~inside).sum()} of {len(inside)} boxes lie"
+        warnings.warn(f"{count} wholly outside of picture {picture.name!r} and are left out.", stacklevel=2)
+    return boxes_xywh[inside]
 
 
 def _for_each(boxes_xywh) -> list[np.ndarray] | None:
@@ -127,6 +138,8 @@ def batches(
         batch_size: Crops in a batch.
         live: Whether the boxes of one picture must not wait for those of the next.
     """
+    if not 1 <= batch_size <= geometry.MAX_CROPS:
+        raise UserError(f"`batch_size` must be 1 to {geometry.MAX_CROPS}. Received: {batch_size}.")
     cut, batch = cropper(image_hw, rule.fill_rgb), Batch()
     for one in looked:
         batch.started.append(one)

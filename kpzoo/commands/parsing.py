@@ -41,6 +41,15 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def crop_count(text: str) -> int:
+    """Returns the size of a batch that a text names."""
+    from kpzoo.geometry import MAX_CROPS
+
+    if not text.isdigit() or not 1 <= int(text) <= MAX_CROPS:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {MAX_CROPS}, received {text!r}")
+    return int(text)
+
+
 def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds what `load_model` reads."""
     parser.add_argument("--model", required=required, help="a name of `kpzoo models`, or the folder of a training run")
@@ -51,7 +60,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True) 
 def add_pass_arguments(parser: argparse.ArgumentParser, batch_size: int) -> None:
     """Adds how crops go through a model."""
     parser.add_argument("--no-flip", action="store_true", help="do not average over the mirrored crop")
-    parser.add_argument("--batch-size", type=positive, default=batch_size, help="crops in one pass, of any pictures")
+    parser.add_argument("--batch-size", type=crop_count, default=batch_size, help="crops in one pass, of any pictures")
 
 
 def load_model(args: argparse.Namespace, skeleton=None):

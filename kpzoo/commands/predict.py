@@ -34,7 +34,7 @@ def add(commands) -> None:
     people.add_argument("--every", type=positive, default=1, help="detect in every N-th frame of a video only")
 
 
-def _run(args) -> None:
+def _run(args) -> int:
     from kpzoo import detect, sources
 
     source = sources.open_source(args.source)
@@ -64,3 +64,4 @@ def _run(args) -> None:
     if summary.problems:
         print(f"kpzoo: {len(summary.problems)} pictures could not be read, see above", file=sys.stderr)
     print(json.dumps({"out": args.out, **asdict(summary)}) if args.json else args.out)
+    return 2 if summary.problems or summary.num_broken else 0

@@ -1,7 +1,7 @@
 """`kpzoo train`: a run of training, resumed where it was cut off."""
 
 import kpzoo
-from kpzoo.commands.parsing import command, import_tensorflow, positive, size
+from kpzoo.commands.parsing import command, crop_count, import_tensorflow, positive, size
 
 
 def add(commands) -> None:
@@ -17,7 +17,7 @@ def add(commands) -> None:
     parser.add_argument("--val-split", default="val", help="part of the validation annotations' name; '' for none")
     parser.add_argument("--out", required=True, help="folder of the run; an unfinished run there is continued")
     parser.add_argument("--epochs", type=positive, default=30, help="passes over the data")
-    parser.add_argument("--batch-size", type=positive, default=32, help="crops in a step, over all devices")
+    parser.add_argument("--batch-size", type=crop_count, default=32, help="crops in a step, over all devices")
     parser.add_argument("--learning-rate", type=float, default=5e-4, help="halved after each sixth of the run")
     parser.add_argument("--augment", default="cpn", help="cpn, hrnet or simplebaseline")
     text = "share of the crops that show people of several photos put into one, 0 to 1"

@@ -17,7 +17,6 @@ from kpzoo.pose_model import PoseModel
 # How many keypoints of another person must lie in the crop for it to be a target: the paper's text has k = 3, the
 # authors' code drops who is left with three or fewer.
 INSTANCE_RULES = {"paper": 3, "official": 4}
-MAX_BATCH_SIZE = 65_536  # more crops fit into no memory
 
 
 def make_dataset(
@@ -55,8 +54,8 @@ def make_dataset(
         with N instances the targets have an axis N behind B, and there are `instance` (B, N, N), which asks for all of
         them, and `present` (B, N), 0 where the target of a missing person repeats the first one's.
     """
-    if not 1 <= batch_size <= MAX_BATCH_SIZE:
-        raise UserError(f"`batch_size` must be 1 to {MAX_BATCH_SIZE}. Received: {batch_size}.")
+    if not 1 <= batch_size <= geometry.MAX_CROPS:
+        raise UserError(f"`batch_size` must be 1 to {geometry.MAX_CROPS}. Received: {batch_size}.")
     preset = model.preset
     if data.skeleton.keypoints != preset.skeleton.keypoints:
         raise UserError(
