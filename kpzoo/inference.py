@@ -3,6 +3,7 @@
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -114,7 +115,8 @@ def predict(
     found = stream(model, source, boxes_xywh, **options)
     if not sources.is_one_picture(source):
         return _named(found)
-    one = next(found)
+    with closing(found):
+        one = next(found)
     if one.picture.problem:
         raise one.picture.problem
     if boxes_xywh is None and detector is None and not len(one.poses):
@@ -160,12 +162,15 @@ def _answers(
 ) -> Iterator[streams.Looked]:
     """Yields the pictures again, in their order, each as soon as the network has answered for all of its boxes."""
     rule = geometry.CROP_RULES[heatmaps.CODECS[model.preset.codec].crop_rule]
-    predict_crops, waiting = make_predictor(model, flip), deque()
+    predict_crops, waiting, size = make_predictor(model, flip), deque(), 0
     for batch in streams.ahead(streams.batches(looked, rule, model.preset.image_hw, batch_size, live)):
         waiting.extend(batch.started)
         if batch.pieces:
-            crop_xy, scores = predict_crops(tf.concat([cut for _, cut, _ in batch.pieces], axis=0))
+            image = tf.concat([cut for _, cut, _ in batch.pieces], axis=0)
             maps = np.concatenate([maps for *_, maps in batch.pieces])
+            size = max(size, len(maps))  # batches of one size: oneDNN prepares, and keeps, something for each
+            crop_xy, scores = predict_crops(tf.pad(image, [[0, size - len(maps)], [0, 0], [0, 0], [0, 0]]))
+            crop_xy, scores = crop_xy[: len(maps)], scores[: len(maps)]
             ends = np.cumsum([len(maps) for *_, maps in batch.pieces])[:-1]
             parts = (np.split(array, ends) for array in (crops.to_image(maps, crop_xy).numpy(), scores.numpy()))
             for (one, *_), *answer in zip(batch.pieces, *parts, strict=True):

@@ -175,9 +175,12 @@ def cropper(image_hw: tuple[int, int], fill_rgb: Sequence[float]):
 
 def ahead(items: Iterable) -> Iterator:
     """Yields the items, the next of which a thread makes meanwhile; what it raises is raised here."""
-    iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1) as pool:
+    iterator, end, pool = iter(items), object(), ThreadPoolExecutor(1)
+    try:
         upcoming = pool.submit(next, iterator, end)
         while (item := upcoming.result()) is not end:
             upcoming = pool.submit(next, iterator, end)
             yield item
+    finally:
+        # Without waiting: the garbage collector closes what was left, in any thread, and joining there could hang.
+        pool.shutdown(wait=False, cancel_futures=True)

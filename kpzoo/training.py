@@ -218,6 +218,7 @@ def run(
     with _held(Path(folder)), strategy.scope():
         model = make_model()
         settings["optimizer"] = keras.saving.serialize_keras_object(model.optimizer)["config"]
+        settings["optimizer"].pop("name")  # it counts the optimizers of this process
         settings["loss"] = keras.saving.serialize_keras_object(model.loss)["config"]
         start = resume(model, folder, settings)
         train = make_dataset(
