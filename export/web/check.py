@@ -2,8 +2,8 @@
 
     python export/web/check.py --model model.onnx --image photo.jpg --box 40 30 120 260 --out page.png
 
-Needs `npm install --prefix export/web` and Debian's chromium and chromium-driver. Exit code 0 if the keypoints agree to
-half a pixel: the browser's JPEG decoder rounds differently.
+Needs `npm install --prefix export/web` and Debian's chromium and chromium-driver. Exit code 0 if nine keypoints of
+ten agree to half a pixel: the browser's JPEG decoder rounds differently, which moves those that two cells show alike.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
-LIMIT = 0.5  # mean distance in image pixels
+LIMIT, SHARE = 0.5, 0.9  # image pixels, and how many keypoints must be as near as that
 DROP = """
     const done = arguments[arguments.length - 1];
     fetch("photo").then(answer => answer.blob()).then(blob => {
@@ -57,7 +57,7 @@ class Browser:
     def __init__(self, port: int):
         self.root = f"http://127.0.0.1:{port}"
         self.driver = subprocess.Popen(["chromedriver", f"--port={port}"], stdout=subprocess.DEVNULL)
-        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1100,900"]
+        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1100,1400"]
         wanted = {"alwaysMatch": {"goog:chromeOptions": {"args": arguments}}}
         for attempt in range(60):
             try:
@@ -143,8 +143,11 @@ def main() -> int:
         server.shutdown()
     expected = answers_in_python(args.model, args.image, boxes)
     apart = np.linalg.norm(np.array(poses)[..., :2] - expected, axis=-1)
-    print(f"{args.out}: {len(poses)} poses, apart by {apart.mean():.3f} px on average, {apart.max():.3f} px at most")
-    return int(apart.mean() > LIMIT)
+    near = (apart <= LIMIT).mean()
+    print(
+        f"{args.out}: {len(poses)} poses, {near:.0%} of keypoints within {LIMIT} px, the worst {apart.max():.3f} px off"
+    )
+    return int(near < SHARE)
 
 
 def answers_in_python(model: str, image: str, boxes: np.ndarray) -> np.ndarray:
