@@ -227,8 +227,6 @@ def onnx_model(path, image_shape, image_type, names=("boxes", "scores", "labels"
 def test_an_onnx_detector_gets_the_picture_and_gives_people_in_its_pixels(
     tmp_path, image_shape, image_type, names, mean
 ):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
     detector = OnnxDetector(onnx_model(tmp_path / "a.onnx", image_shape, image_type, names))
     image = np.full((320, 640, 3), 102, np.uint8)  # fills the upper half of the square
     boxes, scores = detector.detect([image])
@@ -244,8 +242,6 @@ def test_an_onnx_detector_gets_the_picture_and_gives_people_in_its_pixels(
 
 
 def test_what_is_no_onnx_detector_is_refused(tmp_path):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     onnx_model(tmp_path / "grey.onnx", (1, 1, 64, 64), 1)
     for name, reason in [
