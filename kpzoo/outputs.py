@@ -13,8 +13,9 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -109,12 +110,15 @@ class OutputFolder:
         """Takes the poses of a picture; call it last, what it knows is done."""
         row = {"file_name": name, "image_id": image_id, "stamp": stamp(file) if file is not None else None}
         row["poses"] = poses.to_coco(image_id)
-        self._file.write(json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n")
-        self._file.flush()
+        line = json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n"
+        with naming(self._progress):
+            self._file.write(line)
+            self._file.flush()
 
     def finish(self) -> None:
         """Writes results and table of all that is done, picture by picture."""
-        self._file.flush()
+        with naming(self._progress):
+            self._file.flush()
         with replaced(self.path / RESULTS) as results, replaced(self.path / TABLE) as table:
             writer = csv.writer(table)
             writer.writerow(Poses.csv_header(self.skeleton))
@@ -131,7 +135,8 @@ class OutputFolder:
             results.write("[]\n" if separator == "[\n" else "\n]\n")
 
     def close(self) -> None:
-        self._file.close()
+        with naming(self._progress):
+            self._file.close()
 
     def _latest(self) -> Iterator[dict]:
         """Yields the rows by ascending image id, of pictures that were looked at again only the last."""
@@ -153,22 +158,51 @@ def stamp(file: str | Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns a fault of the disk into an error that names the file which is written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from None
+
+
+def check_target(path: str | Path) -> Path:
+    """Returns the path of a file that is written at the end, after refusing what would fail only then."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise UserError(f"Cannot write {str(path)!r}: it is a folder. Add the name of a file.")
+    if not path.parent.is_dir():
+        raise UserError(f"Cannot write {str(path)!r}: there is no folder {str(path.parent)!r}. Make it first.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"Cannot write {str(path)!r}: the folder {str(path.parent)!r} may not be written to.")
+    return path
+
+
 class replaced:
     """Opens a text file that takes its name only when it is complete."""
 
     def __init__(self, path: Path):
         self.path, self.part = path, path.with_name(f".{path.name}.{os.getpid()}.part")
 
-    def __enter__(self) -> IO[str]:
-        self.file = self.part.open("w", encoding="utf-8", newline="")
-        return self.file
+    def __enter__(self) -> "replaced":
+        with naming(self.path):
+            self._file = self.part.open("w", encoding="utf-8", newline="")
+        return self
+
+    def write(self, text: str) -> None:
+        with naming(self.path):
+            self._file.write(text)
 
     def __exit__(self, kind, *_) -> None:
-        self.file.close()
-        if kind is None:
-            os.replace(self.part, self.path)
-        else:
-            self.part.unlink(missing_ok=True)
+        try:
+            with naming(self.path):
+                self._file.close()
+                if kind is None:
+                    os.replace(self.part, self.path)
+        finally:
+            with suppress(OSError):
+                self.part.unlink(missing_ok=True)
 
 
 class VideoFile:
@@ -187,21 +221,47 @@ class VideoFile:
         """Writes one (H, W, 3) uint8 RGB frame."""
         if self._writer is None:
             height, width = (max(2, side - side % 2) for side in image_rgb.shape[:2])  # the codec halves colours
-            self._size = (width, height)
+            self._size, self._num_frames = (width, height), 0
+            with naming(self.path):  # OpenCV does not tell why
+                self._part.touch()
             self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, self._size)
             if not self._writer.isOpened():
+                self._writer = None
+                self._part.unlink()
                 raise UserError(f"Cannot write the video {str(self.path)!r}: OpenCV has no encoder for {self._size}.")
         frame = np.asarray(image_rgb)[: self._size[1], : self._size[0]]
         if frame.shape[1::-1] != self._size:
             frame = cv2.resize(np.asarray(image_rgb), self._size, interpolation=cv2.INTER_AREA)
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self._num_frames += 1
 
     def close(self) -> None:
-        """Finishes the file with the frames it got; none, no file."""
-        if self._writer is not None:
-            self._writer.release()
-            os.replace(self._part, self.path)
-            self._writer = None
+        """Finishes the file with the frames it got; none, no file. An older one stays if not all could be written."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        try:
+            written = _num_frames(self._part)  # OpenCV tells of no full disk
+            if written != self._num_frames:
+                raise UserError(
+                    f"Cannot write the video {str(self.path)!r}: of {self._num_frames} frames {written} arrived. "
+                    "Is the disk full?"
+                )
+            with naming(self.path):
+                os.replace(self._part, self.path)
+        finally:
+            with suppress(OSError):
+                self._part.unlink(missing_ok=True)
+
+
+def _num_frames(path: Path) -> int:
+    """Returns how many frames a video has by its index, which comes last; 0 without one."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    finally:
+        capture.release()
 
 
 _BAR = 24  # characters

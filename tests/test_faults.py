@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import kpzoo
-from kpzoo import callbacks, cli, images, outputs, training
+from kpzoo import callbacks, cli, images, outputs, skeletons, training
 from kpzoo.data import json_file
 from kpzoo.errors import UserError
 from kpzoo.export.files import written_whole
+from kpzoo.poses import Poses
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,6 +44,13 @@ def results(path, model):
         file.write("new")
 
 
+def video(path, model):
+    file = outputs.VideoFile(path, fps=5)
+    for shade in (0, 100, 200):
+        file.add(np.full((64, 48, 3), shade, np.uint8))
+    file.close()
+
+
 WRITERS = {  # everything that writes a file under its final name
     "weights.weights.h5": lambda path, model: kpzoo.save_weights(model, path),
     "weights.safetensors": lambda path, model: kpzoo.save_weights(model, path),
@@ -52,6 +60,7 @@ WRITERS = {  # everything that writes a file under its final name
     "model.onnx": export_file,
     "savedmodel": export_folder,
     "results.json": results,
+    "clip.mp4": video,
     "log.csv": lambda path, model: callbacks.EpochLog(path).on_epoch_end(0, {"loss": 1.0}),
 }
 
@@ -113,12 +122,65 @@ def without_rights(folder: Path):
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="rights of folders are those of POSIX")
-@pytest.mark.parametrize("name", [name for name in WRITERS if name not in ("results.json", "log.csv")])
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "log.csv"])
 def test_a_folder_that_may_not_be_written_is_named(name, model):
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders hide what is in them from nobody
         with without_rights(Path(folder)), pytest.raises(UserError, match=f"{folder}.*ermission denied"):
             WRITERS[name](Path(folder) / name, model)
         assert os.listdir(folder) == []
+
+
+@contextmanager
+def full_disk(num_bytes: int):
+    """Lets no file grow beyond a size, as a disk that is full."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def report(path, size):
+    with outputs.replaced(path) as file:
+        file.write("x" * size)
+
+
+def noise(path, size):
+    file, rng = outputs.VideoFile(path, fps=5), np.random.default_rng(0)
+    for _ in range(size // 10_000):
+        file.add(rng.integers(0, 256, (96, 96, 3), np.uint8))
+    file.close()
+
+
+@pytest.mark.parametrize(("write", "name"), [(report, "report.html"), (noise, "clip.mp4")])
+def test_a_full_disk_is_told_with_the_file_and_leaves_the_old_one(write, name, tmp_path):
+    path = tmp_path / name
+    path.write_text("old")
+    with full_disk(50_000), pytest.raises(UserError, match=f"Cannot write .*{name}'"):
+        write(path, 300_000)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fails", ["add", "finish"])
+def test_a_full_disk_during_a_run_is_told_with_the_file(fails, tmp_path):
+    skeleton = skeletons.get("coco17")
+    folder = outputs.OutputFolder(tmp_path / "out", skeleton, {})
+    poses = Poses.empty(skeleton)
+    if fails == "finish":
+        folder.add("1.jpg", 1, poses)
+    with full_disk(1), pytest.raises(UserError, match="Cannot write .*out/(progress.jsonl|results.json|poses.csv)"):
+        getattr(folder, fails)(*(("1.jpg", 1, poses) if fails == "add" else ()))
+    folder.close()
+
+
+def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    assert outputs.check_target(tmp_path / "report.html") == tmp_path / "report.html"
+    with pytest.raises(UserError, match="it is a folder"):
+        outputs.check_target(tmp_path)
+    with pytest.raises(UserError, match=f"there is no folder '{tmp_path}/gone'"):
+        outputs.check_target(tmp_path / "gone/report.html")
 
 
 @pytest.mark.parametrize(
