@@ -1,6 +1,7 @@
 """A folder, a video or a list of pictures to results on disk: one call that can be stopped and goes on."""
 
 import zlib
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,8 +74,8 @@ def predict_to_folder(
     try:
         run(model, opened, folder, summary, kinds, boxes_xywh=boxes_xywh, detector=detector, **options)
     finally:  # Ctrl-C too leaves whole files
-        folder.finish()
-        folder.close()
+        with closing(folder):
+            folder.finish()
     if summary.problems and not summary.num_pictures + summary.num_skipped:
         raise UserError(f"None of the {len(summary.problems)} pictures can be read. The first: {summary.problems[0]}")
     return summary
@@ -108,8 +109,20 @@ def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:
         "model": model.preset.name,
         "weights": f"{checksum:08x}",
         "boxes": boxes if detector is None else repr(detector),
+        "detector_file": _checksum(getattr(detector, "path", None)),
         **relevant,
     }
+
+
+def _checksum(path: str | Path | None) -> str | None:
+    """Returns what changes when the content of a detector's file does; None without a file."""
+    if path is None or not Path(path).expanduser().is_file():
+        return None
+    checksum = 0
+    with Path(path).expanduser().open("rb") as file:
+        while block := file.read(2**20):
+            checksum = zlib.crc32(block, checksum)
+    return f"{checksum:08x}"
 
 
 def _drawn(one: inference.Found, kind: str) -> np.ndarray:
@@ -165,9 +178,10 @@ def _run_video(model, opened: sources.Video, folder, summary: Summary, kinds: li
             summary.num_pictures, summary.num_poses = summary.num_pictures + 1, summary.num_poses + len(one.poses)
             progress.step(len(one.poses))
     finally:
-        for video in videos.values():
-            video.close()
-        progress.close()
         summary.num_broken = opened.num_broken
+        progress.close()
+        with ExitStack() as stack:  # each is closed whatever becomes of the others
+            for video in videos.values():
+                stack.callback(video.close)
     if opened.num_broken:
         progress.say(f"{opened.num_broken} of {opened.num_read + opened.num_broken} frames could not be read")

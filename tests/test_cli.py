@@ -155,6 +155,28 @@ def test_predict_does_not_touch_a_folder_that_is_not_its_own(trained, photos, ca
     assert "would be replaced" in err
 
 
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["evaluate", "--results", "r.json", "--boxes", "b.json", "--box-nms", "0"], "--boxes, --box-nms tell how to"),
+        (["evaluate", "--results", "r.json", "--save-results", "s.json"], "--save-results tell how to ask a model"),
+        (["evaluate", "--model", "m", "--pose-nms", "nan"], "expected a number from 0 to 1, received 'nan'"),
+        (["train", "--learning-rate", "-1"], "expected a number above 0, received '-1'"),
+        (["train", "--seed", "99999999999999999999"], "expected a whole number from 0 to 4294967295"),
+        (["train", "--crowd", "2"], "expected a number from 0 to 1, received '2'"),
+    ],
+)
+def test_numbers_without_meaning_and_options_without_effect_are_refused(arguments, message, capsys):
+    needed = {"evaluate": ["--annotations", "a.json"], "train": ["--model", "m", "--data", "d", "--out", "o"]}
+    arguments = [*arguments, *needed[arguments[0]]]
+    try:
+        code = cli.main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
 def test_predict_shows_the_poses_before_and_after_nms(trained, photos, capsys):
     *_, out = predict(capsys, photos, trained, "--detector", "whole")
     code, told, _, _ = predict(capsys, photos, trained, "--detector", "whole", "--show-nms", "--json")
@@ -217,6 +239,15 @@ def test_predict_takes_a_detector_with_options_and_tells_when_nobody_is_found(tr
     assert "boxes of none of the 3 pictures" in err
 
 
+def test_predict_does_not_go_on_with_another_content_of_the_box_file(trained, photos, capsys):
+    boxes = photos.parent / "boxes.json"
+    for height, expected in ((50, "bad.jpg"), (60, "made otherwise (detector_file: ")):
+        boxes.write_text(json.dumps([{"image_id": 1, "bbox": [0, 0, 40, height], "score": 1, "category_id": 1}]))
+        code, _, err, _ = predict(capsys, photos, trained, "--detector", boxes, "--no-pictures")
+        assert code == 2
+        assert expected in err
+
+
 def test_predict_writes_a_video_of_a_video(trained, tmp_path, capsys):
     from test_streams import write_video
 
@@ -268,6 +299,7 @@ def test_data_make_and_show(tmp_path, capsys):
         (["export", "--model", "cpn_tiny", "--out", "x"], "Pass --weights FILE"),
         (["data", "make", "x", "--crowding", "7"], "crowding"),
         (["data", "show", "nowhere"], "nowhere"),
+        (["data", "compose", "nowhere", "x"], "nowhere"),
         (["convert", "missing.pth", "x.weights.h5", "--model", "cpn_tiny"], "missing.pth"),
         (["doctor", "missing.pth"], "missing.pth"),
     ],

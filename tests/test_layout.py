@@ -67,8 +67,8 @@ def test_reading_scoring_and_drawing_need_no_tensorflow():
     assert (result.returncode, result.stderr) == (0, "")
 
 
-COMMANDS = ["", "models", "data", "data make", "data compose", "data show", "train", "evaluate", "predict", "export"]
-COMMANDS += ["convert", "doctor"]
+COMMANDS = ["", "models", "data", "data make", "data compose", "data check", "data show", "train", "evaluate"]
+COMMANDS += ["predict", "export", "convert", "doctor"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
