@@ -150,7 +150,7 @@ def _circumstances(preset, flip: bool, nms: float | None) -> Mapping:
         "decoder": codec.decoder,
         "crop_rule": codec.crop_rule,
         "oks_nms": "none" if nms is None else nms,
-        "rescoring": "box score * mean keypoint score",
+        "rescoring": heatmaps.RESCORING[codec.decoder],
         "versions": f"kpzoo {kpzoo.__version__}, keras {keras.__version__}, tensorflow {tf.__version__}",
     }
 

@@ -245,6 +245,12 @@ def merge_flipped(codec: Codec, heatmaps: tf.Tensor, mirrored: tf.Tensor, flip_o
     return (heatmaps + turned) / 2
 
 
+RESCORING = {
+    "second_peak": "box score * mean of (keypoint score + 0.5) / 1.5",
+    "sign": "box score * mean keypoint score of those above 0.2",
+}
+
+
 def pose_scores(codec: Codec, keypoint_scores: tf.Tensor, box_scores: tf.Tensor) -> tf.Tensor:
     """Returns the (...,) scores of poses from (..., K) keypoint scores and (...,) box scores, as each school ranks."""
     keypoint_scores = tf.convert_to_tensor(keypoint_scores)

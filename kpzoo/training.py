@@ -7,9 +7,12 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import reduce
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from kpzoo import locks
@@ -213,13 +216,14 @@ def run(
         raise UserError(f"A batch of {batch_size} does not split over {strategy.num_replicas_in_sync} devices.")
     steps_per_epoch = steps_per_epoch or max(1, num_persons(data) // batch_size)
     settings = dict(batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed, num_persons=num_persons(data))
-    settings["keypoints_crc32"] = zlib.crc32(data.annotations.persons.keypoints_image_xy.tobytes())
-    settings |= {"crowd": crowd.settings()} if crowd else {}
+    settings |= {"annotations_crc32": _digest(data), "visibility_rule": visibility_rule}
+    settings["augment"] = asdict(augment) if isinstance(augment, crops.Augment) else augment
+    settings["crowd"] = crowd.settings() if crowd else None
     with _held(Path(folder)), strategy.scope():
         model = make_model()
-        settings["optimizer"] = keras.saving.serialize_keras_object(model.optimizer)["config"]
-        settings["optimizer"].pop("name")  # it counts the optimizers of this process
-        settings["loss"] = keras.saving.serialize_keras_object(model.loss)["config"]
+        settings["optimizer"] = keras.saving.serialize_keras_object(model.optimizer)
+        settings["optimizer"]["config"].pop("name")  # it counts the optimizers of this process
+        settings["loss"] = keras.saving.serialize_keras_object(model.loss)
         start = resume(model, folder, settings)
         train = make_dataset(
             data,
@@ -241,8 +245,20 @@ def run(
             callbacks=callbacks(folder, batch_size, measure),
             verbose="auto" if sys.stdout.isatty() else 2,
         )
+    if any(not np.isfinite(weights).all() for weights in model.get_weights()):
+        raise UserError(
+            "The training broke down: the weights are no numbers any more. Checkpoints from before are in "
+            f"{str(folder)!r}. Train with a lower learning rate in another folder."
+        )
     save_weights(model, Path(folder) / WEIGHTS)
     return model
+
+
+def _digest(data: PoseData) -> int:
+    """Returns a number that tells annotations from others."""
+    persons = data.annotations.persons
+    columns = (persons.image_ids, persons.boxes_image_xywh, persons.keypoints_image_xy, persons.visibility)
+    return reduce(lambda crc, column: zlib.crc32(np.ascontiguousarray(column).tobytes(), crc), columns, 0)
 
 
 @contextmanager

@@ -295,6 +295,9 @@ def test_data_make_and_show(tmp_path, capsys):
         (["evaluate", "--annotations", "a.json"], "--results FILE or --model NAME"),
         (["predict", "missing.jpg", "--model", "cpn_tiny", "--weights", "w.weights.h5", "--out", "x"], "w.weights.h5"),
         (["predict", "missing*.jpg", "--model", "no_run", "--out", "x"], "missing*.jpg"),
+        (["predict", "a.jpg", "--model", "r", "--out", "x", "--box-iou", "0.3"], "--box-nms hard or linear"),
+        (["predict", "a.jpg", "--model", "r", "--out", "x", "--box-sigma", "0.3"], "--box-nms gaussian"),
+        (["predict", "a.jpg", "--model", "r", "--out", "x", *BOX, "--every", "2"], "Drop --every, or --box"),
         (["train", "--model", "cpn_res5O", "--data", "nowhere", "--out", "x"], "nowhere"),
         (["export", "--model", "cpn_tiny", "--out", "x"], "Pass --weights FILE"),
         (["data", "make", "x", "--crowding", "7"], "crowding"),
@@ -313,6 +316,18 @@ def test_a_mistake_is_told_in_one_line_with_exit_code_2(arguments, message, caps
     assert len(err.strip().splitlines()) == 1
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "option", ["--min-box-score=1.1", "--min-box-score=nan", "--box-iou=-1", "--pose-nms=2", "--min-box-size=-1",
+               "--min-box-size=inf", "--box-sigma=0", "--pose-nms=x"],
+)  # fmt: skip
+def test_predict_refuses_numbers_that_mean_nothing(option, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["predict", "a.jpg", "--model", "m", "--out", "o", option])
+    assert stop.value.code == 2
+    name, _, value = option.partition("=")
+    assert f"argument {name}: expected a number" in (told := capsys.readouterr().err) and f"received {value!r}" in told
 
 
 @pytest.mark.parametrize("text", ["256", "256xabc", "x", "3.5x4"])

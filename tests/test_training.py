@@ -246,8 +246,29 @@ def test_a_run_on_other_annotations_or_in_anothers_folder_is_refused(small_folde
     training.run(tiny_model, data, tmp_path, **how)
     persons = data.annotations.persons
     moved = replace(persons, keypoints_image_xy=persons.keypoints_image_xy + 1)
-    with pytest.raises(UserError, match="keypoints_crc32"):
+    with pytest.raises(UserError, match="annotations_crc32"):
         training.run(tiny_model, replace(data, annotations=replace(data.annotations, persons=moved)), tmp_path, **how)
+
+
+def test_a_run_with_another_augmentation_is_refused_and_any_keras_loss_is_recorded(small_folder, tmp_path):
+    def plain():
+        model = tiny_model()
+        model.compile("adam", CPNLoss(refine_loss="l2"))
+        return model
+
+    data, how = load(small_folder, "train"), dict(epochs=1, batch_size=4, steps_per_epoch=1)
+    training.run(plain, data, tmp_path, augment="cpn", **how)
+    for changed in (dict(augment="hrnet"), dict(augment="cpn", visibility_rule="visible")):
+        with pytest.raises(UserError, match="augment=cpn. Received: hrnet|visibility_rule=None. Received: visible"):
+            training.run(plain, data, tmp_path, **changed, **how)
+
+
+def test_a_training_that_broke_down_is_told_and_hides_no_checkpoint(small_folder, tmp_path):
+    data, how = load(small_folder, "train"), dict(batch_size=4, steps_per_epoch=2, augment=None)
+    training.run(lambda: tiny_model(training.AdamL2(1e-3)), data, tmp_path / "good", epochs=1, **how)
+    with pytest.raises(UserError, match="The training broke down"):
+        training.run(lambda: tiny_model(training.AdamL2(1e30)), data, tmp_path / "bad", epochs=2, **how)
+    assert not (tmp_path / "bad" / training.WEIGHTS).exists()
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"preset": 3}'])

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 import kpzoo
-from kpzoo.commands.parsing import add_model_arguments, add_pass_arguments, command, load_model
+from kpzoo.commands.parsing import add_model_arguments, add_pass_arguments, command, fraction, load_model
 from kpzoo.errors import UserError
 
 
@@ -23,11 +23,11 @@ def add(commands) -> None:
     parser.add_argument("--boxes", default="gt", help="gt, or a file of detections in COCO's results format")
     add_pass_arguments(parser, batch_size=32)
     text = "IoU above which only the better one of two boxes is looked at; of annotated ones, the better visible"
-    parser.add_argument("--box-nms", type=float, metavar="IOU", help=text)
+    parser.add_argument("--box-nms", type=fraction, metavar="IOU", help=text)
     text = (
         "OKS above which the worse of two poses is dropped, 1 to keep all; if not given, as the model's reference does"
     )
-    parser.add_argument("--pose-nms", type=float, metavar="OKS", help=text)
+    parser.add_argument("--pose-nms", type=fraction, metavar="OKS", help=text)
     parser.add_argument("--save-results", help="write the poses as COCO results JSON")
     parser.add_argument("--report", help="write an .html file: curves, mistakes by joint, the worst pictures")
     parser.add_argument("--json", action="store_true", help="print JSON in full precision")
@@ -39,6 +39,7 @@ def _run(args) -> None:
     if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--report must name an .html file. Received: {args.report!r}.")
     if args.results:
+        _refuse_ignored(args)
         from kpzoo import metrics
         from kpzoo.data import coco, results
 
@@ -50,7 +51,26 @@ def _run(args) -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             found = _evaluate_model(args, args.save_results or Path(folder) / "results.json")
-    print(json.dumps({"metrics": found.values, **found.circumstances}) if args.json else found)
+    if args.json:
+        keypoints = {"per_keypoint": found.details["per_keypoint"]} if "per_keypoint" in found.details else {}
+        print(json.dumps({"metrics": found.values, **keypoints, **found.circumstances}))
+    else:
+        print(found)
+
+
+def _refuse_ignored(args) -> None:
+    """Refuses what says how a model is asked, where a results file alone is scored."""
+    given = {
+        "--weights": args.weights,
+        "--image-size": args.image_size,
+        "--boxes": args.boxes != "gt",
+        "--box-nms": args.box_nms,
+        "--pose-nms": args.pose_nms,
+        "--no-flip": args.no_flip,
+        "--save-results": args.save_results,
+    }
+    if names := [name for name, value in given.items() if value is not None and value is not False]:
+        raise UserError(f"{', '.join(names)} tell how to ask a model. Drop them, or pass --model instead of --results.")
 
 
 def _load_data(args):

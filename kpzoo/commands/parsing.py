@@ -1,6 +1,7 @@
 """What the commands share: how they are declared, the arguments that name a model, and loading it."""
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -41,6 +42,34 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def fraction(text: str) -> float:
+    """Returns the number from 0 to 1 of a text."""
+    return _number(text, 0.0, 1.0)
+
+
+def rate(text: str) -> float:
+    """Returns the number of a text that is above 0 and finite."""
+    return _number(text, 1e-300, 1e300)
+
+
+def _number(text: str, low: float, high: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        bounds = f"from {low:g} to {high:g}" if high <= 1 else "above 0"
+        raise argparse.ArgumentTypeError(f"expected a number {bounds}, received {text!r}")
+    return value
+
+
+def seed(text: str) -> int:
+    """Returns the whole number from 0 to 2³² - 1 of a text."""
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**32 - 1}, received {text!r}")
+    return int(text)
+
+
 def crop_count(text: str) -> int:
     """Returns the size of a batch that a text names."""
     from kpzoo.geometry import MAX_CROPS
@@ -53,7 +82,7 @@ def crop_count(text: str) -> int:
 def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds what `load_model` reads."""
     parser.add_argument("--model", required=required, help="a name of `kpzoo models`, or the folder of a training run")
-    parser.add_argument("--weights", help="a .weights.h5 file; a training run brings its own")
+    parser.add_argument("--weights", help="a weights file; a training run brings its own")
     parser.add_argument("--image-size", type=size, help="crop as HEIGHTxWIDTH, if the model's own is not wanted")
 
 
@@ -64,7 +93,10 @@ def add_pass_arguments(parser: argparse.ArgumentParser, batch_size: int) -> None
 
 
 def load_model(args: argparse.Namespace, skeleton=None):
-    """Returns the model that `--model`, `--weights` and `--image-size` name, of that skeleton if it is no run."""
+    """Returns the model that `--model`, `--weights` and `--image-size` name.
+
+    A run, and a weights file that says so, tell how it was built; for other files `skeleton` is that of the data.
+    """
     import_tensorflow()
     from kpzoo import training
 
@@ -74,8 +106,19 @@ def load_model(args: argparse.Namespace, skeleton=None):
         return training.load_run(args.model)
     if not args.weights:
         raise UserError(f"Model {args.model!r} has no weights yet. Pass --weights FILE, or a training run as --model.")
-    options = {"skeleton": skeleton} if skeleton else {}
-    return kpzoo.build(args.model, image_hw=args.image_size, weights=args.weights, **options)
+    arguments = {"skeleton": skeleton} if skeleton else {}
+    arguments |= own_arguments(args.model, args.weights)
+    if args.image_size:
+        arguments["image_hw"] = args.image_size
+    return kpzoo.build(args.model, weights=args.weights, **arguments)
+
+
+def own_arguments(name: str, weights: str) -> dict:
+    """Returns how to build the model `name` as a weights file of its own says it was; {} for all other files."""
+    from kpzoo.importers import build_arguments, read_description
+
+    description = read_description(weights)
+    return build_arguments(description) if description.get("kpzoo_model") == name else {}
 
 
 def import_tensorflow() -> None:

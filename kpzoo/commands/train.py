@@ -1,7 +1,7 @@
 """`kpzoo train`: a run of training, resumed where it was cut off."""
 
 import kpzoo
-from kpzoo.commands.parsing import command, crop_count, import_tensorflow, positive, size
+from kpzoo.commands.parsing import command, crop_count, fraction, import_tensorflow, positive, rate, seed, size
 
 
 def add(commands) -> None:
@@ -10,7 +10,7 @@ def add(commands) -> None:
         "kpzoo train --model cpn_nano --image-size 128x96 --data scenes --out runs/first",
     )  # fmt: skip
     parser.add_argument("--model", required=True, help="a name of `kpzoo models`")
-    parser.add_argument("--weights", help="a .weights.h5 file to start from")
+    parser.add_argument("--weights", help="a weights file to start from, published or own")
     parser.add_argument("--image-size", type=size, default="256x192", help="crop as HEIGHTxWIDTH")
     parser.add_argument("--data", required=True, help="a COCO-format folder; its skeleton becomes the model's")
     parser.add_argument("--split", default="train", help="part of the training annotations' name")
@@ -18,12 +18,12 @@ def add(commands) -> None:
     parser.add_argument("--out", required=True, help="folder of the run; an unfinished run there is continued")
     parser.add_argument("--epochs", type=positive, default=30, help="passes over the data")
     parser.add_argument("--batch-size", type=crop_count, default=32, help="crops in a step, over all devices")
-    parser.add_argument("--learning-rate", type=float, default=5e-4, help="halved after each sixth of the run")
+    parser.add_argument("--learning-rate", type=rate, default=5e-4, help="halved after each sixth of the run")
     parser.add_argument("--augment", default="cpn", help="cpn, hrnet or simplebaseline")
     text = "share of the crops that show people of several photos put into one, 0 to 1"
-    parser.add_argument("--crowd", type=float, default=0.0, help=text)
+    parser.add_argument("--crowd", type=fraction, default=0.0, help=text)
     parser.add_argument("--devices", type=positive, help="replicas: GPUs, or logical CPUs where there is none")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    parser.add_argument("--seed", type=seed, default=0, help="of weights, order and augmentation")
 
 
 def _run(args) -> None:
