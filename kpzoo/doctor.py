@@ -10,9 +10,11 @@ import numpy as np
 from kpzoo.errors import UserError
 from kpzoo.importers.files import read_state
 from kpzoo.importers.load import load_weights
+from kpzoo.importers.save import build_arguments
 from kpzoo.importers.sources import SOURCES, detect
 from kpzoo.models import build, info, list_models
 from kpzoo.pose_model import PoseModel
+from kpzoo.registry import spec_of
 
 TRIED = 3  # models of about the right size that are built to see whether the file fits
 
@@ -28,10 +30,11 @@ class Diagnosis:
     Args:
         path: The file.
         source: Key of `SOURCES`, "" if the names tell of none.
-        num_tensors: How many arrays it holds that a model could use.
+        num_tensors: How many arrays of floats it holds that a model could use.
         num_params: Numbers in them, without batch statistics.
         metadata: What a file of ours says about itself.
         broken: Names of arrays with NaN or infinity.
+        others: Names of arrays that hold no floats, such as texts.
         fits: Name of the model that takes all of it, "" if none of those that were tried does.
         findings: What `load_weights` said, for the model that fits or for each that was tried.
     """
@@ -42,6 +45,7 @@ class Diagnosis:
     num_params: int
     metadata: Mapping[str, str]
     broken: tuple[str, ...]
+    others: tuple[str, ...]
     fits: str
     findings: tuple[str, ...]
 
@@ -51,6 +55,8 @@ class Diagnosis:
         lines += [f"  {key}: {value}" for key, value in self.metadata.items()]
         if self.broken:
             lines.append(f"NaN or infinity in {len(self.broken)} tensors, such as {self.broken[0]}.")
+        if self.others:
+            lines.append(f"No floats in {len(self.others)} arrays, such as {self.others[0]}.")
         lines.append(f"It fits {self.fits}." if self.fits else "It fits none of the models that were tried.")
         return "\n".join([*lines, *self.findings])
 
@@ -62,6 +68,8 @@ def diagnose(path: str | Path, model: str | None = None) -> Diagnosis:
         path: A file, or the prefix of a TensorFlow 1 checkpoint.
         model: The only model to try; None for those whose parameter count is nearest.
     """
+    if model is not None:
+        spec_of(model)
     arrays, metadata = read_state(path)
     try:
         source = detect(arrays)
@@ -71,11 +79,13 @@ def diagnose(path: str | Path, model: str | None = None) -> Diagnosis:
     useful = {
         name: array for name, array in arrays.items() if row is None or not row.reason_to_ignore(row.canonical(name))
     }
+    others = tuple(name for name, array in useful.items() if array.dtype.kind != "f")
+    useful = {name: array for name, array in useful.items() if name not in others}
     num_params = sum(array.size for name, array in useful.items() if not _STATISTICS.fullmatch(name))
     fits = ""
     if source:
         names = [model] if model else _candidates(source, num_params, metadata)
-        fits, findings = _try(names, arrays, source)
+        fits, findings = _try(names, arrays, source, metadata)
     return Diagnosis(
         path=str(path),
         source=source,
@@ -83,6 +93,7 @@ def diagnose(path: str | Path, model: str | None = None) -> Diagnosis:
         num_params=num_params,
         metadata=metadata,
         broken=tuple(name for name, array in useful.items() if not np.isfinite(array).all()),
+        others=others,
         fits=fits,
         findings=findings,
     )
@@ -98,14 +109,16 @@ def _candidates(source: str, num_params: int, metadata: Mapping[str, str]) -> li
     return sorted(names, key=lambda name: abs(info(name).num_params - num_params))[:TRIED]
 
 
-def _try(names: list[str], arrays: Mapping[str, np.ndarray], source: str) -> tuple[str, tuple[str, ...]]:
+def _try(
+    names: list[str], arrays: Mapping[str, np.ndarray], source: str, metadata: Mapping[str, str]
+) -> tuple[str, tuple[str, ...]]:
     findings = []
     for name in names:
         try:
-            report = load_weights(_built(name, source), arrays, source, head="strict")
+            report = load_weights(_built(name, source, metadata), arrays, source, head="strict")
         except UserError as error:
             try:
-                report = load_weights(_built(name, source), arrays, source, head="new")
+                report = load_weights(_built(name, source, metadata), arrays, source, head="new")
             except UserError:
                 findings.append(str(error))
                 continue
@@ -115,6 +128,8 @@ def _try(names: list[str], arrays: Mapping[str, np.ndarray], source: str) -> tup
     return "", tuple(findings)
 
 
-def _built(name: str, source: str) -> PoseModel:
+def _built(name: str, source: str, metadata: Mapping[str, str]) -> PoseModel:
+    if metadata.get("kpzoo_model") == name:
+        return build(name, **build_arguments(metadata))
     options = {key: value for key, value in _OPTIONS.get(source, {}).items() if key in info(name).options}
     return build(name, **options)

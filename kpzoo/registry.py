@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -146,7 +148,7 @@ def build(
     name: str,
     *,
     image_hw: tuple[int, int] | None = None,
-    skeleton: str | Skeleton = "coco17",
+    skeleton: str | Skeleton | None = None,
     weights: str | Path | None = None,
     normalization: str | None = DEFAULT,
     **options,
@@ -156,9 +158,10 @@ def build(
     Args:
         name: A name of `list_models()`.
         image_hw: (height, width) of the crops in pixels, multiples of 32 (deep hourglasses: 64). Default 256x192.
-        skeleton: The keypoints to find: a name, or a `Skeleton`.
+        skeleton: The keypoints to find: a name, or a `Skeleton`. Default "coco17".
         weights: A tag of published weights, see `info(name).weights`, which also sets what is not given here, or any
-            file that `kpzoo.load_weights` reads and that fits as it is, or None for fresh weights.
+            file that `kpzoo.load_weights` reads and that fits as it is, or None for fresh weights. What else to know
+            before using them is warned of.
         normalization: A key of `blocks.NORMALIZATIONS`; None leaves pixels as they are.
         **options: Options of the model, see `info(name).options`.
 
@@ -171,14 +174,14 @@ def build(
     (None, 16, 16, 17)
     """
     spec = spec_of(name)
-    if isinstance(weights, str) and weights in published.ROWS:
-        row = published.ROWS[weights]
+    if row := _row_of(weights):
         if row.model != name:
             raise UserError(f"The weights {weights!r} belong to {row.model!r}. Received: model {name!r}.")
-        image_hw, skeleton, options = image_hw or row.image_hw, row.skeleton, {**row.options, **options}
+        skeleton = _skeleton_of(row, weights, skeleton)
+        image_hw, options = image_hw or row.image_hw, {**row.options, **options}
         weights = published.fetch(weights)
     image_hw = _checked_size(name, spec.image_hw if image_hw is None else image_hw, spec.multiple)
-    skeleton = skeletons.get(skeleton)
+    skeleton = skeletons.get("coco17" if skeleton is None else skeleton)
     resolved = spec.options(name, options)
     if normalization == DEFAULT:
         normalization = _by_flavour(spec.normalization, resolved)
@@ -194,8 +197,34 @@ def build(
         options=json.loads(json.dumps(options)),
     )
     if weights is not None:
-        load_weights(model, weights)
+        for remark in load_weights(model, weights).remarks:
+            warnings.warn(remark, stacklevel=2)
     return model
+
+
+def _row_of(weights: str | Path | None) -> published.Weights | None:
+    """Returns the row of published weights if `weights` is a tag, None for a file; refuses what looks like a tag."""
+    if not isinstance(weights, str) or weights in published.ROWS:
+        return published.ROWS.get(weights)
+    if re.fullmatch(r"\w+\.\w*_\w*", weights) and not Path(weights).exists():  # no suffix of a file has a "_"
+        if not published.ROWS:
+            raise UserError(f"There is no weights file {weights!r}, and no weights are published yet: name a file.")
+        raise unknown("weights tag", weights, published.ROWS, "There is no file of that name either.")
+    return None
+
+
+def _skeleton_of(row: published.Weights, tag: str, given: str | Skeleton | None) -> Skeleton:
+    """Returns the skeleton of published weights, or the given one if it has the same keypoints."""
+    own = skeletons.get(row.skeleton)
+    if given is None:
+        return own
+    given = skeletons.get(given)
+    if given.keypoints != own.keypoints:
+        raise UserError(
+            f"The weights {tag!r} are for the keypoints of {own.name!r}. Received: skeleton {given.name!r}. "
+            "Leave `skeleton` out, or `weights`."
+        )
+    return given
 
 
 def _by_flavour(value: str | Mapping[str, str], options: Mapping) -> str:

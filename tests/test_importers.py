@@ -17,7 +17,7 @@ import reference
 import tensorflow as tf
 
 from kpzoo.errors import UserError
-from kpzoo.importers import SOURCES, detect, load_weights, save, save_weights
+from kpzoo.importers import SOURCES, build_arguments, detect, load_weights, read_description, save, save_weights
 from kpzoo.importers.files import read_state
 from kpzoo.models import build
 
@@ -625,7 +625,7 @@ def test_own_weights_of_a_compiled_model_leave_the_optimizer_out(tmp_path):
 def test_build_loads_own_h5_files(tmp_path):
     model = with_random_values(tiny())
     path = save_weights(model, tmp_path / "own.weights.h5")
-    again = build("mipnet_tiny", image_hw=IMAGE_HW, weights=path)
+    again = build("mipnet_tiny", image_hw=IMAGE_HW, normalization=None, weights=path)
     assert_same_values(again, model)
 
 
@@ -664,6 +664,65 @@ def test_options_that_shapes_do_not_show_are_told(tmp_path):
     path = save_weights(build("dilated_tiny", **small, trunk_stride=8), tmp_path / "own.weights.h5")
     (remark,) = load_weights(build("dilated_tiny", **small, trunk_stride=16), path).remarks
     assert remark.endswith('the options {"trunk_stride": 8}, this one with {"trunk_stride": 16}.')
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors"])
+def test_an_own_file_tells_all_that_its_model_was_built_as(suffix, tmp_path):
+    model = build("cpn_tiny", image_hw=(64, 96), skeleton="crowdpose14", flavour="pytorch", levels=("c2", "c3"))
+    path = save_weights(model, tmp_path / f"own{suffix}")
+    assert read_description(path) == read_state(path).metadata == save.describe(model)
+    assert build("cpn_tiny", **build_arguments(read_description(path))).preset == model.preset
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        {"kpzoo_options": '{"weights": "other.pth"}'},
+        {"kpzoo_options": "[1]"},
+        {"kpzoo_image_hw": "64"},
+        {"kpzoo_skeleton_config": '{"name": "x"}'},
+        {"kpzoo_skeleton_config": "{"},
+        {"kpzoo_normalization": "[]"},
+    ],
+)
+def test_a_description_that_makes_no_model_is_refused(says):
+    with pytest.raises(UserError, match="says about its model what cannot be read"):
+        build_arguments(says)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x02",
+        b"\x89HDF\r\n\x1a\n" + b"\0" * 50,
+        b"PK\x03\x04" + b"\0" * 50,
+        b"\0" * 8 + b"{}",
+        b"\xff" * 8 + b"{}",
+        b"\x02" + b"\0" * 7 + b"{}",
+        b"\x12" + b"\0" * 7 + b'{"__metadata__":[]}',
+    ],
+)
+def test_other_files_tell_nothing_of_a_model(content, tmp_path):
+    (tmp_path / "file").write_bytes(content)
+    assert read_description(tmp_path / "file") == {}
+    assert read_description(tmp_path / "missing") == {}
+
+
+def test_another_image_size_and_normalization_are_told(tmp_path):
+    path = save_weights(tiny("simplebaseline_tiny"), tmp_path / "own.safetensors")
+    model = build("simplebaseline_tiny", image_hw=(64, 96), normalization="imagenet_rgb")
+    size, pixels = load_weights(model, path).remarks
+    assert size.endswith("the image size 64x64, this one with 64x96.")
+    assert pixels.endswith('the normalization null, this one with "imagenet_rgb".')
+
+
+def test_arrays_of_text_are_refused(tmp_path):
+    model = tiny("simplebaseline_tiny")
+    arrays = values_of(model)
+    name = next(name for name in arrays if name.endswith("moving_variance"))
+    with pytest.raises(UserError, match=f"1 arrays hold no numbers: {name}"):
+        load_weights(model, {**arrays, name: np.array("some text")})
 
 
 @pytest.mark.parametrize("name", ["own.h5", "own.pth", "missing/own.npz"])

@@ -1,5 +1,6 @@
 """Published weights: fetched once, verified before they are read, and never half there."""
 
+import argparse
 import hashlib
 import http.server
 import multiprocessing
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 import kpzoo
-from kpzoo import weights
+from kpzoo import cli, doctor, importers, weights
+from kpzoo.commands import parsing
 from kpzoo.errors import UserError
+from kpzoo.skeletons import COCO17, Skeleton
 
 TAG = "cpn_tiny.noise_64x64_v1"
 
@@ -136,8 +139,6 @@ def test_every_published_row_is_complete():
 
 
 def test_convert_and_doctor_agree_on_what_a_file_is(tmp_path, capsys):
-    from kpzoo import cli
-
     model = kpzoo.build("mipnet_tiny", image_hw=(64, 64))
     kpzoo.save_weights(model, tmp_path / "tiny.npz")
     arguments = ["convert", tmp_path / "tiny.npz", tmp_path / "tiny.weights.h5", "--model", "mipnet_tiny"]
@@ -152,8 +153,6 @@ def test_convert_and_doctor_agree_on_what_a_file_is(tmp_path, capsys):
 
 
 def test_doctor_says_what_does_not_fit(tmp_path, capsys):
-    from kpzoo import cli
-
     model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
     arrays = {variable.path: variable.numpy() for variable in model.variables}
     name = next(name for name in arrays if name.endswith("gamma"))
@@ -165,3 +164,126 @@ def test_doctor_says_what_does_not_fit(tmp_path, capsys):
     assert "fits none" in out
     (tmp_path / "page.weights.h5").write_text("<html>not found</html>")
     assert cli.main(["doctor", str(tmp_path / "page.weights.h5")]) == 2
+
+
+THREE = Skeleton("three", ("nose", "left_eye", "right_eye"), (("left_eye", "right_eye"),), (0.03, 0.02, 0.02), ())
+
+
+@pytest.fixture(scope="module", params=[".weights.h5", ".safetensors"])
+def own(request, tmp_path_factory):
+    """A file of ours whose model differs from the defaults in all that can differ."""
+    model = kpzoo.build("cpn_tiny", image_hw=(64, 96), skeleton=THREE, normalization="imagenet_rgb", levels=["c2"])
+    return kpzoo.save_weights(model, tmp_path_factory.mktemp("own") / f"own{request.param}"), model
+
+
+def arguments_of(path, image_size=None, model="cpn_tiny"):
+    return argparse.Namespace(model=model, weights=str(path), image_size=image_size)
+
+
+def test_a_command_builds_the_model_that_an_own_file_tells_of(own, recwarn):
+    path, model = own
+    again = parsing.load_model(arguments_of(path), COCO17)
+    assert again.preset == model.preset
+    assert [str(w.message) for w in recwarn if w.category is UserWarning] == []
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_command_takes_the_size_that_is_asked_for_and_tells_of_the_other(own):
+    with pytest.warns(UserWarning, match="with the image size 64x96, this one with 128x64"):
+        model = parsing.load_model(arguments_of(own[0], image_size=(128, 64)))
+    assert (model.preset.image_hw, model.preset.skeleton) == ((128, 64), THREE)
+
+
+def test_a_file_without_a_description_is_of_the_skeleton_of_the_data(tmp_path):
+    model = kpzoo.build("cpn_tiny", image_hw=(64, 64), skeleton=THREE)
+    path = kpzoo.save_weights(model, tmp_path / "own.npz")
+    assert parsing.load_model(arguments_of(path, (64, 64)), THREE).preset.skeleton == THREE
+    with pytest.raises(UserError, match="do not fit model 'cpn_tiny'"):
+        parsing.load_model(arguments_of(path, (64, 64)))
+
+
+def test_build_warns_of_another_normalization(own):
+    arguments = dict(image_hw=(64, 96), skeleton=THREE, levels=["c2"], weights=own[0])
+    with pytest.warns(UserWarning, match='with the normalization "imagenet_rgb", this one with null'):
+        kpzoo.build("cpn_tiny", normalization=None, **arguments)
+
+
+def test_doctor_builds_what_an_own_file_tells_of(own):
+    diagnosis = doctor.diagnose(own[0])
+    assert (diagnosis.fits, len(diagnosis.findings)) == ("cpn_tiny", 1)
+
+
+def test_doctor_tells_of_arrays_without_numbers(tmp_path):
+    model = kpzoo.build("simplebaseline_tiny", image_hw=(64, 64))
+    arrays = {variable.path: variable.numpy() for variable in model.variables}
+    np.savez(tmp_path / "more.npz", **arrays, note=np.array("some text"))
+    diagnosis = doctor.diagnose(tmp_path / "more.npz", "simplebaseline_tiny")
+    assert (diagnosis.others, diagnosis.fits, diagnosis.num_tensors) == (("note",), "", len(arrays))
+    assert "No floats in 1 arrays, such as note." in str(diagnosis)
+    assert "1 arrays hold no numbers: note" in str(diagnosis)
+    name = next(name for name in arrays if name.endswith("moving_variance"))
+    np.savez(tmp_path / "text.npz", **{**arrays, name: np.array("some text")})
+    assert doctor.diagnose(tmp_path / "text.npz", "simplebaseline_tiny").others == (name,)
+
+
+def test_doctor_reads_the_checkpoints_of_tensorflow_2(tmp_path):
+    import tensorflow as tf
+
+    path = tf.train.Checkpoint(kernel=tf.Variable([1.0, np.inf])).save(str(tmp_path / "ckpt"))
+    diagnosis = doctor.diagnose(path)
+    assert (diagnosis.source, diagnosis.fits) == ("", "")
+    assert diagnosis.broken == ("kernel/.ATTRIBUTES/VARIABLE_VALUE",)
+    assert "_CHECKPOINTABLE_OBJECT_GRAPH" in diagnosis.others
+
+
+def test_doctor_refuses_an_unknown_model(own, capsys):
+    assert cli.main(["doctor", str(own[0]), "--model", "cpn_tinny"]) == 2
+    assert "Did you mean 'cpn_tiny'" in capsys.readouterr().err
+
+
+def test_convert_records_what_is_asked_for_and_keeps_what_an_own_file_says(own, tmp_path, capsys):
+    out = tmp_path / "out.safetensors"
+    arguments = ["convert", str(own[0]), str(out), "--model", "cpn_tiny", "--image-size", "64x64"]
+    assert cli.main([*arguments, "--normalization", "none"]) == 0
+    assert "with the image size 64x96, this one with 64x64" in capsys.readouterr().out
+    built = importers.build_arguments(importers.read_description(out))
+    assert built == {"image_hw": (64, 64), "skeleton": THREE, "normalization": None, "levels": ["c2"]}
+
+
+@pytest.mark.parametrize(
+    "output, options, message",
+    [
+        ("out.h5", [], "A weights file ends in"),
+        ("missing/out.npz", [], "There is no folder"),
+        ("out.npz", ["--option", "skeleton=coco17"], "Use --skeleton."),
+        ("out.npz", ["--option", "image_hw=[64,64]"], "Use --image-size."),
+        ("out.npz", ["--option", "normalization=null"], "Use --normalization."),
+        ("out.npz", ["--option", "weights=x"], "Use INPUT."),
+    ],
+)
+def test_convert_refuses_what_cannot_be_before_it_reads(output, options, message, tmp_path, capsys):
+    arguments = [str(tmp_path / "no_such_file.pth"), str(tmp_path / output), "--model", "cpn_tiny", *options]
+    assert cli.main(["convert", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_tag_does_not_override_another_skeleton(served):
+    with pytest.raises(UserError, match="for the keypoints of 'coco17'. Received: skeleton 'crowdpose14'"):
+        kpzoo.build("cpn_tiny", weights=TAG, skeleton="crowdpose14")
+    assert served[2] == []
+    same = replace(COCO17, name="person")
+    assert kpzoo.build("cpn_tiny", weights=TAG, skeleton=same).preset.skeleton == same
+
+
+def test_a_mistyped_tag_is_answered_with_the_nearest(served):
+    with pytest.raises(UserError, match=f"Did you mean '{TAG}'"):
+        kpzoo.build("cpn_tiny", weights=TAG.replace("noise", "nose"))
+
+
+def test_where_no_weights_are_published_a_tag_is_told_so(monkeypatch):
+    monkeypatch.setattr(weights, "ROWS", {})
+    with pytest.raises(UserError, match="no weights are published yet"):
+        kpzoo.build("cpn_tiny", weights="cpn_tiny.coco_256x192_v1")

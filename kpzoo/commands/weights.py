@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import kpzoo
-from kpzoo.commands.parsing import command, import_tensorflow
+from kpzoo.commands.parsing import command, import_tensorflow, own_arguments, size
 from kpzoo.errors import UserError
 
 
@@ -17,19 +17,34 @@ def add_convert(commands) -> None:
     parser.add_argument("output", help="a .weights.h5, .safetensors or .npz file")
     parser.add_argument("--model", required=True, help="a name of `kpzoo models`")
     parser.add_argument("--source", default="auto", help="whose checkpoint it is; told by its names if not given")
-    parser.add_argument("--skeleton", default="coco17", help="the keypoints of the model")
+    text = "; of a file of kpzoo's own, as it says"
+    parser.add_argument("--skeleton", help=f"the keypoints of the model, coco17 if not given{text}")
+    parser.add_argument("--image-size", type=size, help=f"crop as HEIGHTxWIDTH, if the model's own is not wanted{text}")
+    parser.add_argument("--normalization", help=f"of pixels, such as imagenet_rgb or none, if not the model's{text}")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
                         help="an option of the model, such as flavour=pytorch; may be repeated")  # fmt: skip
     parser.add_argument("--new-head", action="store_true", help="leave the heads fresh, for other keypoints")
 
 
-def _convert(args) -> None:
-    import_tensorflow()
-    from kpzoo import importers
+# Arguments of a model that have an option of their own.
+_OWN_OPTIONS = {"name": "--model", "image_hw": "--image-size", "skeleton": "--skeleton", "weights": "INPUT"}
+_OWN_OPTIONS["normalization"] = "--normalization"
 
+
+def _convert(args) -> None:
     if Path(args.output).exists():
         raise UserError(f"{args.output!r} exists already. Name another file, or remove it.")
-    model = kpzoo.build(args.model, skeleton=args.skeleton, **dict(map(_option, args.option)))
+    given = dict(map(_option, args.option))
+    given |= {"skeleton": args.skeleton} if args.skeleton else {}
+    given |= {"image_hw": args.image_size} if args.image_size else {}
+    if args.normalization:
+        given["normalization"] = None if args.normalization == "none" else args.normalization
+    import_tensorflow()
+    from kpzoo import importers
+    from kpzoo.importers.save import writer_of
+
+    writer_of(args.output)  # refuses a bad name before the long work
+    model = kpzoo.build(args.model, **{**own_arguments(args.model, args.input), **given})
     head = "new" if args.new_head else "strict"
     print(importers.load_weights(model, args.input, source=args.source, head=head))
     print(importers.save_weights(model, args.output))
@@ -40,6 +55,8 @@ def _option(text: str) -> tuple[str, object]:
     name, separator, value = text.partition("=")
     if not separator:
         raise UserError(f"An option of a model is NAME=VALUE. Received: {text!r}.")
+    if name in _OWN_OPTIONS:
+        raise UserError(f"--option is for options of a model. Received: {text!r}. Use {_OWN_OPTIONS[name]}.")
     try:
         return name, json.loads(value)
     except json.JSONDecodeError:

@@ -18,6 +18,7 @@ from kpzoo.importers.pickles import LEGACY_START, Tensor, TorchFile, read_torch_
 # Under these names training scripts keep the state dict, beside optimizer states and counters.
 WRAPPERS = ("state_dict", "latest_state_dict", "best_state_dict", "model_state_dict", "model")
 
+H5_START = b"\x89HDF\r\n\x1a\n"
 MAX_HEADER = 100_000_000  # bytes of a safetensors header, as its own library allows
 MAX_EXPANSION = 50  # how many times larger than its file the content may be
 
@@ -73,7 +74,7 @@ def _reader_of(path: Path) -> Callable[[Path], tuple[Mapping, Mapping]]:
         raise UserError(f"{str(path)!r} is a web page, not weights: the download needs a click or a login.")
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f"{str(path)!r} is a Git LFS pointer, not the weights. Run `git lfs pull`.")
-    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+    if start.startswith(H5_START):
         return _read_h5
     if start.startswith(b"PK\x03\x04"):
         return _read_zip

@@ -1,6 +1,5 @@
 """Published checkpoints into models of the zoo: every variable filled, every tensor accounted for, or nothing done."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import numpy as np
 from kpzoo import __version__
 from kpzoo.errors import UserError, unknown
 from kpzoo.importers.files import State, read_state
+from kpzoo.importers.save import describe
 from kpzoo.importers.sources import SOURCES, Source, source_of
 
 HEADS = ("strict", "new")
@@ -70,7 +70,9 @@ def load_weights(
     source = source_of(source, given.arrays)
     row = SOURCES[source]
     names = {row.canonical(name): name for name in given.arrays}
-    state = row.prepare({key: np.asarray(given.arrays[name]) for key, name in names.items()})
+    state = {key: np.asarray(given.arrays[name]) for key, name in names.items()}
+    texts = [names[key] for key in state if state[key].dtype.kind not in "fiub" and not row.reason_to_ignore(key)]
+    state = row.prepare({key: array for key, array in state.items() if names[key] not in texts})
 
     keys = {variable.path: row.key_of(variable.path) for variable in model.variables}
     fresh = _fresh(keys, state, row, head)
@@ -86,6 +88,7 @@ def load_weights(
         *_missing(plan, values),
         *_left_over(unused - set(ignored)),
         *_misshapen(values, shapes),
+        *([f"{len(texts)} arrays hold no numbers: {_some(texts)}"] if texts else []),
         *_senseless(values),
     ]
     if problems:
@@ -185,9 +188,11 @@ def _remarks(model: keras.Model, row: Source, metadata: Mapping[str, str]) -> It
     name = metadata.get("kpzoo_model", preset.name)
     if name != preset.name:
         yield f"The file was written by a model {name!r}."
-    options = json.dumps(dict(preset.options), sort_keys=True)
-    if (theirs := metadata.get("kpzoo_options", options)) != options:
-        yield f"The file's model was built with the options {theirs}, this one with {options}."
+    ours = describe(model)
+    labels = {"kpzoo_image_hw": "image size", "kpzoo_normalization": "normalization", "kpzoo_options": "options"}
+    for key, label in labels.items():
+        if (theirs := metadata.get(key, ours[key])) != ours[key]:
+            yield f"The file's model was built with the {label} {theirs}, this one with {ours[key]}."
 
 
 def _some(names: Iterable[str], count: int = 3) -> str:

@@ -2,13 +2,19 @@
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from kpzoo import __version__
 from kpzoo.errors import UserError
+from kpzoo.importers.files import H5_START, MAX_HEADER
 from kpzoo.pose_model import PoseModel
+from kpzoo.skeletons import Skeleton
+
+# Arguments of `kpzoo.build` that are no options of a model.
+NAMED = ("name", "image_hw", "skeleton", "weights", "normalization")
 
 
 def save_weights(model: PoseModel, path: str | Path) -> Path:
@@ -19,11 +25,7 @@ def save_weights(model: PoseModel, path: str | Path) -> Path:
         path: Ends in `.weights.h5`, `.safetensors` or `.npz`. The last carries no description of the model.
     """
     path = Path(path)
-    writer = next((writer for suffix, writer in _WRITERS.items() if path.name.endswith(suffix)), None)
-    if writer is None:
-        raise UserError(f"A weights file ends in {', '.join(_WRITERS)}. Received: {str(path)!r}.")
-    if not path.parent.is_dir():
-        raise UserError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
+    writer = writer_of(path)
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         writer(model, part)
@@ -36,8 +38,19 @@ def save_weights(model: PoseModel, path: str | Path) -> Path:
     return path
 
 
+def writer_of(path: str | Path) -> Callable[[PoseModel, Path], None]:
+    """Returns what writes a weights file of that name, or says why none can be there."""
+    path = Path(path)
+    writer = next((writer for suffix, writer in _WRITERS.items() if path.name.endswith(suffix)), None)
+    if writer is None:
+        raise UserError(f"A weights file ends in {', '.join(_WRITERS)}. Received: {str(path)!r}.")
+    if not path.parent.is_dir():
+        raise UserError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
+    return writer
+
+
 def describe(model: PoseModel) -> dict[str, str]:
-    """Returns what files of ours tell about their model."""
+    """Returns what files of ours tell about their model; `build_arguments` makes the model's arguments of it."""
     preset = model.preset
     return {
         "kpzoo_model": preset.name,
@@ -45,8 +58,59 @@ def describe(model: PoseModel) -> dict[str, str]:
         "kpzoo_image_hw": "{}x{}".format(*preset.image_hw),
         "kpzoo_skeleton": preset.skeleton.name,
         "kpzoo_keypoints": ",".join(preset.skeleton.keypoints),
+        "kpzoo_skeleton_config": json.dumps(preset.skeleton.to_config(), default=float),
+        "kpzoo_normalization": json.dumps(preset.normalization),
         "kpzoo_options": json.dumps(dict(preset.options), sort_keys=True),
     }
+
+
+def read_description(path: str | Path) -> dict[str, str]:
+    """Returns what a file of ours tells about its model without reading its arrays; of any other file, nothing.
+
+    A file that cannot be read tells nothing either: `read_state` says what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+            length = int.from_bytes(start[:8], "little")
+            is_safetensors = start[8:] == b"{" and 0 < length <= MAX_HEADER
+            found = json.loads(b"{" + file.read(length - 1)).get("__metadata__") if is_safetensors else None
+        if start.startswith(H5_START):
+            found = _h5_attributes(path)
+    except (OSError, ValueError, AttributeError, RuntimeError, KeyError, RecursionError):
+        return {}
+    items = found.items() if isinstance(found, Mapping) else ()
+    return {key: value for key, value in items if key.startswith("kpzoo_") and isinstance(value, str)}
+
+
+def build_arguments(description: Mapping[str, str]) -> dict:
+    """Returns the arguments of `kpzoo.build`, but for name and weights, for the model that a file of ours tells of."""
+    try:
+        arguments = dict(json.loads(description.get("kpzoo_options", "{}")))
+        if strange := sorted(set(arguments) & set(NAMED)):
+            raise ValueError(f"{strange[0]!r} is no option of a model")
+        if "kpzoo_image_hw" in description:
+            height, width = map(int, description["kpzoo_image_hw"].split("x"))
+            arguments["image_hw"] = (height, width)
+        if "kpzoo_skeleton_config" in description:
+            arguments["skeleton"] = Skeleton.from_config(json.loads(description["kpzoo_skeleton_config"]))
+        if "kpzoo_normalization" in description:
+            arguments["normalization"] = json.loads(description["kpzoo_normalization"])
+            if not isinstance(arguments["normalization"], str | None):
+                raise ValueError(f"normalization {arguments['normalization']!r}")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"The weights file says about its model what cannot be read: {error}. Fetch it again."
+        ) from None
+    return arguments
+
+
+def _h5_attributes(path: Path) -> dict:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return dict(file.attrs)
 
 
 def _arrays(model: PoseModel) -> dict[str, np.ndarray]:
