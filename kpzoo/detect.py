@@ -21,6 +21,7 @@ from kpzoo.nms import box_nms, soft_box_nms
 
 _HOG_LONG_SIDE = 960  # pictures are brought to this size: a window of 128 rows then is a person of 100
 _HOG_STRETCHES = (1.0, 0.75)  # of the width: the window is half as wide as high, people with open arms are wider
+_OUTPUTS = ("boxes", "scores", "labels")  # of an ONNX model
 _HOG_PERSON = (0.65, 0.8)  # the part of the window, about its centre, that its person fills
 
 
@@ -37,6 +38,7 @@ class Detector:
         suppression: What is done about boxes that overlap a better one, beside what the detector does itself: "hard"
             removes them, "linear" and "gaussian" lower their scores (see `nms.soft_box_nms`); None is nothing.
         max_iou: The overlap above which "hard" and "linear" act.
+        sigma: How gentle "gaussian" is: scores are multiplied by exp(-IoU² / sigma).
     """
 
     min_score: float = 0.0
@@ -44,6 +46,7 @@ class Detector:
     max_boxes: int = 100
     suppression: str | None = None
     max_iou: float = 0.5
+    sigma: float = 0.5
 
     def detect(
         self, images: Sequence[np.ndarray | str | Path], image_ids: Sequence[int | str] | None = None
@@ -91,7 +94,8 @@ class Detector:
         if self.suppression not in ("linear", "gaussian"):
             raise unknown("suppression of boxes", self.suppression, ["hard", "linear", "gaussian"])
         least = max(self.min_score, 0.001)
-        keep, scores = soft_box_nms(boxes_xywh, scores, self.suppression, threshold=self.max_iou, min_score=least)
+        options = dict(threshold=self.max_iou, sigma=self.sigma, min_score=least)
+        keep, scores = soft_box_nms(boxes_xywh, scores, self.suppression, **options)
         return boxes_xywh[keep], scores
 
 
@@ -223,17 +227,35 @@ class OnnxDetector(Detector):
         size_hw = spec.shape[2:] if channels_first else spec.shape[1:3]
         batch, scale = _letterbox(image_rgb, tuple(side if isinstance(side, int) else 640 for side in size_hw))
         if spec.type != "tensor(uint8)":
-            batch = batch.astype(np.float16 if "16" in spec.type else np.float32) * np.float32(self.input_scale)
+            batch = (batch * np.float32(self.input_scale)).astype(np.float16 if "float16" in spec.type else np.float32)
         if channels_first:
             batch = batch.transpose(0, 3, 1, 2)
-        names = [output.name for output in self._session.get_outputs()]
-        outputs = dict(zip(names, self._session.run(None, {spec.name: np.ascontiguousarray(batch)}), strict=True))
-        if not {"boxes", "scores", "labels"} <= set(names):
-            outputs = dict(zip(("boxes", "scores", "labels"), outputs.values(), strict=False))
-        corners, scores = np.reshape(outputs["boxes"], (-1, 4)).astype(float), np.ravel(outputs["scores"])
-        people = np.ravel(outputs["labels"]) == self.person_label
-        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        boxes, scores, labels = self._outputs(spec.name, np.ascontiguousarray(batch))
+        people = labels == self.person_label
+        boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
         return boxes[people] / scale, scores[people]
+
+    def _outputs(self, name: str, batch: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns corners (N, 4), scores (N,) and labels (N,) of a batch of one picture."""
+        names = [output.name for output in self._session.get_outputs()]
+        try:
+            outputs = self._session.run(None, {name: batch})
+        except Exception as error:  # as below, a class for every fault
+            raise UserError(
+                f"The detector {str(self.path)!r} fails on a picture, {batch.dtype} {batch.shape}: {_line(error)}."
+            ) from None
+        outputs = dict(zip(names if set(_OUTPUTS) <= set(names) else _OUTPUTS, outputs, strict=False))
+        arrays = [np.asarray(outputs[name]) for name in _OUTPUTS]
+        boxes, scores, labels = (array[0] if array.shape[:1] == (1,) else array for array in arrays)
+        if boxes.ndim == 1 and scores.ndim == labels.ndim == 0:  # one box, without a leading 1
+            boxes, scores, labels = boxes[None], scores[None], labels[None]
+        if scores.ndim != 1 or boxes.shape != (len(scores), 4) or labels.shape != scores.shape:
+            received = ", ".join(f"{name} {array.shape}" for name, array in zip(_OUTPUTS, arrays, strict=True))
+            raise UserError(
+                f"The detector {str(self.path)!r} must give boxes (1, N, 4), scores (1, N), labels (1, N). "
+                f"Received: {received}."
+            )
+        return boxes.astype(float), scores.astype(float), labels
 
     @cached_property
     def _session(self):
@@ -246,11 +268,12 @@ class OnnxDetector(Detector):
         try:
             session = onnxruntime.InferenceSession(str(self.path), providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class of its own for every fault, all derived from Exception
-            reason = str(error).splitlines()[0]
+            reason = _line(error)
             raise UserError(f"{str(self.path)!r} is not an ONNX model that onnxruntime can load: {reason}.") from None
         inputs, outputs = session.get_inputs(), session.get_outputs()
         shape = inputs[0].shape if len(inputs) == 1 else None
-        if shape is None or len(shape) != 4 or 3 not in (shape[1], shape[3]) or len(outputs) < 3:
+        fits = shape is not None and len(shape) == 4 and 3 in (shape[1], shape[3]) and len(outputs) >= 3
+        if not fits or isinstance(shape[0], int) and shape[0] != 1:  # one that is open is a name
             received = [(value.name, value.shape) for value in [*inputs, *outputs]]
             raise UserError(
                 f"{str(self.path)!r} must take one picture (1, 3, H, W) or (1, H, W, 3) and give boxes (1, N, 4), "
@@ -301,7 +324,13 @@ class KerasHubDetector(Detector):
             import keras_hub
         except ImportError as error:
             raise UserError(f"KerasHubDetector needs keras-hub ({error}). Run `pip install keras-hub`.") from None
-        return keras_hub.models.ObjectDetector.from_preset(str(self.preset))
+        try:
+            return keras_hub.models.ObjectDetector.from_preset(str(self.preset))
+        except Exception as error:  # of names, files, downloads, and of presets that are no detector
+            raise UserError(
+                f"KerasHub cannot load the detector {str(self.preset)!r}: {_line(error)}. Pass a name or folder that "
+                "`keras_hub.models.ObjectDetector.from_preset` takes."
+            ) from None
 
 
 def get(detector: "str | Path | Detector") -> Detector:
@@ -324,6 +353,11 @@ def get(detector: "str | Path | Detector") -> Detector:
 
 
 _NAMES = {"hog": HOGDetector, "whole": WholeImage}
+
+
+def _line(error: Exception) -> str:
+    """Returns the first line of what went wrong."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).strip().rstrip(".")
 
 
 def _letterbox(image_rgb: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.ndarray, float]:

@@ -186,13 +186,13 @@ def test_a_real_box_file_is_read():
     np.testing.assert_allclose(scores[0], [0.99997], atol=1e-5)
 
 
-def onnx_model(path, image_shape, image_type, names=("boxes", "scores", "labels")):
-    """Three constant boxes, and one whose score is the mean of the input."""
+def onnx_model(path, image_shape, image_type, names=("boxes", "scores", "labels"), labels=(1, 18, 1, 1), fixed=3):
+    """Constant boxes, all but the last with constant scores; the last's is the mean of the input."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     boxes = np.array([[[10, 20, 30, 60], [0, 0, 5, 5], [8, 8, 16, 24], [0, 0, 32, 16]]], np.float32)
-    labels, fixed = np.array([[1, 18, 1, 1]], np.int64), np.array([[0.6, 0.9, 0.8]], np.float32)
+    labels, fixed = np.array([labels], np.int64), np.array([[0.6, 0.9, 0.8][:fixed]], np.float32)
     constants = [numpy_helper.from_array(array, name) for array, name in ((boxes, "b"), (labels, "l"), (fixed, "f"))]
     constants.append(numpy_helper.from_array(np.array([1, 1], np.int64), "one"))
     nodes = [
@@ -205,8 +205,8 @@ def onnx_model(path, image_shape, image_type, names=("boxes", "scores", "labels"
     ]
     outputs = [
         helper.make_tensor_value_info(names[0], TensorProto.FLOAT, (1, 4, 4)),
-        helper.make_tensor_value_info(names[1], TensorProto.FLOAT, (1, 4)),
-        helper.make_tensor_value_info(names[2], TensorProto.INT64, (1, 4)),
+        helper.make_tensor_value_info(names[1], TensorProto.FLOAT, (1, fixed.size + 1)),
+        helper.make_tensor_value_info(names[2], TensorProto.INT64, labels.shape),
     ]
     picture = helper.make_tensor_value_info("picture", image_type, image_shape)
     graph = helper.make_graph(nodes, "detector", [picture], outputs, constants)
@@ -221,8 +221,9 @@ def onnx_model(path, image_shape, image_type, names=("boxes", "scores", "labels"
         ((1, 64, 64, 3), 1, ("o1", "o2", "o3"), 0.5 * 0.4),
         ((1, 64, 64, 3), 2, ("boxes", "scores", "labels"), 0.5 * 102),
         ((1, 3, "h", "w"), 1, ("boxes", "scores", "labels"), 0.5 * 0.4),
+        ((1, 3, 64, 64), 10, ("boxes", "scores", "labels"), 0.5 * 0.4),
     ],
-    ids=["channels first", "channels last, other names", "uint8", "any size"],
+    ids=["channels first", "channels last, other names", "uint8", "any size", "float16"],
 )
 def test_an_onnx_detector_gets_the_picture_and_gives_people_in_its_pixels(
     tmp_path, image_shape, image_type, names, mean
@@ -244,10 +245,18 @@ def test_an_onnx_detector_gets_the_picture_and_gives_people_in_its_pixels(
 def test_what_is_no_onnx_detector_is_refused(tmp_path):
     (tmp_path / "junk.onnx").write_bytes(b"junk")
     onnx_model(tmp_path / "grey.onnx", (1, 1, 64, 64), 1)
+    onnx_model(tmp_path / "four.onnx", (4, 3, 64, 64), 1)
+    onnx_model(tmp_path / "labels.onnx", (1, 3, 64, 64), 1, labels=(1, 1))
+    onnx_model(tmp_path / "scores.onnx", (1, 3, 64, 64), 1, fixed=1)
+    onnx_model(tmp_path / "int.onnx", (1, 3, 64, 64), 7)
     for name, reason in [
         ("missing.onnx", "There is no ONNX model"),
         ("junk.onnx", "is not an ONNX model"),
         ("grey.onnx", r"must take one picture.*Received: \[\('picture', \[1, 1, 64, 64\]\)"),
+        ("four.onnx", r"must take one picture.*Received: \[\('picture', \[4, 3, 64, 64\]\)"),
+        ("labels.onnx", r"labels.onnx' must give boxes \(1, N, 4\).*Received: .*labels \(1, 2\)"),
+        ("scores.onnx", r"scores.onnx' must give boxes.*Received: boxes \(1, 4, 4\), scores \(1, 2\)"),
+        ("int.onnx", r"int.onnx' fails on a picture, float32 \(1, 3, 64, 64\): .*int64"),
     ]:
         with pytest.raises(UserError, match=reason):
             OnnxDetector(tmp_path / name).detect([ground()])
@@ -279,6 +288,24 @@ def test_a_keras_hub_detector_asks_for_the_label_it_cannot_know():
     model.num_classes = 3
     with pytest.raises(UserError, match="Which of the 3 labels"):
         KerasHubDetector(model).detect([ground()])
+
+
+def test_what_keras_hub_cannot_load_is_told_in_one_line(monkeypatch):
+    def from_preset(name):
+        raise ValueError(f"Unknown preset {name}.\n\nUse a folder.")
+
+    models = SimpleNamespace(ObjectDetector=SimpleNamespace(from_preset=from_preset))
+    monkeypatch.setitem(sys.modules, "keras_hub", SimpleNamespace(models=models))
+    with pytest.raises(UserError, match="cannot load the detector 'dfine_x': Unknown preset dfine_x. Pass") as error:
+        KerasHubDetector("dfine_x").detect([ground()])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 2.0])
+def test_gaussian_suppression_is_as_gentle_as_told(sigma):
+    fake = Fake(((0, 0, 20, 20), (10, 0, 20, 20)), (0.9, 0.8), suppression="gaussian", sigma=sigma)
+    scores = fake.detect([ground()])[1][0]
+    assert scores.tolist() == pytest.approx([0.9, 0.8 * np.exp(-((1 / 3) ** 2) / sigma)])
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch, tmp_path):
