@@ -3,7 +3,7 @@
 What is drawn says what it means: limbs are blue on the person's left, orange on the right, white in the middle (every
 kind of colour vision tells these apart); faint means little confidence; a second person of one box (instance 1, and
 further ones) is dashed, with rings for joints and an outline of its own colour; where many poses lie on one another,
-limbs can have the colour of their instance instead. Sizes follow person and picture.
+limbs can have the colour of their instance, or all one colour, instead. Sizes follow person and picture.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def draw_poses(
     instance: np.ndarray | None = None,
     scores: np.ndarray | None = None,
     min_score: float = 0.2,
-    colour_by: str = "side",
+    colour_by: str | tuple[int, int, int] = "side",
 ) -> Picture:
     """Returns a copy of the picture with skeletons on it.
 
@@ -58,9 +58,9 @@ def draw_poses(
         instance: (P,) int, which of the people of its box each pose is; all 0 when not given.
         scores: (P,); the best pose is drawn last, on top, and boxes are labelled with them when given.
         min_score: See `keypoint_scores`.
-        colour_by: What the colour of limbs tells: "side", or "instance".
+        colour_by: What the colour of limbs tells: "side", or "instance"; or one RGB colour for all.
     """
-    if colour_by not in ("side", "instance"):
+    if isinstance(colour_by, str) and colour_by not in ("side", "instance"):
         raise unknown("meaning of colours", colour_by, ["side", "instance"])
     canvas = np.array(image_rgb, np.uint8, order="C")
     keypoints_xy, keypoint_scores = np.asarray(keypoints_xy, float), np.asarray(keypoint_scores, float)
@@ -73,13 +73,15 @@ def draw_poses(
     instance = np.zeros(num_poses, int) if instance is None else np.asarray(instance, int)
     order = np.lexsort((np.zeros(num_poses) if scores is None else scores, -instance))
     visible = np.isfinite(keypoints_xy).all(-1) & (keypoint_scores >= min_score)
+    boxes = []
     if boxes_xywh is not None:
         labels = [""] * num_poses if scores is None else [f"{score:.2f}" for score in scores]
         accents = [ACCENTS[one % len(ACCENTS)] for one in instance]
-        _draw_boxes(canvas, [(boxes_xywh[index], accents[index], labels[index]) for index in order])
+        boxes = _draw_boxes(canvas, [(boxes_xywh[index], accents[index], labels[index]) for index in order])
     for index in order:
         pose = keypoints_xy[index], keypoint_scores[index], visible[index]
         _draw_pose(canvas, *pose, skeleton, *_palette(colour_by, instance[index]), dashed=instance[index] > 0)
+    _draw_labels(canvas, boxes)
     return canvas.view(Picture)
 
 
@@ -116,7 +118,7 @@ def contact_sheet(
         received = f"Received: {len(images)} pictures, {len(captions)} captions"
         raise UserError(f"A sheet needs a caption for each picture. {received}.")
     (height, width), gap = cell_hw, max(4, round(min(cell_hw) * 0.03))
-    text_height = 0 if captions is None else max(14, round(min(cell_hw) * 0.09))
+    text_height = 0 if captions is None else min(28, max(14, round(min(cell_hw) * 0.09)))
     rows = -(-len(images) // columns)
     step_y, step_x = height + text_height + gap, width + gap
     sheet = np.full((max(rows, 1) * step_y + gap, columns * step_x + gap, 3), 255, np.uint8)
@@ -137,10 +139,12 @@ def before_after(left: np.ndarray, right: np.ndarray, captions: tuple[str, str] 
     return contact_sheet([left, right], 2, captions, tuple(np.maximum(left.shape[:2], right.shape[:2]).tolist()))
 
 
-def _palette(colour_by: str, instance: int) -> tuple[tuple, dict[int, tuple]]:
+def _palette(colour_by: str | tuple, instance: int) -> tuple[tuple, dict[int, tuple]]:
     """Returns the colour of outlines, and of limbs and joints those of each side."""
     if colour_by == "instance":
         return ACCENTS[0], dict.fromkeys(COLOURS, INSTANCES[instance % len(INSTANCES)])
+    if colour_by != "side":
+        return ACCENTS[0], dict.fromkeys(COLOURS, colour_by)
     return ACCENTS[instance % len(ACCENTS)], COLOURS
 
 
@@ -217,16 +221,21 @@ def _blend(canvas: np.ndarray, alpha: float, polygons: list[np.ndarray], colour,
     cv2.addWeighted(layer, alpha, area, 1 - alpha, 0, dst=area)
 
 
-def _draw_boxes(canvas: np.ndarray, boxes: Sequence[tuple[np.ndarray, tuple, str]]) -> None:
-    """Draws (box_xywh, colour, label) each, the last on top, with the labels whose plates do not lie on one another."""
+def _draw_boxes(canvas: np.ndarray, boxes: Sequence[tuple[np.ndarray, tuple, str]]) -> list[tuple]:
+    """Draws the frames of (box_xywh, colour, label) each, the last on top; returns those that can be labelled."""
     height, width = canvas.shape[:2]
     reach, thick = 4 * max(height, width), max(1, round(np.hypot(height, width) / 1000))
-    taken = np.zeros((height, width), bool)
     boxes = [(np.clip(box, -reach, reach), colour, label) for box, colour, label in boxes if np.isfinite(box).all()]
     for (x, y, w, h), colour, _ in boxes:
         frame = [np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h)])]
         _blend(canvas, 0.5, frame, colour, 2 * thick + 1)
         _blend(canvas, 0.8, frame, COLOURS[0], thick)
+    return boxes
+
+
+def _draw_labels(canvas: np.ndarray, boxes: Sequence[tuple[np.ndarray, tuple, str]]) -> None:
+    """Labels the boxes, the last first, where the plates do not lie on one another; nothing is drawn over them."""
+    taken = np.zeros(canvas.shape[:2], bool)
     for box, colour, label in reversed(boxes):
         if label:
             _label(canvas, label, box, colour, taken)

@@ -66,18 +66,19 @@ class Found:
     Args:
         picture: The picture.
         poses: Those that OKS-NMS kept.
-        candidates: All that it had to choose from.
+        dropped: Those that it did not.
     """
 
     picture: Picture
     poses: Poses
-    candidates: Poses
+    dropped: Poses
 
     def draw_nms(self) -> drawing.Picture:
-        """Returns all candidates and, beside them, what OKS-NMS kept, coloured by instance."""
-        parts = self.candidates, self.poses
-        before, after = (part.draw(self.picture.image, boxes=False, colour_by="instance") for part in parts)
-        return drawing.before_after(before, after, (f"{len(parts[0])} poses", f"{len(parts[1])} after OKS-NMS"))
+        """Returns all poses, with those that OKS-NMS dropped in one colour, and beside them what it kept."""
+        dropped = self.dropped.draw(self.picture.image, boxes=False, colour_by=drawing.ACCENTS[1])
+        before, after = (self.poses.draw(image, boxes=False) for image in (dropped, self.picture.image))
+        count = len(self.poses)
+        return drawing.before_after(before, after, (f"{count + len(self.dropped)} poses", f"{count} after OKS-NMS"))
 
 
 def predict(
@@ -151,10 +152,9 @@ def stream(
     looked = streams.with_boxes(opened, boxes_xywh, detector, every)
     live = isinstance(opened, sources.Video) and opened.live
     for one in _answers(model, looked, flip, batch_size, live):
-        poses = candidates = _poses(one, preset)
-        if nms is not None and len(candidates):
-            poses = candidates[suppress(candidates, preset, nms)]
-        yield Found(one.picture, poses, candidates)
+        poses = _poses(one, preset)
+        kept = np.arange(len(poses)) if nms is None or not len(poses) else suppress(poses, preset, nms)
+        yield Found(one.picture, poses[kept], poses[np.setdiff1d(np.arange(len(poses)), kept)])
 
 
 def _answers(

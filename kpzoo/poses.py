@@ -90,7 +90,7 @@ class Poses:
         *,
         min_score: float = 0.2,
         boxes: bool = True,
-        colour_by: str = "side",
+        colour_by: str | tuple[int, int, int] = "side",
     ) -> drawing.Picture:
         """Returns the picture with the poses on it, which a notebook shows; also writes it when `path` is given.
 
@@ -99,7 +99,8 @@ class Poses:
             path: Where to write, a name ending in .jpg, .png, .bmp or .webp.
             min_score: Joints below it are left out.
             boxes: Whether to draw the boxes, with the poses' scores.
-            colour_by: "side", left and right; or "instance", which of the people of its box a pose is.
+            colour_by: "side", left and right; or "instance", which of the people of its box a pose is; or one
+                RGB colour for all.
         """
         picture = drawing.draw_poses(
             images.as_image(image),

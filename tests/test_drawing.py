@@ -197,6 +197,23 @@ def test_boxes_are_thin_and_labelled_where_there_is_room():
     np.testing.assert_array_equal(with_box(small[0], scores=[0.75]), with_box(small[0]))
 
 
+def test_no_limb_covers_a_score():
+    options = dict(boxes_xywh=np.array([[100.0, 100, 200, 250]]), scores=[0.75])
+    points = np.stack([np.linspace(90, 310, 17), np.tile([80.0, 110], 9)[:17]], 1)[None]  # to and fro over the plate
+    blank, limbs = (
+        draw_poses(ground(400, 400), points, np.full((1, 17), score), COCO17, **options) for score in (0, 1)
+    )
+    plate = np.s_[85:97, 102:120]
+    assert (blank[plate] != GREY).any() and (limbs != blank).any()
+    np.testing.assert_array_equal(limbs[plate], blank[plate])
+
+
+def test_captions_of_large_pictures_stay_small():
+    images = [np.zeros((900, 1200, 3), np.uint8)] * 2
+    plain, sheet = (contact_sheet(images, 2, captions, cell_hw=(900, 1200)) for captions in (None, ["a", "b"]))
+    assert sheet.shape[0] - plain.shape[0] <= 28
+
+
 @pytest.mark.parametrize("peak", [1.0, 255.0])
 def test_a_heatmap_glows_where_it_is_high_whatever_its_scale(peak):
     heatmaps = np.zeros((16, 12, 3), np.float32)

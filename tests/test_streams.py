@@ -10,8 +10,11 @@ import pytest
 
 import kpzoo
 from kpzoo import detect, geometry, inference, outputs, sources, streams
+from kpzoo.drawing import ACCENTS, COLOURS
 from kpzoo.errors import UserError
 from kpzoo.images import write_image
+from kpzoo.poses import Poses
+from kpzoo.skeletons import COCO17
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +70,26 @@ def test_what_nms_leaves_out_is_still_told_and_can_be_drawn(model):
             return [np.array([[5.0, 5, 30, 40], [5, 5, 30, 40], [40, 10, 30, 45]])], [np.array([0.5, 0.9, 0.7])]
 
     (found,) = inference.stream(model, noise(0), detector=Twice(), flip=False)
-    assert (len(found.candidates), len(found.poses)) == (3, 2)
-    assert sorted(found.candidates.scores)[1:] == sorted(found.poses.scores)
+    assert (len(found.dropped), len(found.poses)) == (1, 2)
+    assert found.dropped.scores.max() < found.poses.scores.min()
     sheet = found.draw_nms()
     assert sheet.shape[0] >= 60 and sheet.shape[1] >= 2 * 80
     (every,) = inference.stream(model, noise(0), detector=Twice(), flip=False, nms=None)
-    assert len(every.poses) == 3
+    assert (len(every.poses), len(every.dropped)) == (3, 0)
+
+
+def test_dropped_poses_have_a_colour_of_their_own_on_the_left_alone(model):
+    points = np.random.default_rng(0).uniform(20, 180, (2, 17, 2))
+    kept, dropped = (
+        Poses(points[i : i + 1], np.ones((1, 17)), np.ones(1), np.ones((1, 4)), np.zeros(1, int), COCO17)
+        for i in range(2)
+    )
+    picture = sources.Picture("a.png", 0, "a", np.zeros((200, 200, 3), np.uint8))
+    sheet = np.asarray(inference.Found(picture, kept, dropped).draw_nms()).astype(int)
+    halves = np.array_split(sheet, 2, axis=1)
+    purple = [(np.abs(half - ACCENTS[1]).max(-1) < 9).sum() for half in halves]
+    blue = [(np.abs(half - COLOURS[-1]).max(-1) < 9).sum() for half in halves]
+    assert purple[0] > 100 and purple[1] == 0 and min(blue) > 100
 
 
 def test_names_count_from_the_folder_that_all_pictures_share(tmp_path):
