@@ -78,7 +78,7 @@ def load(
 def annotation_files(root: str | Path, split: str | None = None) -> list[Path]:
     """Returns the keypoint annotations in a data set's folder, in sorted order."""
     folder = Path(root).expanduser() / "annotations"
-    found = sorted(path for path in folder.glob(_pattern(split)) if "noimages" not in path.name)
+    found = sorted(folder.glob(_pattern(split)))
     keypoints = [path for path in found if "keypoints" in path.name]  # COCO's folder holds captions and instances too
     return keypoints or found
 
