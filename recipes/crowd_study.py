@@ -222,8 +222,9 @@ def main(args) -> None:
     else:
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
     results = json.loads(args.results.read_text()) if args.results.exists() else {"kinds": {}}
+    given = "".join(f" --{name} {name.upper()}" for name in ("photos", "weights") if getattr(args, name))
     results |= {
-        "command": "python recipes/crowd_study.py" + ("".join(f" --{name} {name.upper()}" for name in ("photos", "weights") if getattr(args, name)),
+        "command": f"python recipes/crowd_study.py{given}",
         "versions": f"kpzoo {kpzoo.__version__}, keras {keras.__version__}",
         **{name: getattr(args, name) for name in ("seed", "start_epochs", "epochs")},
     }
