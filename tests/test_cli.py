@@ -300,6 +300,7 @@ def test_data_make_and_show(tmp_path, capsys):
         (["predict", "a.jpg", "--model", "r", "--out", "x", *BOX, "--every", "2"], "Drop --every, or --box"),
         (["train", "--model", "cpn_res5O", "--data", "nowhere", "--out", "x"], "nowhere"),
         (["export", "--model", "cpn_tiny", "--out", "x"], "Pass --weights FILE"),
+        (["export", "--model", "cpn_reess50", "--out", "x"], "Did you mean 'cpn_res50'"),
         (["data", "make", "x", "--crowding", "7"], "crowding"),
         (["data", "show", "nowhere"], "nowhere"),
         (["data", "compose", "nowhere", "x"], "nowhere"),

@@ -104,6 +104,7 @@ def load_model(args: argparse.Namespace, skeleton=None):
         if args.weights or args.image_size:
             raise UserError("A training run has its own weights and size: drop --weights and --image-size.")
         return training.load_run(args.model)
+    kpzoo.info(args.model)  # a name that nothing has is the first thing to tell
     if not args.weights:
         raise UserError(f"Model {args.model!r} has no weights yet. Pass --weights FILE, or a training run as --model.")
     arguments = {"skeleton": skeleton} if skeleton else {}
