@@ -61,9 +61,11 @@ class OutputFolder:
         except OSError as error:
             raise UserError(f"Cannot write to {self.path}: {error.strerror or error}.") from None
         try:
-            self._begin(json.loads(json.dumps(settings)), resume, overwrite)
+            with naming(self._progress):
+                self._begin(json.loads(json.dumps(settings)), resume, overwrite)
         except BaseException:
-            self._file.close()
+            with suppress(OSError):  # what is not written yet cannot be, either
+                self._file.close()
             raise
 
     def _begin(self, settings: dict, resume: bool, overwrite: bool) -> None:

@@ -163,16 +163,22 @@ def test_a_full_disk_is_told_with_the_file_and_leaves_the_old_one(write, name, t
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("fails", ["add", "finish"])
+@pytest.mark.parametrize("fails", ["begin", "add", "finish"])
 def test_a_full_disk_during_a_run_is_told_with_the_file(fails, tmp_path):
-    skeleton = skeletons.get("coco17")
+    skeleton, poses = skeletons.get("coco17"), Poses.empty(skeletons.get("coco17"))
     folder = outputs.OutputFolder(tmp_path / "out", skeleton, {})
-    poses = Poses.empty(skeleton)
-    if fails == "finish":
-        folder.add("1.jpg", 1, poses)
-    with full_disk(1), pytest.raises(UserError, match="Cannot write .*out/(progress.jsonl|results.json|poses.csv)"):
-        getattr(folder, fails)(*(("1.jpg", 1, poses) if fails == "add" else ()))
+    folder.add("1.jpg", 1, poses)
+    steps = {
+        "begin": lambda: outputs.OutputFolder(tmp_path / "other", skeleton, {}),
+        "add": lambda: folder.add("2.jpg", 2, poses),
+        "finish": folder.finish,
+    }
+    with full_disk(1), pytest.raises(UserError, match="Cannot write .*/(progress.jsonl|results.json|poses.csv)"):
+        steps[fails]()
     folder.close()
+    kept = outputs.OutputFolder(tmp_path / "out", skeleton, {})
+    kept.finish()
+    assert len((tmp_path / "out/progress.jsonl").read_text().splitlines()) >= 2
 
 
 def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path):
