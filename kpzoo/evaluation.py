@@ -58,6 +58,10 @@ def evaluate(
     Raises:
         UserError: The keypoints differ, a picture cannot be decoded, or the boxes are of other images.
     """
+    if not isinstance(data, PoseData):
+        raise UserError(f"`data` must be what `kpzoo.data.load` returns. Received: {data!r}.")
+    if isinstance(nms, str) and nms != "auto":
+        raise UserError(f"`nms` must be a number, None or 'auto'. Received: {nms!r}.")
     preset, annotations = model.preset, data.annotations
     if preset.skeleton.keypoints != annotations.skeleton.keypoints:
         raise UserError(

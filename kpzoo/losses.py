@@ -22,7 +22,16 @@ def hardest(errors: tf.Tensor, top_k: int) -> tf.Tensor:
     Online hard keypoint mining (arXiv:1711.07319, section 3.2.2). The divisor stays `top_k` where fewer keypoints are
     labelled, as in both reference implementations.
     """
+    num_keypoints = errors.shape[-1]
+    if num_keypoints is not None and top_k > num_keypoints:
+        raise UserError(f"`top_k` must be at most the {num_keypoints} keypoints. Received: {top_k}.")
     return tf.reduce_sum(tf.math.top_k(errors, top_k, sorted=False).values, axis=-1) / top_k
+
+
+def _checked_top_k(top_k: int) -> int:
+    if not isinstance(top_k, int) or top_k < 1:
+        raise UserError(f"`top_k` must be a whole number of at least 1. Received: {top_k!r}.")
+    return top_k
 
 
 class PerCropLoss(keras.losses.Loss):
@@ -53,9 +62,7 @@ class CPNLoss(PerCropLoss):
                 raise unknown("part of `CPNLoss`", value, map(str, known))
         if flavour not in GLOBAL_SCALE:
             raise unknown("flavour of `CPNLoss`", flavour, GLOBAL_SCALE)
-        if not isinstance(top_k, int) or top_k < 1:
-            raise UserError(f"`top_k` must be a whole number of at least 1. Received: {top_k!r}.")
-        self.top_k = top_k
+        self.top_k = _checked_top_k(top_k)
         self.global_loss = global_loss
         self.refine_loss = refine_loss
         self.flavour = flavour
@@ -70,11 +77,8 @@ class CPNLoss(PerCropLoss):
         return loss
 
     def reduce(self, errors, kind):
-        num_keypoints = errors.shape[-1]
         if kind == "l2":
             return tf.reduce_mean(errors, axis=-1)
-        if self.top_k > num_keypoints:
-            raise UserError(f"`top_k` must be at most the {num_keypoints} keypoints. Received: {self.top_k}.")
         return hardest(errors, self.top_k)
 
     def get_config(self):
@@ -92,7 +96,7 @@ class HeatmapLoss(PerCropLoss):
 
     def __init__(self, top_k=None, name="heatmap_loss"):
         super().__init__(name=name)
-        self.top_k = top_k
+        self.top_k = None if top_k is None else _checked_top_k(top_k)
 
     def call(self, targets, outputs):
         loss = self.reduce(keypoint_errors(targets["heatmaps"], outputs["heatmaps"], targets["weights"]))
@@ -110,7 +114,7 @@ class HeatmapLoss(PerCropLoss):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class MultiInstanceLoss(PerCropLoss):
-    """The sum of a loss over the instances of a crop (arXiv:2101.11223, section 3.2).
+    """The sum of a loss over the instances of a crop (arXiv:2101.11223).
 
     Args:
         loss: The loss of one instance, such as `HeatmapLoss()` or, for OHKM, `CPNLoss()`.

@@ -79,6 +79,10 @@ class PoseModel(keras.Model):
     # XLA's convolutions are slower on a CPU and fail on replicas, so Keras is not asked to choose.
     def compile(self, *args, jit_compile=False, **kwargs):
         super().compile(*args, jit_compile=jit_compile, **kwargs)
+        if self.loss is not None and not callable(self.loss):
+            raise UserError(
+                f"A pose model's loss is one of `kpzoo.losses`, or a function like them. Received: {self.loss!r}."
+            )
         self.pck_metric = keras.metrics.Mean(name="pck")
 
     def compile_from_config(self, config):

@@ -95,8 +95,10 @@ class ModelInfo:
             f"  normalization  {self.normalization}",
             f"  codec          {self.codec}",
             f"  options        {', '.join(f'{key}={value!r}' for key, value in self.options.items())}",
-            f"  weights        {', '.join(self.weights) or 'not trained yet'}",
+            *(f"  weights        {tag}: {published.ROWS[tag]}" for tag in self.weights),
         ]
+        if not self.weights:
+            lines.append("  weights        none are published yet")
         if self.mimb_params:
             share = self.mimb_params / (self.num_params - self.mimb_params)
             lines.insert(2, f"  of these MIMB  {self.mimb_params:,} ({share:.1%} of the twin without them)")

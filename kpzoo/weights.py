@@ -47,6 +47,10 @@ class Weights:
     recipe: str
     metrics: str
 
+    def __str__(self) -> str:
+        size = "{}x{}".format(*self.image_hw)
+        return f"{size}, {self.skeleton}, {self.origin} by {self.recipe}, figures in {self.metrics}, {self.license}"
+
     @property
     def file_name(self) -> str:
         return self.url.rpartition("/")[2]

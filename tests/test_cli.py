@@ -160,6 +160,8 @@ def test_predict_does_not_touch_a_folder_that_is_not_its_own(trained, photos, ca
     [
         (["evaluate", "--results", "r.json", "--boxes", "b.json", "--box-nms", "0"], "--boxes, --box-nms tell how to"),
         (["evaluate", "--results", "r.json", "--save-results", "s.json"], "--save-results tell how to ask a model"),
+        (["evaluate", "--results", "r.json", "--report", "missing/r.html"], "missing"),
+        (["evaluate", "--model", "m", "--save-results", "missing/r.json"], "missing"),
         (["evaluate", "--model", "m", "--pose-nms", "nan"], "expected a number from 0 to 1, received 'nan'"),
         (["train", "--learning-rate", "-1"], "expected a number above 0, received '-1'"),
         (["train", "--seed", "99999999999999999999"], "expected a whole number from 0 to 4294967295"),

@@ -169,6 +169,4 @@ def test_pose_scores_follow_each_school():
 
 def test_an_unknown_visibility_rule_is_refused_with_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'hidden_empty'"):
-        heatmaps.encode(
-            CODECS["hrnet"], np.zeros((1, 1, 2)), np.ones((1, 1)), (64, 48), visibility_rule="hidden_emty"
-        )
+        heatmaps.encode(CODECS["hrnet"], np.zeros((1, 1, 2)), np.ones((1, 1)), (64, 48), visibility_rule="hidden_emty")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from kpzoo.errors import UserError
 from kpzoo.losses import CPNLoss, HeatmapLoss
 
 B, L, H, W, K = 3, 4, 6, 5, 7
@@ -111,3 +112,12 @@ def test_losses_survive_serialisation(case, loss):
 def test_impossible_options_are_refused(case, options, message):
     with pytest.raises(ValueError, match=message):
         CPNLoss(**options)(*case)
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 2.5, 99])
+@pytest.mark.parametrize("loss", [HeatmapLoss, CPNLoss])
+def test_ohkm_over_no_or_too_many_keypoints_is_refused(loss, top_k):
+    maps, ones = tf.zeros((1, 4, 4, 3)), tf.ones((1, 3))
+    targets = {"heatmaps": maps, "weights": ones, "global_heatmaps": maps[:, None], "global_weights": ones[:, None]}
+    with pytest.raises(UserError, match="`top_k` must be"):
+        loss(top_k=top_k)(targets, {name: targets[name] for name in ("heatmaps", "global_heatmaps")})

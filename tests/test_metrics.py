@@ -243,7 +243,7 @@ def test_the_reference_sets_are_reproduced(shared, name):
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the reference data beside the project")
-@pytest.mark.parametrize("name", REFERENCES)
+@pytest.mark.parametrize("name", [name for name in REFERENCES if name != "lspet_val"])  # it comes without matrices
 def test_the_reference_oks_matrices_are_reproduced(shared, name):
     folder = shared / "data/eval_reference" / name
     expected = json.loads((folder / "expected.json").read_text())
@@ -252,7 +252,7 @@ def test_the_reference_oks_matrices_are_reproduced(shared, name):
     ids = np.sort(annotations.image_ids)
     truth = metrics._truth(annotations, ids, "crowdpose" if "crowd_index" in expected else "coco")
     predictions = metrics._predictions(results, ids, annotations.skeleton)
-    for row in expected["oks_matrices_of_set_mixed"] if name != "lspet_val" else []:
+    for row in expected["oks_matrices_of_set_mixed"]:
         image = np.searchsorted(ids, row["image_id"])
         poses, persons = np.flatnonzero(predictions.image == image), np.flatnonzero(truth.image == image)
         assert predictions.scores[poses].tolist() == row["pred_scores"]

@@ -130,12 +130,44 @@ def test_two_processes_share_one_download(served, tmp_path):
     assert len(asked) == 1
 
 
+def complete(tag, row):
+    return (
+        tag.startswith(f"{row.model}.")
+        and row.model in kpzoo.list_models()
+        and len(row.sha256) == 64
+        and row.file_name.endswith(".weights.h5")
+        and all((row.license, row.origin, row.recipe, row.metrics))
+    )
+
+
 def test_every_published_row_is_complete():
-    for tag, row in weights.ROWS.items():
-        assert tag.startswith(f"{row.model}.")
-        assert row.model in kpzoo.list_models()
-        assert len(row.sha256) == 64
-        assert row.file_name.endswith(".weights.h5")
+    row = weights.Weights(
+        "cpn_tiny", "https://host/a.weights.h5", "0" * 64, (64, 64), "coco17", {}, "CC0", "x", "y", "z"
+    )
+    assert complete("cpn_tiny.x_v1", row)
+    for changes in (dict(model="cpn"), dict(sha256="0"), dict(url="a.h5"), dict(license=""), dict(metrics="")):
+        assert not complete("cpn_tiny.x_v1", replace(row, **changes))
+    for tag, published in weights.ROWS.items():
+        assert complete(tag, published), tag
+
+
+def test_info_tells_of_published_weights_with_their_evidence(monkeypatch):
+    row = weights.Weights(
+        "cpn_tiny",
+        "https://host/a.weights.h5",
+        "0" * 64,
+        (64, 64),
+        "coco17",
+        {},
+        "CC0",
+        "trained here",
+        "r.py",
+        "r.json",
+    )
+    assert "none are published yet" in str(kpzoo.info("cpn_tiny"))
+    monkeypatch.setitem(weights.ROWS, "cpn_tiny.x_v1", row)
+    told = str(kpzoo.info("cpn_tiny"))
+    assert "cpn_tiny.x_v1: 64x64, coco17, trained here by r.py, figures in r.json, CC0" in told
 
 
 def test_convert_and_doctor_agree_on_what_a_file_is(tmp_path, capsys):
