@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 import kpzoo
-from kpzoo import outputs
 from kpzoo.commands.parsing import add_model_arguments, add_pass_arguments, command, fraction, load_model
 from kpzoo.errors import UserError
 
@@ -39,6 +38,8 @@ def _run(args) -> None:
         raise UserError("Pass either --results FILE or --model NAME, to say what is scored.")
     if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--report must name an .html file. Received: {args.report!r}.")
+    from kpzoo import outputs
+
     for path in filter(None, (args.report, args.save_results)):
         outputs.check_target(path)
     if args.results:
