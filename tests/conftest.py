@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -24,6 +25,14 @@ def pytest_addoption(parser):
 def shared() -> Path:
     """The folder of photos, annotations and reference outputs that may lie beside the project."""
     return SHARED
+
+
+@pytest.fixture
+def hears_ctrl_c():
+    """What a job in the background is deaf to is heard, as in a terminal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

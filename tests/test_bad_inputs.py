@@ -1012,7 +1012,7 @@ def test_unknown_options_are_named(capsys, tmp_path):
 
 
 @row(70, "Ctrl-C, or SIGTERM as a scheduler sends it", "A clean stop with code 130; a run keeps its last checkpoint")
-def test_a_signal_is_a_clean_stop(monkeypatch, capsys, tmp_path):
+def test_a_signal_is_a_clean_stop(monkeypatch, capsys, tmp_path, hears_ctrl_c):
     from kpzoo.data import synthetic
 
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody takes SIGTERM"))

@@ -189,31 +189,13 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path):
         outputs.check_target(tmp_path / "gone/report.html")
 
 
-@pytest.mark.parametrize(
-    "number",
-    [
-        signal.SIGINT,
-        signal.SIGTERM,
-    ],
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_training_that_gets_a_signal_leaves_its_last_checkpoint_and_goes_on(
-    number, small_folder, tmp_path, monkeypatch, capsys
+    number, small_folder, tmp_path, monkeypatch, capsys, hears_ctrl_c
 ):
-
     out = tmp_path / "run"
-    arguments = [
-        "--image-size",
-        "64x64",
-        "--data",
-        small_folder,
-        "--val-split",
-        "",
-        "--epochs",
-        "2",
-        "--batch-size",
-        "4",
-    ]
-    arguments = ["train", "--model", "cpn_tiny", "--out", str(out), *map(str, arguments)]
+    how = "--image-size 64x64 --val-split= --epochs 2 --batch-size 4".split()
+    arguments = ["train", "--model", "cpn_tiny", "--out", str(out), "--data", str(small_folder), *how]
     write = callbacks.Checkpoint.on_epoch_end
 
     def write_and_stop(self, epoch, logs=None):
