@@ -271,6 +271,11 @@ def test_a_training_that_broke_down_is_told_and_hides_no_checkpoint(small_folder
     assert not (tmp_path / "bad" / training.WEIGHTS).exists()
 
 
+def test_a_loss_that_knows_no_dicts_is_refused_at_once():
+    with pytest.raises(UserError, match="one of `kpzoo.losses`, .*Received: 'mse'"):
+        tiny_model().compile("adam", "mse")
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '{"preset": 3}'])
 def test_a_damaged_record_of_a_run_is_told(text, tmp_path):
     (tmp_path / training.RECORD).write_text(text)
