@@ -855,8 +855,8 @@ def test_a_checkpoint_that_was_not_finished_costs_one_epoch(compiled, tmp_path, 
 @row(61, "A run that is continued with another batch size, data set, recipe or N", "Refused, both values named")
 def test_a_run_with_other_settings_is_refused(compiled, tmp_path):
     from kpzoo import training
-    from kpzoo import training
     from kpzoo.losses import HeatmapLoss
+
     training.resume(compiled, tmp_path, {"batch_size": 8, "num_persons": 100})
     for changes, message in (
         ({"batch_size": 16, "num_persons": 100}, "batch_size=8. Received: 16"),
