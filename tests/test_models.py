@@ -17,6 +17,7 @@ from kpzoo.models.cpn import REFINE_BLOCKS
 from kpzoo.models.mimb import MIMB
 
 TINY = list_models("*_tiny")
+SMALL = [*TINY, *list_models("*_nano")]
 IMAGE_HW = (64, 64)
 
 
@@ -48,7 +49,7 @@ def as_arrays(outputs):
     return {name: np.asarray(value, "float32") for name, value in outputs.items()}
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", SMALL)
 def test_heatmaps_are_finite_float32_and_a_quarter_of_the_crop(name):
     model = build(name, image_hw=(64, 128))
     inputs = inputs_for(model)
@@ -61,12 +62,12 @@ def test_heatmaps_are_finite_float32_and_a_quarter_of_the_crop(name):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", SMALL)
 def test_every_trainable_variable_gets_a_gradient(name, training):
     model = build(name, image_hw=IMAGE_HW)
     for layer in model.layers:
-        if isinstance(layer, MIMB):  # hidden layers of one or two cells, which fresh weights may well switch off
-            layer.set_weights([np.abs(value) + 0.01 for value in layer.get_weights()])
+        if isinstance(layer, MIMB):  # positive weights switch no cell off, small ones saturate no gate
+            layer.set_weights([np.abs(value) / value.shape[0] + 1e-3 for value in layer.get_weights()])
     with tf.GradientTape() as tape:
         outputs = model(inputs_for(model, batch=3), training=training)
         loss = sum(tf.reduce_sum(tf.square(value - 1.0)) for value in outputs.values())
@@ -78,7 +79,7 @@ def test_every_trainable_variable_gets_a_gradient(name, training):
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", SMALL)
 def test_reload_gives_the_same_heatmaps_and_preset(name, tmp_path):
     model = tiny(name)
     model.save(tmp_path / "model.keras")
