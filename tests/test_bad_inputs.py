@@ -14,7 +14,6 @@ import sys
 import threading
 import tracemalloc
 import zipfile
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pytest
+from conftest import full_disk
 from test_coco import K, annotation, box, changed, content, del_, keypoints_with, pieces, result, two_categories, write
 from test_images import CMYK_JPEG, WEB_PAGE, encoded, png_that_claims, scene, with_exif
 
@@ -54,13 +54,12 @@ WAITING = {
 }
 
 
-def row(number: int, given: str, outcome: str, remark: str = "", gap: str = ""):
-    """Puts a test into the table; `gap` says what of the outcome is not so yet."""
+def row(number: int, given: str, outcome: str, remark: str = ""):
+    """Puts a test into the table."""
 
     def add(test):
-        told = " ".join(filter(None, [remark, gap and f"**Not yet:** {gap}"]))
-        ROWS.append(Row(number, given, outcome, told, test.__name__))
-        return pytest.mark.xfail(strict=True, reason=gap)(test) if gap else test
+        ROWS.append(Row(number, given, outcome, remark, test.__name__))
+        return test
 
     return add
 
@@ -872,20 +871,6 @@ def no_space():
     raise OSError(28, "No space left on device")
 
 
-@contextmanager
-def file_size_limit(num_bytes: int):
-    """Lets no file grow larger, as a full disk does not; the kernel refuses the write."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 @row(
     62, "A full disk, a folder that cannot be written",
     "One line with the path; nothing half is left, nothing old is lost; a run is refused before it starts",
@@ -897,7 +882,7 @@ def test_a_full_disk_leaves_nothing_half(model, compiled, small_folder, tmp_path
     (tmp_path / "file").touch()
     out = tmp_path / "full"
     out.mkdir()
-    with file_size_limit(20_000):
+    with full_disk(20_000):
         for path in (out / "tiny.safetensors", out / "tiny.npz"):
             assert path.name in refusal(kpzoo.save_weights, model, path)
         assert "big.json" in refusal(json_file.write_json, out / "big.json", list(range(20_000)))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import full_disk
 
 import kpzoo
 from kpzoo import callbacks, cli, images, outputs, skeletons, training
@@ -128,18 +129,6 @@ def test_a_folder_that_may_not_be_written_is_named(name, model):
         with without_rights(Path(folder)), pytest.raises(UserError, match=f"{folder}.*ermission denied"):
             WRITERS[name](Path(folder) / name, model)
         assert os.listdir(folder) == []
-
-
-@contextmanager
-def full_disk(num_bytes: int):
-    """Lets no file grow beyond a size, as a disk that is full."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def report(path, size):
