@@ -167,7 +167,8 @@ Made by `{command}`; the numbers are in [results/crowd_study.json](results/crowd
 
 A small CPN (128x96) trains for {start_epochs} epochs; from its weights two networks go on for {epochs} epochs each, on
 the same crops in the same order: one as it is, one with MIMBs and N = 2, its missing instances repeating the first. AP
-(x 100) is COCO's, with flip test and annotated boxes; poses of both instances together, after OKS-NMS at 0.9. "One of
+(x 100) is COCO's, with flip test and annotated boxes, after OKS-NMS at 0.9 for both; with MIMBs, of both instances
+together. "One of
 each overlapping pair" keeps, of boxes that overlap by more than an IoU of 0.5, the one whose person is best visible.
 The paper reports, for HRNet-W48 on OCHuman: 9.1 AP gained with annotated boxes, and 1 AP lost instead of 5 when few
 confident boxes are used.
