@@ -1,0 +1,175 @@
+"""What all benchmarks share: alternatives timed in turn, the machine and its peak, bars, files of results.
+
+A machine that others use slows down and speeds up by tens of percent within a minute. So no alternative is timed on its
+own: rounds go through all of them, one after the other, and what counts is the ratio of the medians.
+"""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("kpzoo", "tensorflow", "keras", "numpy", "opencv-python-headless", "onnxruntime", "pycocotools")
+
+
+class Times(NamedTuple):
+    """Milliseconds of one call: the median over the rounds, and the middle half of them."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.4g} ({self.low:.4g} … {self.high:.4g})"
+
+
+def interleaved(
+    alternatives: Mapping[str, Callable[[], object]], rounds: int, calls: int = 1, warm_up: int = 2
+) -> dict[str, Times]:
+    """Returns the time of a call of each alternative, all measured in the same minutes.
+
+    Args:
+        alternatives: What to call, by name. A call must wait for its result, such as by `.numpy()`.
+        rounds: How often each is timed. Every other round goes through them backwards.
+        calls: How many calls in a row are timed together: more for short ones.
+        warm_up: First calls that are left out.
+    """
+    for _ in range(warm_up):
+        for call in alternatives.values():
+            call()
+    taken = {name: [] for name in alternatives}
+    for number in range(rounds):
+        for name in list(alternatives)[:: -1 if number % 2 else 1]:
+            started = time.perf_counter()
+            for _ in range(calls):
+                alternatives[name]()
+            taken[name].append((time.perf_counter() - started) / calls * 1000)
+    return {name: Times(*np.percentile(values, [50, 25, 75]).tolist()) for name, values in taken.items()}
+
+
+def limit_threads(intra_op: int | None) -> None:
+    """Gives TensorFlow that many threads for one operation; None for one a core. Before anything is computed."""
+    if intra_op is not None:
+        tf.config.threading.set_intra_op_parallelism_threads(intra_op)
+
+
+def machine() -> dict:
+    """Returns the processor, threads, versions, and the peaks of this very run in GFLOP/s of matrix products."""
+    text = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
+    model = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), "")
+    flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag}" in text]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": f"{model or platform.processor() or platform.machine()} ({', '.join(flags)})",
+        "cores": cores,
+        "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads() or cores,
+        "peak_gflops": peaks(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in _installed(PACKAGES)}},
+    }
+
+
+def _installed(names: Iterable[str]) -> list[str]:
+    from importlib.metadata import PackageNotFoundError
+
+    def known(name):
+        try:
+            return bool(version(name))
+        except PackageNotFoundError:
+            return False
+
+    return [name for name in names if known(name)]
+
+
+def peaks(size: int = 2048, rounds: int = 5) -> dict[str, float]:
+    """Returns the GFLOP/s of a large matrix product in float32 and bfloat16: what no network can exceed."""
+
+    def product(dtype):
+        matrix = tf.cast(tf.random.stateless_normal((size, size), (0, 0)), dtype)
+        run = tf.function(lambda: tf.reduce_sum(tf.matmul(matrix, matrix)[0]))
+        return lambda: run().numpy()
+
+    times = interleaved({dtype: product(dtype) for dtype in ("float32", "bfloat16")}, rounds)
+    return {dtype: round(2 * size**3 / found.low / 1e6, 1) for dtype, found in times.items()}
+
+
+def bar(name: str, reached: float, at_least: float | None = None, at_most: float | None = None, unit: str = "") -> dict:
+    """Returns one line of what was asked for and what came out; exactly one of the two limits is given."""
+    wanted = f"≥ {at_least:g}{unit}" if at_most is None else f"≤ {at_most:g}{unit}"
+    reached_it = reached >= at_least if at_most is None else reached <= at_most
+    return {"bar": name, "wanted": wanted, "reached": f"{reached:.3g}{unit}", "met": "yes" if reached_it else "no"}
+
+
+def rows(times: Mapping[str, Times], **columns: Callable[[Times], object]) -> list[dict]:
+    """Returns a table of times; each further column is made of the alternative's `Times`."""
+    return [
+        {"alternative": name, "ms (middle half)": str(found), **{key: make(found) for key, make in columns.items()}}
+        for name, found in times.items()
+    ]
+
+
+def report(
+    name: str,
+    title: str,
+    command: str,
+    tables: Mapping[str, list[dict]],
+    bars: list[dict],
+    *,
+    notes: Iterable[str] = (),
+    folder: Path | None = None,
+) -> dict:
+    """Prints the results and writes them to `NAME.json`.
+
+    Args:
+        name: Of the file.
+        title: What was measured, in one line.
+        command: How to measure it again.
+        tables: Rows by caption, each row a dict from column to value.
+        bars: What `bar` returned.
+        notes: Sentences on what the figures mean and what limits them.
+        folder: Where the file goes; None for no file.
+    """
+    found = {"title": title, "command": command, "machine": machine(), "tables": dict(tables), "bars": bars}
+    found["notes"] = list(notes)
+    print(as_text(found))
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = folder / f"{name}.part"
+        part.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(part, folder / f"{name}.json")
+    return found
+
+
+def as_text(found: Mapping) -> str:
+    """Returns a file of results as Markdown."""
+    machine, peak = found["machine"], found["machine"]["peak_gflops"]
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    parts = [f"## {found['title']}", f"    {found['command']}"]
+    parts.append(
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['intra_op_threads']} threads to an operation; peak of "
+        f"this run {peak['float32']:g} GFLOP/s in float32, {peak['bfloat16']:g} in bfloat16. {versions}."
+    )
+    tables = {**({"Bars": found["bars"]} if found["bars"] else {}), **found["tables"]}
+    parts += [f"**{caption}**\n\n{table(lines)}" for caption, lines in tables.items()]
+    parts += ["\n".join(f"* {note}" for note in found["notes"])] if found["notes"] else []
+    return "\n\n".join(parts)
+
+
+def table(lines: list[dict]) -> str:
+    """Returns rows as a Markdown table."""
+    columns = list(dict.fromkeys(key for line in lines for key in line))
+    body = [[_cell(line.get(key, "")) for key in columns] for line in lines]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [columns, ["---"] * len(columns), *body])
+
+
+def _cell(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

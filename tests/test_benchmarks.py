@@ -1,0 +1,51 @@
+"""The benchmarks' common ground, and their page, which is made of the files of results."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import measure  # noqa: E402
+import readme  # noqa: E402
+
+
+def test_the_page_is_made_of_the_files_of_results():
+    assert readme.README.read_text(encoding="utf-8") == readme.text(), "run `python benchmarks/readme.py`"
+
+
+def test_rounds_go_through_the_alternatives_forwards_and_backwards():
+    calls = []
+    times = measure.interleaved({name: lambda name=name: calls.append(name) for name in "ab"}, 3, warm_up=1)
+    assert "".join(calls) == "ab" + "ab" + "ba" + "ab"
+    assert list(times) == ["a", "b"]
+    assert all(found.low <= found.median <= found.high for found in times.values())
+
+
+@pytest.mark.parametrize(
+    ("limits", "reached", "met"),
+    [
+        ({"at_least": 2}, 2.0, "yes"),
+        ({"at_least": 2}, 1.9, "no"),
+        ({"at_most": 2}, 2.1, "no"),
+        ({"at_most": 2}, 1, "yes"),
+    ],
+)
+def test_a_bar_is_met_on_its_side_of_the_limit(limits, reached, met):
+    assert measure.bar("speed", reached, **limits)["met"] == met
+
+
+def test_a_report_is_a_file_that_becomes_a_section(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "peaks", lambda: {"float32": 100.0, "bfloat16": 200.0})
+    bars = [measure.bar("speed", 3.0, at_least=2.0, unit="x")]
+    measure.report("demo", "A demo", "python demo.py", {"Times": [{"a": 1.23456, "b": "x"}]}, bars, folder=tmp_path)
+    assert json.loads((tmp_path / "demo.json").read_text())["bars"][0]["met"] == "yes"
+    assert [path.name for path in tmp_path.iterdir()] == ["demo.json"]
+    page = readme.text(tmp_path)
+    assert page.startswith(readme.INTRODUCTION)
+    assert "| speed | ≥ 2x | 3x | yes |" in page
+    assert "| 1.235 | x |" in page
+    assert capsys.readouterr().out.strip() in page
