@@ -35,10 +35,17 @@ def _checked_top_k(top_k: int) -> int:
 
 
 class PerCropLoss(keras.losses.Loss):
-    """Base of the losses: Keras leaves the values as they are, one per crop."""
+    """Base of the losses: Keras leaves the values as they are, one per crop, and each is a sum of named terms.
+
+    A loss defines `terms(targets, outputs)`, a dict of (B,) tensors, and `term_names(num_instances, num_levels)`, the
+    keys of it for a model with that many instances and levels. The train step tells the terms beside their sum.
+    """
 
     def __init__(self, name=None):
         super().__init__(name=name, reduction="none")
+
+    def call(self, targets, outputs):
+        return tf.add_n(list(self.terms(targets, outputs).values()))
 
     def get_config(self):
         return {"name": self.name}
@@ -67,14 +74,17 @@ class CPNLoss(PerCropLoss):
         self.refine_loss = refine_loss
         self.flavour = flavour
 
-    def call(self, targets, outputs):
+    def terms(self, targets, outputs):
         errors = keypoint_errors(targets["heatmaps"], outputs["heatmaps"], targets["weights"])
-        loss = self.reduce(errors, self.refine_loss)
+        terms = {"refine": self.reduce(errors, self.refine_loss)}
         if self.global_loss:
             errors = keypoint_errors(targets["global_heatmaps"], outputs["global_heatmaps"], targets["global_weights"])
             levels = self.reduce(errors, self.global_loss)  # (..., L)
-            loss += GLOBAL_SCALE[self.flavour] * tf.reduce_sum(levels, axis=-1)
-        return loss
+            terms["global"] = GLOBAL_SCALE[self.flavour] * tf.reduce_sum(levels, axis=-1)
+        return terms
+
+    def term_names(self, num_instances, num_levels):
+        return ["refine", "global"] if self.global_loss else ["refine"]
 
     def reduce(self, errors, kind):
         if kind == "l2":
@@ -98,12 +108,15 @@ class HeatmapLoss(PerCropLoss):
         super().__init__(name=name)
         self.top_k = None if top_k is None else _checked_top_k(top_k)
 
-    def call(self, targets, outputs):
-        loss = self.reduce(keypoint_errors(targets["heatmaps"], outputs["heatmaps"], targets["weights"]))
+    def terms(self, targets, outputs):
+        terms = {"final": self.reduce(keypoint_errors(targets["heatmaps"], outputs["heatmaps"], targets["weights"]))}
         if "global_heatmaps" in outputs:
             errors = keypoint_errors(targets["global_heatmaps"], outputs["global_heatmaps"], targets["global_weights"])
-            loss += tf.reduce_sum(self.reduce(errors), axis=-1)
-        return loss
+            terms["levels"] = tf.reduce_sum(self.reduce(errors), axis=-1)
+        return terms
+
+    def term_names(self, num_instances, num_levels):
+        return ["final", "levels"] if num_levels else ["final"]
 
     def reduce(self, errors):
         return 0.5 * (tf.reduce_mean(errors, axis=-1) if self.top_k is None else hardest(errors, self.top_k))
@@ -129,11 +142,14 @@ class MultiInstanceLoss(PerCropLoss):
         self.loss = loss
         self.missing = missing
 
-    def call(self, targets, outputs):
+    def terms(self, targets, outputs):
         losses = self.loss.call(targets, outputs)  # (B, N)
         if self.missing == "ignore":
             losses *= targets["present"]
-        return tf.reduce_sum(losses, axis=-1)
+        return {f"instance_{index}": values for index, values in enumerate(tf.unstack(losses, axis=-1))}
+
+    def term_names(self, num_instances, num_levels):
+        return [f"instance_{index}" for index in range(num_instances)]
 
     def get_config(self):
         return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss), "missing": self.missing}

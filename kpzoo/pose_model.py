@@ -55,7 +55,8 @@ class PoseModel(keras.Model):
     """A functional model from crops to heatmaps whose batches are dicts of inputs and targets.
 
     It has no constructor of its own, so that Keras saves and loads it as it does any functional model. `preset` is set
-    by `kpzoo.build`. The loss is a `keras.losses.Loss` over `(targets, outputs)` that returns one value per crop.
+    by `kpzoo.build`. The loss is a `keras.losses.Loss` over `(targets, outputs)` that returns one value per crop; the
+    terms of one that knows its `terms`, as those of `kpzoo.losses` do, are tracked beside it.
     """
 
     preset: Preset
@@ -83,7 +84,11 @@ class PoseModel(keras.Model):
             raise UserError(
                 f"A pose model's loss is one of `kpzoo.losses`, or a function like them. Received: {self.loss!r}."
             )
+        for metric in [*self._metrics]:  # Keras keeps those of an earlier `compile`
+            self._tracker.untrack(metric)
         self.pck_metric = keras.metrics.Mean(name="pck")
+        names = self.loss.term_names(self.preset.num_instances, self.num_levels) if hasattr(self.loss, "terms") else []
+        self.term_metrics = [keras.metrics.Mean(name=f"loss_{name}") for name in names]
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -109,20 +114,29 @@ class PoseModel(keras.Model):
         inputs, targets = self.split(data)
         with tf.GradientTape() as tape:
             outputs = self(inputs, training=True)
-            losses = self.loss(targets, outputs)  # (B,)
+            losses, terms = self.losses_of(targets, outputs)  # (B,)
             scaled_loss = self.optimizer.scale_loss(mean_over_replicas(losses))
         gradients = tape.gradient(scaled_loss, self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
-        return self.track(losses, targets, outputs)
+        return self.track(losses, terms, targets, outputs)
 
     def test_step(self, data):
         inputs, targets = self.split(data)
         outputs = self(inputs, training=False)
-        return self.track(self.loss(targets, outputs), targets, outputs)
+        return self.track(*self.losses_of(targets, outputs), targets, outputs)
 
-    def track(self, losses, targets, outputs) -> dict:
+    def losses_of(self, targets: Mapping, outputs: Mapping) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Returns the (B,) losses, and the (B,) terms that they are the sum of."""
+        if not self.term_metrics:
+            return self.loss(targets, outputs), {}
+        terms = self.loss.terms(targets, outputs)
+        return tf.add_n(list(terms.values())), terms
+
+    def track(self, losses, terms, targets, outputs) -> dict:
         """Updates the metrics with one batch and returns their results."""
         next(metric for metric in self.metrics if metric.name == "loss").update_state(losses)
+        for metric, values in zip(self.term_metrics, terms.values(), strict=True):
+            metric.update_state(values)
         self.pck_metric.update_state(*peak_hits(targets["heatmaps"], outputs["heatmaps"], targets["weights"]))
         return self.get_metrics_result()
 

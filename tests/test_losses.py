@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import kpzoo
 from kpzoo.errors import UserError
-from kpzoo.losses import CPNLoss, HeatmapLoss
+from kpzoo.losses import CPNLoss, HeatmapLoss, MultiInstanceLoss
 
 B, L, H, W, K = 3, 4, 6, 5, 7
 
@@ -92,6 +93,34 @@ def test_heatmap_loss_halves_the_mean_over_keypoints_and_sums_the_levels(case):
                 loss += 0.5 * mean_square(*pair) / K
         expected.append(loss)
     np.testing.assert_allclose(HeatmapLoss()(targets, outputs), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("loss", "num_instances", "names"),
+    [
+        (CPNLoss(3), 1, ["refine", "global"]),
+        (CPNLoss(3, global_loss=None), 1, ["refine"]),
+        (HeatmapLoss(), 1, ["final", "levels"]),
+        (MultiInstanceLoss(CPNLoss(3)), B, [f"instance_{index}" for index in range(B)]),
+        (MultiInstanceLoss(HeatmapLoss(), missing="ignore"), B, [f"instance_{index}" for index in range(B)]),
+    ],
+)
+def test_the_terms_have_the_names_that_the_loss_tells_and_sum_to_it(case, loss, num_instances, names):
+    targets, outputs = case
+    if num_instances > 1:  # the crops of the case as the people of one crop
+        targets, outputs = ({name: value[None] for name, value in part.items()} for part in case)
+        targets["present"] = np.array([[1, 1, 0]], np.float32)
+    terms = loss.terms(targets, outputs)
+    assert list(terms) == names == loss.term_names(num_instances, L)
+    assert all(values.shape == (len(targets["weights"]),) and values.numpy().max() >= 0 for values in terms.values())
+    np.testing.assert_allclose(sum(values.numpy() for values in terms.values()), loss(targets, outputs), rtol=1e-6)
+
+
+def test_a_model_reports_the_terms_of_its_loss_and_after_another_compile_those_of_the_new_one():
+    model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
+    model.compile("adam", CPNLoss())
+    model.compile("adam", CPNLoss(global_loss=None))
+    assert [metric.name for metric in model.metrics] == ["loss", "pck", "loss_refine"]
 
 
 @pytest.mark.parametrize("loss", [CPNLoss(3, "ohkm", "l2", "pytorch"), HeatmapLoss(top_k=2)])

@@ -159,7 +159,7 @@ TWO_REPLICAS = """
                 model.compile(training.AdamL2(1e-3, l2=0.1, epsilon=1.0), default_loss(model.preset))
                 history = model.fit(data, shuffle=False, verbose=0)
             weights = {variable.path: variable.numpy() for variable in model.weights}
-            np.savez(f"{sys.argv[1]}/{name}-{replicas}.npz", **weights, loss=history.history["loss"])
+            np.savez(f"{sys.argv[1]}/{name}-{replicas}.npz", **weights, **history.history)
 """
 
 
@@ -168,7 +168,11 @@ def test_two_replicas_train_to_the_weights_of_one(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     for name in ("cpn_tiny", "mipnet_tiny"):
         one, two = (dict(np.load(tmp_path / f"{name}-{replicas}.npz")) for replicas in (1, 2))
-        np.testing.assert_allclose(one.pop("loss"), two.pop("loss"), rtol=1e-5)
+        terms = [metric for metric in one if metric.startswith("loss_")]
+        assert len(terms) == 2
+        np.testing.assert_allclose(sum(one[metric] for metric in terms), one["loss"], rtol=1e-5)
+        for metric in ("loss", "pck", *terms):
+            np.testing.assert_allclose(one.pop(metric), two.pop(metric), rtol=1e-5)
         for path, value in one.items():
             np.testing.assert_allclose(value, two[path], rtol=1e-6, atol=1e-6, err_msg=path)
 
