@@ -9,8 +9,8 @@ import numpy as np
 
 import kpzoo
 from kpzoo import detect, images, inference, outputs, sources
-from kpzoo.detect import BoxFile
 from kpzoo.errors import UserError
+from kpzoo.person_boxes import BoxFile
 from kpzoo.pose_model import PoseModel
 
 

@@ -11,10 +11,11 @@ import pytest
 from conftest import SHARED
 
 from kpzoo import detect
-from kpzoo.detect import BoxFile, Detector, HOGDetector, KerasHubDetector, OnnxDetector, WholeImage
+from kpzoo.detect import HOGDetector, KerasHubDetector, OnnxDetector
 from kpzoo.errors import UserError
 from kpzoo.images import write_image
 from kpzoo.nms import iou_matrix
+from kpzoo.person_boxes import BoxFile, Detector, WholeImage
 
 
 def ground(height=60, width=80) -> np.ndarray:
