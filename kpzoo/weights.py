@@ -1,6 +1,7 @@
 """Published weights of the zoo: a row for each file, fetched once, and verified before anything reads it.
 
-Files lie in `$KPZOO_HOME`, or in `~/.cache/kpzoo`. With `KPZOO_OFFLINE=1` nothing is ever fetched.
+Small files come with the package. Others lie in `$KPZOO_HOME`, or in `~/.cache/kpzoo`; with `KPZOO_OFFLINE=1` nothing
+is ever fetched.
 """
 
 import hashlib
@@ -10,12 +11,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from kpzoo import locks
 from kpzoo.errors import UserError, unknown
 
 CHUNK = 1 << 20  # bytes
+SHIPPED = "shipped"  # folder of the package
 TIMEOUT = 30  # seconds without a byte before a download counts as failed
 
 
@@ -25,7 +28,7 @@ class Weights:
 
     Args:
         model: Name of the model.
-        url: Where the file lies; its last part is the file's name, which ends in `.weights.h5`.
+        url: Where the file lies, or its name alone if it comes with the package; `.weights.h5` or `.safetensors`.
         sha256: Full digest of the file, 64 hexadecimal digits.
         image_hw: (height, width) of the crops that it was trained with.
         skeleton: Name of its keypoints.
@@ -55,6 +58,11 @@ class Weights:
     def file_name(self) -> str:
         return self.url.rpartition("/")[2]
 
+    @property
+    def is_shipped(self) -> bool:
+        """Whether the file comes with the package."""
+        return "/" not in self.url
+
 
 ROWS: dict[str, Weights] = {}  # tag, such as "cpn_res50.coco_256x192_v1" -> row; a tag is never used again
 
@@ -78,6 +86,8 @@ def fetch(tag: str) -> Path:
     if tag not in ROWS:
         raise unknown("weights tag", tag, ROWS)
     row = ROWS[tag]
+    if row.is_shipped:
+        return _shipped(tag, row)
     path = home() / row.file_name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as lock:
@@ -87,6 +97,13 @@ def fetch(tag: str) -> Path:
             print(f"{path} was not the file of {tag!r} (SHA-256 differs) and has been removed.", file=sys.stderr)
         if not path.exists():
             _download(tag, row, path)
+    return path
+
+
+def _shipped(tag: str, row: Weights) -> Path:
+    path = Path(str(resources.files("kpzoo"))) / SHIPPED / row.file_name
+    if not path.exists() or not _is_right(path, row):
+        raise UserError(f"The weights {tag!r} that came with kpzoo are damaged or gone: {path}. Install kpzoo anew.")
     return path
 
 

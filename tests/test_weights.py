@@ -135,7 +135,7 @@ def complete(tag, row):
         tag.startswith(f"{row.model}.")
         and row.model in kpzoo.list_models()
         and len(row.sha256) == 64
-        and row.file_name.endswith(".weights.h5")
+        and row.file_name.endswith((".weights.h5", ".safetensors"))
         and all((row.license, row.origin, row.recipe, row.metrics))
     )
 
@@ -283,10 +283,33 @@ def test_convert_records_what_is_asked_for_and_keeps_what_an_own_file_says(own, 
     assert built == {"image_hw": (64, 64), "skeleton": THREE, "normalization": None, "levels": ["c2"]}
 
 
+def test_half_size_rounds_kernels_alone(own, tmp_path, capsys):
+    path, model = own
+    out = tmp_path / "half.safetensors"
+    assert cli.main(["convert", str(path), str(out), "--model", "cpn_tiny", "--half"]) == 0
+    whole = kpzoo.save_weights(model, tmp_path / "whole.safetensors")
+    rounded = sum(array.size for array in model.get_weights() if array.ndim > 1)
+    assert whole.stat().st_size - out.stat().st_size >= 2 * rounded
+    again = parsing.load_model(arguments_of(out))
+    assert again.preset == model.preset
+    for a, b in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a.astype("f2").astype("f4") if a.ndim > 1 else a, b)
+
+
+def test_half_size_refuses_what_would_overflow(tmp_path):
+    model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
+    kernel = next(weight for weight in model.trainable_variables if len(weight.shape) == 4)
+    kernel.assign(np.full(kernel.shape, 1e5))
+    with pytest.raises(UserError, match="too large for float16"):
+        kpzoo.save_weights(model, tmp_path / "half.safetensors", half=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "output, options, message",
     [
         ("out.h5", [], "A weights file ends in"),
+        ("out.npz", ["--half"], "Weights of half size are written as .safetensors"),
         ("missing/out.npz", [], "There is no folder"),
         ("out.npz", ["--option", "skeleton=coco17"], "Use --skeleton."),
         ("out.npz", ["--option", "image_hw=[64,64]"], "Use --image-size."),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kpzoo
 from kpzoo.errors import UserError
+from kpzoo.weights import ROWS
 
 
 def command(commands, name: str, run, text: str, example: str) -> argparse.ArgumentParser:
@@ -79,10 +80,12 @@ def crop_count(text: str) -> int:
     return int(text)
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True, default: str | None = None) -> None:
     """Adds what `load_model` reads."""
-    parser.add_argument("--model", required=required, help="a name of `kpzoo models`, or the folder of a training run")
-    parser.add_argument("--weights", help="a weights file; a training run brings its own")
+    text = "a name of `kpzoo models`, or the folder of a training run" + (f"; {default} if not given" if default else "")
+    parser.add_argument("--model", required=required and not default, default=default, help=text)
+    text = "a weights file, or a tag of `kpzoo info`; the newest tag if not given. A training run brings its own"
+    parser.add_argument("--weights", help=text)
     parser.add_argument("--image-size", type=size, help="crop as HEIGHTxWIDTH, if the model's own is not wanted")
 
 
@@ -105,13 +108,21 @@ def load_model(args: argparse.Namespace, skeleton=None):
             raise UserError("A training run has its own weights and size: drop --weights and --image-size.")
         return training.load_run(args.model)
     kpzoo.info(args.model)  # a name that nothing has is the first thing to tell
-    if not args.weights:
-        raise UserError(f"Model {args.model!r} has no weights yet. Pass --weights FILE, or a training run as --model.")
-    arguments = {"skeleton": skeleton} if skeleton else {}
-    arguments |= own_arguments(args.model, args.weights)
+    weights = args.weights or _published(args.model)
+    arguments = {"skeleton": skeleton} if skeleton and weights not in ROWS else {}
+    arguments |= own_arguments(args.model, weights)
     if args.image_size:
         arguments["image_hw"] = args.image_size
-    return kpzoo.build(args.model, weights=args.weights, **arguments)
+    return kpzoo.build(args.model, weights=weights, **arguments)
+
+
+def _published(model: str) -> str:
+    """Returns the newest tag of a model's published weights, and tells it."""
+    tags = kpzoo.info(model).weights
+    if not tags:
+        raise UserError(f"Model {model!r} has no weights yet. Pass --weights FILE, or a training run as --model.")
+    print(f"kpzoo: weights {tags[-1]}", file=sys.stderr)
+    return tags[-1]
 
 
 def own_arguments(name: str, weights: str) -> dict:

@@ -17,16 +17,17 @@ from kpzoo.commands.parsing import (
 )
 from kpzoo.errors import UserError
 
+DEFAULT_MODEL = "mipnet_nano"  # its weights come with the package
 DETECTION = ("detector", "min_box_score", "min_box_size", "max_boxes", "box_nms", "box_iou", "box_sigma", "every")
 
 
 def add(commands) -> None:
     parser = command(
         commands, "predict", _run, "Find poses in pictures or a video; write pictures, results.json and poses.csv.",
-        "kpzoo predict photos --model runs/first --detector whole --out poses",
+        "kpzoo predict photos --detector whole --out poses",
     )  # fmt: skip
     parser.add_argument("source", help="a picture, folder, pattern such as 'photos/*.jpg', video, or webcam")
-    add_model_arguments(parser)
+    add_model_arguments(parser, default=DEFAULT_MODEL)
     parser.add_argument("--out", required=True, help="folder for all that is written; a run that was stopped goes on")
     parser.add_argument("--overwrite", action="store_true", help="begin anew whatever the folder holds")
     parser.add_argument("--no-pictures", action="store_true", help="do not draw the poses")

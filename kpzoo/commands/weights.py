@@ -23,6 +23,8 @@ def add_convert(commands) -> None:
     parser.add_argument("--normalization", help=f"of pixels, such as imagenet_rgb or none, if not the model's{text}")
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE",
                         help="an option of the model, such as flavour=pytorch; may be repeated")  # fmt: skip
+    text = "round kernels to float16, for half the size; the output is a .safetensors file"
+    parser.add_argument("--half", action="store_true", help=text)
     parser.add_argument("--new-head", action="store_true", help="leave the heads fresh, for other keypoints")
 
 
@@ -43,11 +45,11 @@ def _convert(args) -> None:
     from kpzoo import importers
     from kpzoo.importers.save import writer_of
 
-    writer_of(args.output)  # refuses a bad name before the long work
+    writer_of(args.output, args.half)  # refuses a bad name before the long work
     model = kpzoo.build(args.model, **{**own_arguments(args.model, args.input), **given})
     head = "new" if args.new_head else "strict"
     print(importers.load_weights(model, args.input, source=args.source, head=head))
-    print(importers.save_weights(model, args.output))
+    print(importers.save_weights(model, args.output, half=args.half))
 
 
 def _option(text: str) -> tuple[str, object]:

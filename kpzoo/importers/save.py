@@ -17,15 +17,16 @@ from kpzoo.skeletons import Skeleton
 NAMED = ("name", "image_hw", "skeleton", "weights", "normalization")
 
 
-def save_weights(model: PoseModel, path: str | Path) -> Path:
+def save_weights(model: PoseModel, path: str | Path, *, half: bool = False) -> Path:
     """Writes a model's variables, under their own names, and what the model was built as.
 
     Args:
         model: A model of `kpzoo.build`.
         path: Ends in `.weights.h5`, `.safetensors` or `.npz`. The last carries no description of the model.
+        half: Whether kernels are rounded to float16, for half the size; `.safetensors` alone.
     """
     path = Path(path)
-    writer = writer_of(path)
+    writer = writer_of(path, half)
     part = path.with_name(f".part-{os.getpid()}-{path.name}")
     try:
         writer(model, part)
@@ -38,15 +39,17 @@ def save_weights(model: PoseModel, path: str | Path) -> Path:
     return path
 
 
-def writer_of(path: str | Path) -> Callable[[PoseModel, Path], None]:
+def writer_of(path: str | Path, half: bool = False) -> Callable[[PoseModel, Path], None]:
     """Returns what writes a weights file of that name, or says why none can be there."""
     path = Path(path)
+    if half and path.suffix != ".safetensors":
+        raise UserError(f"Weights of half size are written as .safetensors. Received: {str(path)!r}.")
     writer = next((writer for suffix, writer in _WRITERS.items() if path.name.endswith(suffix)), None)
     if writer is None:
         raise UserError(f"A weights file ends in {', '.join(_WRITERS)}. Received: {str(path)!r}.")
     if not path.parent.is_dir():
         raise UserError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
-    return writer
+    return _write_half if half else writer
 
 
 def describe(model: PoseModel) -> dict[str, str]:
@@ -125,10 +128,20 @@ def _write_h5(model: PoseModel, path: Path) -> None:
         file.attrs.update(describe(model))
 
 
-def _write_safetensors(model: PoseModel, path: Path) -> None:
-    arrays, header, offset = _arrays(model), {"__metadata__": describe(model)}, 0
+def _write_half(model: PoseModel, path: Path) -> None:
+    """Writes kernels as float16; vectors are few, and variances may be too large for it: they stay float32."""
+    arrays = _arrays(model)
+    large = [name for name, array in arrays.items() if array.ndim > 1 and np.abs(array).max() > np.finfo("f2").max]
+    if large:
+        raise UserError(f"Variable {large[0]!r} has values too large for float16. Write the weights in full size.")
+    _write_safetensors(model, path, {name: array.astype("f2") for name, array in arrays.items() if array.ndim > 1})
+
+
+def _write_safetensors(model: PoseModel, path: Path, rounded: Mapping[str, np.ndarray] | None = None) -> None:
+    arrays, header, offset = {**_arrays(model), **(rounded or {})}, {"__metadata__": describe(model)}, 0
     for name, array in arrays.items():
-        header[name] = dict(dtype="F32", shape=array.shape, data_offsets=(offset, offset + array.nbytes))
+        dtype = f"F{8 * array.itemsize}"
+        header[name] = dict(dtype=dtype, shape=array.shape, data_offsets=(offset, offset + array.nbytes))
         offset += array.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
