@@ -1,12 +1,13 @@
 """CPN nano, 128x96, 14 keypoints, on Leeds Sports Pose Extended in COCO format (photos of athletes, one person each).
 
-    python recipes/cpn_nano_lspet_128x96.py --data lspet --out runs/cpn_nano_lspet --epochs 8
+    python recipes/cpn_nano_lspet_128x96.py --data lspet --out runs/cpn_nano_lspet
 
 The folder holds `annotations/lspet_train.json`, `annotations/lspet_val.json` and the pictures in `images/train` and
 `images/val`. A run that was stopped goes on where it was. PCK@0.2 and AP of the held-out photos are printed after
-each epoch (without flip test) and at the end (with it), both with annotated boxes.
+every sixth epoch (without flip test) and at the end (with it), both with annotated boxes.
 
-Differs from CPN's own training: one cosine instead of halvings, a higher learning rate for short runs, batches of 16.
+Differs from CPN's own training, as short trainings on few photos want it: L2 instead of OHKM, one cosine instead of
+halvings, a higher learning rate, smaller turns and zooms, batches of 16, bfloat16.
 """
 
 import argparse
@@ -16,21 +17,24 @@ import keras
 
 import kpzoo
 from kpzoo import evaluation, images, training
+from kpzoo.data import crops
 from kpzoo.losses import CPNLoss
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", type=Path, required=True, help="the data set's folder")
 parser.add_argument("--out", type=Path, default=Path("runs/cpn_nano_lspet_128x96"), help="the run's folder")
-parser.add_argument("--epochs", type=int, default=40, help="passes over the training photos")
+parser.add_argument("--epochs", type=int, default=48, help="passes over the training photos")
 parser.add_argument("--devices", type=int, help="replicas: GPUs, or logical CPUs where there is none")
 parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
 
 BATCH_SIZE = 16
 LEARNING_RATE = 4e-3
 L2 = 1e-5
+AUGMENT = crops.Augment((0.8, 1.25), 30.0, 0.6, 0.5, brightness=(0.8, 1.2))
 
 
 def main(args: argparse.Namespace) -> None:
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
     train, val = (kpzoo.data.load(args.data, split) for split in ("train", "val"))
     steps = training.num_persons(train) // BATCH_SIZE
 
@@ -40,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
         schedule = keras.optimizers.schedules.CosineDecay(
             0.0, args.epochs * steps, warmup_target=LEARNING_RATE, warmup_steps=steps // 2
         )
-        model.compile(training.AdamL2(schedule, l2=L2), CPNLoss(top_k=8, flavour="pytorch"))
+        model.compile(training.AdamL2(schedule, l2=L2), CPNLoss(refine_loss="l2", flavour="pytorch"))
         return model
 
     model = training.run(
@@ -49,9 +53,10 @@ def main(args: argparse.Namespace) -> None:
         args.out,
         epochs=args.epochs,
         batch_size=BATCH_SIZE,
-        augment="cpn",
+        augment=AUGMENT,
         seed=args.seed,
         validate=lambda model: kpzoo.evaluate(model, val, flip=False).values,
+        validate_every=6,
         devices=args.devices,
     )
     print(kpzoo.evaluate(model, val, results_path=args.out / "results.json"))

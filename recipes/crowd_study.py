@@ -29,9 +29,9 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--out", type=Path, default=Path("runs/crowd_study"), help="folder for everything that is made")
 parser.add_argument("--photos", type=Path, help="COCO-format folder of photos to compose crowds from")
 parser.add_argument("--only", choices=("figures", "photos"), help="study one kind of scenes alone")
-parser.add_argument("--weights", type=Path, help="cpn_nano weights that the start on photos begins with")
-parser.add_argument("--start-epochs", type=int, default=6, help="of the common start")
-parser.add_argument("--epochs", type=int, default=6, help="of each twin after it")
+parser.add_argument("--weights", type=Path, help="cpn_nano weights for the twins on photos, instead of a common start")
+parser.add_argument("--start-epochs", type=int, default=14, help="of the common start")
+parser.add_argument("--epochs", type=int, default=14, help="of each twin after it")
 parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
 parser.add_argument("--results", type=Path, default=Path("docs/results/crowd_study.json"), help="what is measured")
 parser.add_argument("--page", type=Path, help="only write the tables and curves of the results file, to this page")
@@ -66,12 +66,10 @@ def make_scenes(kind: str, folder: Path, args) -> None:
 
 
 def train_part(part: str, data, folder: Path, args, weights: Path | None = None):
-    """Trains the common start, or one of the twins from its weights, and returns the model."""
+    """Trains the common start, or one of the twins from such weights, and returns the model."""
     single, multi = ("cpn_tiny", "mipnet_cpn_tiny") if args.smoke else ("cpn_nano", "mipnet_nano")
     epochs = args.start_epochs if part == "start" else args.epochs
     steps = training.num_persons(data) // BATCH_SIZE
-    if part != "start":
-        weights = folder / "start" / training.WEIGHTS
 
     def make_model():
         keras.utils.set_random_seed(args.seed)
@@ -114,13 +112,16 @@ def study(kind: str, args) -> dict:
     make_scenes(kind, folder / "scenes", args)
     train, *held_out = (kpzoo.data.load(folder / "scenes", split) for split in ("train", *CROWDING))
     crowded = held_out[-1]
-    train_part("start", train, folder, args, args.weights if kind == "photos" else None)
+    start = args.weights if kind == "photos" else None
+    if start is None:
+        train_part("start", train, folder, args)
+        start = folder / "start" / training.WEIGHTS
     found = {"persons": training.num_persons(train), "steps_per_epoch": training.num_persons(train) // BATCH_SIZE}
     found["overlap"] = {
         name: float(overlap(data.annotations).mean()) for name, data in zip(CROWDING, held_out, strict=True)
     }
     for twin in TWINS:
-        model = train_part(twin, train, folder, args)
+        model = train_part(twin, train, folder, args, start)
         found[twin] = {
             name: score(model, data, KEPT_IOUS if data is crowded else (ONE_BOX_IOU,))
             for name, data in zip(CROWDING, held_out, strict=True)
