@@ -82,7 +82,7 @@ def crop_count(text: str) -> int:
 
 def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True, default: str | None = None) -> None:
     """Adds what `load_model` reads."""
-    text = "a name of `kpzoo models`, or the folder of a training run" + (f"; {default} if not given" if default else "")
+    text = "a name of `kpzoo models`, or the folder of a training run"
     parser.add_argument("--model", required=required and not default, default=default, help=text)
     text = "a weights file, or a tag of `kpzoo info`; the newest tag if not given. A training run brings its own"
     parser.add_argument("--weights", help=text)
