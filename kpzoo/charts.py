@@ -89,3 +89,37 @@ def _svg(width: float, height: float, body: Sequence[str]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">{"".join(body)}</svg>'
     )
+
+
+def dots(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Returns panels side by side, each with its own scale: a dot for each number of a row, and a bar at their mean.
+
+    Args:
+        panels: Title to row to numbers, of which a row may have none; all panels have the same rows.
+    """
+    rows = list(next(iter(panels.values())))
+    left, width, height = 20 + 6.6 * max(len(row) for row in rows), 230, 26
+    bottom = 40 + height * len(rows)
+    body = [_text(left - 10, 58 + height * index, row, "end") for index, row in enumerate(rows)]
+    for panel, (title, numbers) in enumerate(panels.items()):
+        x0 = left + panel * (width + 40)
+        every = [value for row in rows for value in numbers[row]] or [0.0]
+        low, high = min(every), max(every)
+        room = (high - low) * 0.08 or 0.5
+        low, scale = low - room, width / (high - low + 2 * room)
+        body.append(_text(x0 + width / 2, 22, title, "middle", "#444"))
+        for index in range(5):
+            x = x0 + width * index / 4
+            body.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="36" y2="{bottom}" stroke="#ddd"/>')
+            if index % 2 == 0:
+                body.append(_text(x, bottom + 16, f"{low + (x - x0) / scale:.1f}", "middle", "#666"))
+        for index, row in enumerate(rows):
+            y = 54 + height * index
+            for value in numbers[row]:
+                body.append(
+                    f'<circle cx="{x0 + (value - low) * scale:.1f}" cy="{y}" r="4" fill="{COLOURS[5]}" opacity="0.6"/>'
+                )
+            if numbers[row]:
+                x = x0 + (sum(numbers[row]) / len(numbers[row]) - low) * scale
+                body.append(f'<rect x="{x - 1:.1f}" y="{y - 9}" width="2" height="18" fill="{COLOURS[6]}"/>')
+    return _svg(left + len(panels) * (width + 40), bottom + 26, body)

@@ -1,0 +1,107 @@
+"""The ablations' page is made of its results file, and its verdicts of numbers."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from kpzoo.registry import spec_of
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "docs/results/ablations.json", ROOT / "docs/results.md"
+sys.path.insert(0, str(ROOT / "recipes"))
+
+import ablation_page  # noqa: E402
+import ablations  # noqa: E402
+
+
+def results(**rows):
+    """A results file of rows by their AP; PCK is twice that."""
+    one = {"num_params": 1, "macs": 1}
+    return {
+        "command": "",
+        "settings": {},
+        "rows": {
+            name: {str(seed): {**one, "AP": ap / 100, "PCK@0.2": ap / 50} for seed, ap in enumerate(aps)}
+            for name, aps in rows.items()
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "deviation", "difference", "noise", "words"),
+    [
+        ([12.0, 14.0], [10.0, 10.0], 1.0, 3.0, 2.0, "confirmed"),
+        ([10.0, 10.0], [12.0, 14.0], 1.0, -3.0, 2.0, "not confirmed"),
+        ([12.0, 12.0], [10.0, 10.0], 1.0, 2.0, 2.0, "within noise"),
+        ([12.0], [10.0, 10.0, 10.0, 10.0], 1.0, 2.0, 5**0.5, "within noise"),
+        ([12.5], [10.0, 10.0, 10.0, 10.0], 1.0, 2.5, 5**0.5, "confirmed"),
+        ([12.0], [10.0], None, 2.0, None, "undecided, with one seed"),
+    ],
+)
+def test_a_verdict_follows_from_means_and_deviation(better, worse, deviation, difference, noise, words):
+    found = ablation_page.verdict(better, worse, deviation)
+    assert found == (pytest.approx(difference), noise and pytest.approx(noise), words)
+
+
+def test_deviations_are_pooled_over_rows_scored_on_the_same_pictures():
+    found = results(cpn=[10.0, 12.0], cpn_l2=[5.0, 5.0, 5.0], globalnet=[50.0], crowd_1=[0.0, 30.0])
+    assert ablation_page.seed_deviation(found, "cpn", "AP") == pytest.approx((2.0 / 3) ** 0.5)  # (2 + 0) / (1 + 2)
+    assert ablation_page.seed_deviation(found, "crowd_2", "AP") == pytest.approx(450**0.5)
+    assert ablation_page.seed_deviation(results(cpn=[10.0]), "cpn", "AP") is None
+
+
+def test_a_sentence_tells_the_papers_difference_ours_and_the_verdict():
+    table, claim = ablation_page.TABLES["table7"], ablation_page.TABLES["table7"].claims[0]
+    told = ablation_page.sentence(results(cpn=[12.0, 12.2], cpn_l2=[10.0, 10.2]), table, claim)
+    assert "paper +0.8 AP; here +2.0 AP (noise 0.3): **confirmed**" in told
+    assert "not measured yet" in ablation_page.sentence(results(cpn=[12.0, 12.2]), table, claim)
+
+
+def test_tables_name_rows_that_are_trained_and_claims_that_the_paper_makes():
+    shown = {name for table in ablation_page.TABLES.values() for name in table.rows}
+    assert shown == set(ablations.ROWS)
+    assert sorted(key for group in ablation_page.ORDER for key in group) == sorted(ablation_page.TABLES)
+    for table in ablation_page.TABLES.values():
+        for better, worse, _ in table.claims:
+            assert table.rows[better][1] > table.rows[worse][1]
+
+
+@pytest.mark.parametrize("name", ablations.ROWS)
+def test_rows_are_networks_of_the_zoo(name):
+    row = ablations.ROWS[name]
+    for one in (row, ablations.small(row)):
+        assert spec_of(one.model).options(one.model, one.options)
+
+
+def test_the_most_telling_rows_come_first_and_each_once():
+    order = list(ablations.work(None, [0, 1]))
+    assert len(order) == len(set(order)) == 2 * len(ablations.ROWS)
+    assert {name for name, _ in order[:10]} == set(ablation_page.TABLES["table7"].rows)
+    assert list(ablations.work(["cpn_c2", "table6"], [3])) == [
+        (name, 3) for name in ("cpn", "cpn_l2", "cpn_c2", "cpn_top6", "cpn_top10", "cpn_top12")
+    ]
+
+
+def test_an_unmeasured_study_still_makes_a_page():
+    told = ablation_page.page({**results(), "settings": dict.fromkeys(
+        ("versions", "epochs", "batch_size", "learning_rate", "precision", "augment"), "…"
+    )})  # fmt: skip
+    assert told.count("not measured yet") == sum(len(table.claims) for table in ablation_page.TABLES.values())
+
+
+@pytest.mark.skipif(not RESULTS.exists(), reason="the study has not been run")
+def test_page_and_plots_are_made_of_the_results_file(tmp_path):
+    written = ablation_page.write(RESULTS, tmp_path / "results.md")
+    assert written.read_bytes() == PAGE.read_bytes()
+    for plot in (tmp_path / "images").iterdir():
+        assert plot.read_bytes() == (PAGE.parent / "images" / plot.name).read_bytes()
+
+
+@pytest.mark.skipif(not RESULTS.exists(), reason="the study has not been run")
+def test_rivals_of_the_third_table_cost_about_the_same():
+    rows = json.loads(RESULTS.read_text())["rows"]
+    rivals = [name for name in ("resnet", "dilated", "hourglass_1", "hourglass_2", "simplebaseline") if name in rows]
+    costs = {name: next(iter(rows[name].values()))["macs"] for name in (*rivals, "cpn")}
+    assert all(abs(cost / costs["cpn"] - 1) < 0.1 for cost in costs.values()), costs
