@@ -77,10 +77,18 @@ def test_decoding_only_the_window_gives_the_same_crop(image, case, kind):
     inside_map = tf.data.Dataset.from_tensors(matrix_of(case)).map(
         lambda matrix: crops.decode_crop(tf.constant(contents), matrix, IMAGE_HW, (9.0, 9.0, 9.0))
     )
-    np.testing.assert_array_equal(next(iter(inside_map)), expected)
-    np.testing.assert_array_equal(
-        crops.decode_crop(tf.constant(contents), matrix_of(case), IMAGE_HW, (9.0, 9.0, 9.0)), expected
-    )
+    eagerly = crops.decode_crop(tf.constant(contents), matrix_of(case), IMAGE_HW, (9.0, 9.0, 9.0))
+    np.testing.assert_allclose(eagerly, expected, atol=0.01)
+    np.testing.assert_array_equal(next(iter(inside_map)), eagerly)
+
+
+@pytest.mark.parametrize("case", VIEWS)
+@pytest.mark.parametrize("corner_yx", [(0, 0), (20, 10)])
+def test_the_compiled_warp_equals_bilinear_mixing_by_hand(image, case, corner_yx):
+    fill, (top, left) = (120.0, 60.0, 200.0), corner_yx
+    found = crops._warp_compiled(image[top:, left:], tf.constant(corner_yx), matrix_of(case), IMAGE_HW, fill)
+    to_window = matrix_of(case).numpy() - [[0, 0, left], [0, 0, top]]
+    np.testing.assert_allclose(found, plain_crop(image[top:, left:], to_window, fill), atol=0.05)
 
 
 def test_grey_pictures_become_rgb():
