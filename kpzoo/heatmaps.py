@@ -86,14 +86,19 @@ def encode(
     final, level = VISIBILITY[rule]
     draw = {"blurred": _blurred_labels, "gaussian": _gaussian_labels}[codec.labels]
     widths = label_widths(codec, heatmap_hw, num_levels)
-    labels, inside = draw(codec, keypoints_crop_xy, heatmap_hw, widths[-1])
-    seen = tf.where(inside, tf.cast(visibility, tf.int32), 0)
-    targets = _masked(labels, seen, *final)
-    targets = {"heatmaps": targets[0], "weights": targets[1]}
+
+    def factors(width, drawn_from, counted_from):  # (..., K, h) and (..., K, w) of the heatmaps, (..., K) weights
+        rows, columns, inside = draw(keypoints_crop_xy, heatmap_hw, width)
+        seen = tf.where(inside, tf.cast(visibility, tf.int32), 0)
+        drawn = codec.peak * tf.cast(seen >= drawn_from, tf.float32)
+        return rows * drawn[..., None], columns, tf.cast(seen >= counted_from, tf.float32)
+
+    rows, columns, weights = factors(widths[-1], *final)
+    targets = {"heatmaps": _outer(rows, columns), "weights": weights}
     if num_levels:
-        levels = [_masked(draw(codec, keypoints_crop_xy, heatmap_hw, width)[0], seen, *level) for width in widths[:-1]]
-        targets["global_heatmaps"] = tf.stack([heatmaps for heatmaps, _ in levels], axis=-4)
-        targets["global_weights"] = tf.stack([weights for _, weights in levels], axis=-2)
+        rows, columns, weights = zip(*(factors(width, *level) for width in widths[:-1]), strict=True)
+        targets["global_heatmaps"] = _outer(tf.stack(rows, axis=-3), tf.stack(columns, axis=-3))
+        targets["global_weights"] = tf.stack(weights, axis=-2)
     return targets
 
 
@@ -112,10 +117,16 @@ def label_widths(codec: Codec, heatmap_hw: tuple[int, int], num_levels: int) -> 
     return (levels[::-1] if codec.widest_last else levels)[:num_levels] + [kernels[-1]]
 
 
-def _masked(labels: tf.Tensor, visibility: tf.Tensor, drawn_from: int, counted_from: int):
-    """Returns the labels of keypoints with v >= drawn_from, and weights of those with v >= counted_from."""
-    drawn = tf.cast(visibility >= drawn_from, labels.dtype)[..., None, None, :]
-    return labels * drawn, tf.cast(visibility >= counted_from, tf.float32)
+def _outer(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """Returns the (..., h, w, K) products of (..., K, h) and (..., K, w).
+
+    The products are taken along w and K at once: a fourth of the time of `einsum`, which makes (..., K, h, w) first.
+    """
+    rows, columns = tf.linalg.matrix_transpose(rows), tf.linalg.matrix_transpose(columns)
+    lead, (height, num_keypoints), width = tf.shape(rows)[:-2], rows.shape[-2:], columns.shape[-2]
+    rows = tf.tile(rows, [1] * (len(rows.shape) - 1) + [width])  # (..., h, w * K)
+    columns = tf.reshape(columns, tf.concat([lead, [1, width * num_keypoints]], axis=0))
+    return tf.reshape(rows * columns, tf.concat([lead, [height, width, num_keypoints]], axis=0))
 
 
 def blur_matrix(size: int, kernel: int, border: str) -> np.ndarray:
@@ -140,8 +151,11 @@ def blur_matrix(size: int, kernel: int, border: str) -> np.ndarray:
     return matrix.astype(np.float32)
 
 
-def _blurred_labels(codec: Codec, keypoints_crop_xy, heatmap_hw, kernel):
-    """A one at the keypoint's cell, blurred by `kernel`, scaled to the peak (both CPN repositories)."""
+def _blurred_labels(keypoints_crop_xy, heatmap_hw, kernel):
+    """A one at the keypoint's cell, blurred by `kernel`, scaled to a peak of 1 (both CPN repositories).
+
+    Returns (..., K, h) and (..., K, w), whose products are the label, and (..., K) whether it is inside.
+    """
     cells = tf.cast(tf.floor(keypoints_crop_xy / HEATMAP_STRIDE), tf.int32)
     size = tf.constant([heatmap_hw[1], heatmap_hw[0]])
     inside = tf.reduce_all((cells >= 0) & (cells < size), axis=-1)
@@ -150,11 +164,14 @@ def _blurred_labels(codec: Codec, keypoints_crop_xy, heatmap_hw, kernel):
     columns = tf.gather(blur_matrix(heatmap_hw[1], int(kernel), "reflect").T, cells[..., 0])  # (..., K, w)
     rows = rows / tf.reduce_max(rows, axis=-1, keepdims=True)
     columns = columns / tf.reduce_max(columns, axis=-1, keepdims=True)
-    return codec.peak * tf.einsum("...kh,...kw->...hwk", rows, columns), inside
+    return rows, columns, inside
 
 
-def _gaussian_labels(codec: Codec, keypoints_crop_xy, heatmap_hw, sigma):
-    """An unnormalised Gaussian about the nearest cell, cut at three sigma in x and y (HRNet, SimpleBaseline)."""
+def _gaussian_labels(keypoints_crop_xy, heatmap_hw, sigma):
+    """An unnormalised Gaussian about the nearest cell, cut at three sigma in x and y (HRNet, SimpleBaseline).
+
+    Returns as `_blurred_labels` does.
+    """
     reach = 3 * sigma
     # Truncation towards zero, as the references have it: a keypoint up to 1.5 cells outside still lands on cell 0.
     cells = tf.cast(tf.cast(keypoints_crop_xy / HEATMAP_STRIDE + 0.5, tf.int32), tf.float32)
@@ -165,7 +182,7 @@ def _gaussian_labels(codec: Codec, keypoints_crop_xy, heatmap_hw, sigma):
         distance = tf.range(length, dtype=tf.float32) - cells[..., axis, None]
         near = tf.cast(tf.abs(distance) <= reach, tf.float32)
         sides.append(near * tf.exp(-tf.square(distance) / (2 * sigma**2)))
-    return codec.peak * tf.einsum("...kh,...kw->...hwk", *sides), inside
+    return *sides, inside
 
 
 def decode(codec: Codec, heatmaps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
