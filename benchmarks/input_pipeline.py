@@ -1,0 +1,191 @@
+"""Samples per second of the training stream, against a loop of OpenCV and NumPy, with all that augmentation has.
+
+    python benchmarks/input_pipeline.py --data coco --split train --write
+
+Crops of 256x192 with the targets of two people each. The loop is what a worker process of other projects does for each
+sample: `cv2.imread`, one `cv2.warpAffine`, channels brightened, Gaussian targets in NumPy; it has one core.
+"""
+
+import argparse
+import itertools
+import sys
+import time
+from dataclasses import replace
+
+import measure
+
+import cv2  # isort: skip
+import numpy as np
+import tensorflow as tf
+
+import kpzoo
+from kpzoo import geometry, heatmaps
+from kpzoo.data import batches, crops
+
+BATCH = 32
+IMAGE_HW = (256, 192)
+AUGMENT = replace(crops.AUGMENTS["cpn"], half_body_probability=0.3)  # turned, scaled, mirrored, brightened, halved
+LOOP = "loop of OpenCV and NumPy, 1 core"
+SAMPLES = 96  # of which the stages are timed
+FILL = (0.0, 0.0, 0.0)  # of HRNet's crops
+
+
+def sample_time(make_iterator, num_batches: int, warm_up: int = 4):
+    """Returns a call that takes the time of a sample, once buffers are filled and threads are started."""
+
+    def call():
+        iterator = make_iterator()
+        for _ in range(warm_up):
+            next(iterator)
+        started = time.perf_counter()
+        for _ in range(num_batches):
+            next(iterator)
+        return measure.OwnTime((time.perf_counter() - started) / num_batches / BATCH * 1000)
+
+    return call
+
+
+def stream_on(cores: int, model, data):
+    """Returns what makes an iterator over kpzoo's batches, worked on by that many threads."""
+
+    def make():
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = cores
+        stream = batches.make_dataset(data, model, BATCH, augment=AUGMENT, check_images=False)
+        return iter(stream.with_options(options))
+
+    return make
+
+
+def opencv_loop(data):
+    """Returns what makes an iterator over batches of the loop."""
+    persons = batches._persons(data, check_images=False)
+    boxes, points = persons["boxes_image_xywh"], persons["keypoints_image_xy"]
+    views = geometry.views(boxes, geometry.CROP_RULES["hrnet"], IMAGE_HW)
+    nearest = batches.nearest_persons(persons["image_ids"], boxes, 1)[:, 0]
+    cells = np.arange(IMAGE_HW[0] // 4), np.arange(IMAGE_HW[1] // 4)
+
+    def sample(person, rng):
+        scale = rng.uniform(*AUGMENT.scale)
+        angle = np.radians(rng.uniform(-AUGMENT.rotation, AUGMENT.rotation)) * (rng.random() < 0.5)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        steps = views[person, 2:] * scale / IMAGE_HW[::-1] * (1 if rng.random() < 0.5 else -1, 1)
+        linear = turn * steps
+        offset = views[person, :2] - linear @ np.array([IMAGE_HW[1] / 2, IMAGE_HW[0] / 2])
+        matrix = np.column_stack([linear, offset])
+        image = cv2.imread(persons["paths"][person])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        crop = cv2.warpAffine(image, matrix, IMAGE_HW[::-1], flags=flags)[..., ::-1]
+        crop = np.clip(crop * rng.uniform(*AUGMENT.brightness, 3).astype(np.float32), 0, 255)
+        both = [person, nearest[person] if nearest[person] >= 0 else person]
+        crop_xy = (points[both] - offset) @ np.linalg.inv(linear).T / 4  # (2, K, 2)
+        place = (crop_xy + 0.5).astype(int).astype(np.float32)
+        rows, columns = (
+            np.exp(-((side - place[..., 1 - axis, None]) ** 2) / 8).astype(np.float32)
+            for axis, side in enumerate(cells)
+        )
+        return crop, np.einsum("nkh,nkw->nhwk", rows, columns)
+
+    def make():
+        cv2.setNumThreads(1)
+        rng = np.random.default_rng(0)
+        order = itertools.cycle(rng.permutation(len(views)))
+        while True:
+            made = [sample(next(order), rng) for _ in range(BATCH)]
+            yield [np.stack(parts) for parts in zip(*made, strict=True)]
+
+    return make
+
+
+def stages(data, count: int) -> dict:
+    """Returns calls that do one part of the work for `count` samples, on one thread each."""
+    persons = batches._persons(data, check_images=False)
+    views = geometry.views(persons["boxes_image_xywh"], geometry.CROP_RULES["hrnet"], IMAGE_HW)
+    rng, places = np.random.default_rng(0), np.arange(count) % len(views)
+    draws = rng.random((count, crops.NUM_DRAWS)).astype(np.float32)
+    turned = [crops.augmented_view(AUGMENT, row) for row in draws]
+    matrices = [crops.view_matrix(tf.constant(views[p]), *t, IMAGE_HW) for p, t in zip(places, turned, strict=True)]
+    paths = persons["paths"].astype(str)[places]
+    points = tf.constant(persons["keypoints_image_xy"][places].repeat(2, axis=0), tf.float32)
+    points = tf.reshape(points, (count, 2, -1, 2)) / 3
+    visible = tf.ones(points.shape[:3])
+
+    def window(contents, matrix):
+        part = crops._window(matrix, tf.io.extract_jpeg_shape(contents)[:2], IMAGE_HW)
+        return tf.io.decode_and_crop_jpeg(contents, part, channels=3, dct_method="INTEGER_ACCURATE"), part[:2], matrix
+
+    def one_thread(stream):
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = 1
+        stream = stream.with_options(options)
+        return tf.function(lambda: stream.reduce(np.int64(0), lambda number, *_: number + 1))
+
+    def of(stream, step):
+        return one_thread(stream.map(step, num_parallel_calls=1))
+
+    codec = heatmaps.CODECS["hrnet"]
+    contents = tf.data.Dataset.from_tensor_slices([tf.io.read_file(path) for path in paths])
+    contents = tf.data.Dataset.zip(contents, tf.data.Dataset.from_tensor_slices(matrices)).cache()
+    windows = contents.map(window).cache()
+    images = windows.map(lambda *parts: crops._warp_compiled(*parts, IMAGE_HW, FILL)).cache()
+    targets = tf.data.Dataset.from_tensor_slices((points, visible)).batch(BATCH)
+    for stream in (contents, windows, images):
+        sum(1 for _ in stream)
+    return {
+        "nothing (one element through one map)": of(images, lambda image: image),
+        "read the file": of(tf.data.Dataset.from_tensor_slices(paths), tf.io.read_file),
+        "decode all of the JPEG": of(
+            contents, lambda c, _: tf.io.decode_jpeg(c, channels=3, dct_method="INTEGER_ACCURATE")
+        ),
+        "decode the window": of(contents, window),
+        "warp, compiled": of(windows, lambda *parts: crops._warp_compiled(*parts, IMAGE_HW, FILL)),
+        "warp, TensorFlow's operation": of(windows, lambda *parts: crops._warp(*parts, IMAGE_HW, FILL)),
+        "brighten": of(images, lambda image: crops.brightened(image, AUGMENT, tf.constant(draws[0, 4:7]))),
+        "batch": one_thread(images.batch(BATCH)),
+        "targets of two people": of(targets, lambda p, v: heatmaps.encode(codec, p, v, IMAGE_HW)),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="a folder of photos in COCO format")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--batches", type=int, default=16, help="of 32 samples, in one round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--write", action="store_true", help="writes the file of results")
+    args = parser.parse_args(argv)
+    data = kpzoo.data.load(args.data, args.split)
+    model = kpzoo.build("mipnet_tiny", image_hw=IMAGE_HW)
+    sources = {
+        LOOP: opencv_loop(data),
+        "kpzoo, 1 thread": stream_on(1, model, data),
+        "kpzoo, 2 threads": stream_on(2, model, data),
+    }
+    found = measure.interleaved({n: sample_time(s, args.batches) for n, s in sources.items()}, args.rounds, warm_up=0)
+    lines = [
+        {
+            "way": name,
+            "samples/s": f"{1000 / time.median:.0f} ({1000 / time.high:.0f} … {1000 / time.low:.0f})",
+            "of the loop": found[LOOP].median / time.median,
+        }
+        for name, time in found.items()
+    ]
+    two, loop = 1000 / found["kpzoo, 2 threads"].median, 1000 / found[LOOP].median
+    times = measure.interleaved(stages(data, SAMPLES), args.rounds, warm_up=1)
+    parts = [{"stage": name, "µs/sample": round(time.median / SAMPLES * 1000)} for name, time in times.items()]
+    measure.report(
+        "input_pipeline",
+        "Input pipeline: 256x192, targets of two people, full augmentation",
+        "python benchmarks/input_pipeline.py --data coco --split train --write",
+        {"Samples per second": lines, "Where the time of a sample goes, one thread": parts},
+        [
+            measure.bar("samples/s on 2 cores", two, at_least=450),
+            measure.bar("times as fast as the loop on one core", two / loop, at_least=1.7, unit="x"),
+        ],
+        folder=measure.RESULTS if args.write else None,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
