@@ -1,4 +1,4 @@
-"""What a run does after each epoch: a checkpoint, a row of a readable log, figures of held-out data, the speed."""
+"""What a run does after each epoch: a checkpoint, a row of a log, figures and pictures of held-out data, a page."""
 
 import csv
 import math
@@ -7,10 +7,15 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import cv2
 import keras
+import numpy as np
+import tensorflow as tf
 
 from kpzoo.errors import UserError
+from kpzoo.images import write_image
 from kpzoo.pose_model import PoseModel
+from kpzoo.summary import SHEET, read_log, write_summary
 
 CHECKPOINTS_KEPT = 2
 
@@ -93,8 +98,73 @@ class Validate(keras.callbacks.Callback):
         self.every = every
 
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every == 0 or epoch + 1 == self.params["epochs"]:
+        if is_due(self, epoch):
             logs.update({f"val_{name}": float(value) for name, value in self.measure().items()})
+
+
+def is_due(callback: keras.callbacks.Callback, epoch: int) -> bool:
+    """Returns whether it is the last epoch or an `every`-th one."""
+    return (epoch + 1) % callback.every == 0 or epoch + 1 == callback.params["epochs"]
+
+
+class Events(keras.callbacks.Callback):
+    """Writes the logs of each epoch for TensorBoard, and pictures of what the model finds.
+
+    TensorFlow writes these files itself: TensorBoard need not be installed. (Keras' callback takes TensorBoard's own
+    functions, and it knows no pictures.)
+
+    Args:
+        folder: That of the run; the files go to its `tensorboard/`, the newest picture is `predictions.jpg` as well.
+        draw: Gives the picture, (H, W, 3) uint8 RGB; None for none.
+        every: How many epochs lie between two pictures.
+    """
+
+    def __init__(self, folder: str | Path, draw: Callable[[], np.ndarray] | None = None, every: int = 1):
+        super().__init__()
+        self.folder = Path(folder)
+        self.draw = draw
+        self.every = every
+        self._writer = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self.folder / "tensorboard"))
+        with self._writer.as_default(step=epoch + 1):
+            for name, value in (logs or {}).items():
+                part = "val" if name.startswith("val_") else "train"
+                _write_event(f"{part}/{name.removeprefix('val_')}", np.float32(value), "scalars", data_class=1)
+            if self.draw and is_due(self, epoch):
+                image = np.asarray(self.draw())
+                png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+                size = [str(side).encode() for side in image.shape[1::-1]]
+                _write_event("val/predictions", np.array([*size, png], object), "images", data_class=3)
+                write_image(self.folder / SHEET, image)
+        self._writer.flush()
+
+    def on_train_end(self, logs=None):
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _write_event(tag: str, value: np.ndarray, plugin: str, data_class: int) -> None:
+    """Writes one number, or [width, height, PNG], with what tells TensorBoard which of them it is."""
+    plugin_data = tf.compat.v1.SummaryMetadata.PluginData(plugin_name=plugin)
+    metadata = tf.compat.v1.SummaryMetadata(plugin_data=plugin_data, data_class=data_class)
+    tf.summary.write(tag, tf.constant(value), metadata=metadata)
+
+
+class Summary(keras.callbacks.Callback):
+    """Writes the run's page anew after each epoch, see `summary.write_summary`."""
+
+    def __init__(self, folder: str | Path):
+        super().__init__()
+        self.folder = Path(folder)
+
+    def on_epoch_end(self, epoch, logs=None):
+        write_summary(self.folder, finished=False)
+
+    def on_train_end(self, logs=None):
+        write_summary(self.folder)
 
 
 class EpochLog(keras.callbacks.Callback):
@@ -117,11 +187,3 @@ class EpochLog(keras.callbacks.Callback):
             writer.writeheader()
             writer.writerows(rows)
         os.replace(part, self.path)
-
-
-def read_log(path: Path) -> list[dict[str, str]]:
-    """Returns the rows of an `EpochLog`, none where there is no file."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))

@@ -1,9 +1,46 @@
 """Charts as SVG text: a report needs no drawing library, no script and no network."""
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 COLOURS = ("#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#8A8A8A", "#0072B2", "#D55E00")  # Okabe & Ito, grey for none
+
+MARKED = 60  # curves of up to so many points show them, and tell their numbers
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Where numbers lie between the first tick and the last; where `log`, the decades are equally long."""
+
+    ticks: tuple[float, ...]
+    log: bool = False
+
+    def share(self, value: float) -> float:
+        low, high, value = (math.log(x) if self.log else x for x in (self.ticks[0], self.ticks[-1], value))
+        return (value - low) / (high - low)
+
+
+UNIT = Axis((0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
+
+
+def axis_for(values: Sequence[float]) -> Axis:
+    """Returns a linear axis from 0, or one of decades where positive numbers differ more than twentyfold."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    if low > 0 and high > 20 * low:
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high) - 1e-9)
+        steps = (1, 2, 5) if last - first <= 2 else (1,)
+        ticks = [step * 10.0**power for power in range(first, last) for step in steps] + [10.0**last]
+        start = max(index for index, tick in enumerate(ticks) if tick <= low)
+        stop = min(index for index, tick in enumerate(ticks) if tick >= high * (1 - 1e-9))
+        return Axis(tuple(ticks[start : stop + 1]), log=True)
+    low, high = min(low, 0.0), max(high, 0.0)
+    rough = (high - low or 1.0) / 5
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * (1 - 1e-9))
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return Axis(tuple(index * step for index in range(first, max(last, first + 1) + 1)))
 
 
 def stacked_bars(rows: Mapping[str, Sequence[float]], parts: Sequence[str]) -> str:
@@ -29,18 +66,30 @@ def stacked_bars(rows: Mapping[str, Sequence[float]], parts: Sequence[str]) -> s
     return _svg(left + width + 10, 40 + len(rows) * (height + 6), body)
 
 
-def lines(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str) -> str:
-    """Returns curves over the unit square."""
-    body = [_frame(x_label, y_label), _legend(list(curves), 60)]
-    for (xs, ys), colour in zip(curves.values(), _cycle(len(curves)), strict=True):
-        points = " ".join(f"{60 + 400 * x:.1f},{330 - 290 * y:.1f}" for x, y in zip(xs, ys, strict=True))
-        body.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
+def lines(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    x_axis: Axis = UNIT,
+    y_axis: Axis = UNIT,
+) -> str:
+    """Returns curves (xs, ys), over the unit square unless axes are given; numbers that are not finite are left out."""
+    body = [_frame(x_label, y_label, x_axis, y_axis), _legend(list(curves), 60)]
+    for (name, (xs, ys)), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
+        points = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
+        places = [(60 + 400 * x_axis.share(x), 330 - 290 * y_axis.share(y)) for x, y in points]
+        joined = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        body.append(f'<polyline points="{joined}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
+        if len(points) <= MARKED:
+            for (x, y), (left, top) in zip(points, places, strict=True):
+                title = f"<title>{escape(name)}, {escape(x_label)} {x:g}: {y:.4g}</title>"
+                body.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="3" fill="{colour}">{title}</circle>')
     return _svg(480, 380, body)
 
 
 def bars(values: Mapping[str, float], notes: Sequence[str], x_label: str, y_label: str) -> str:
     """Returns a column for each value in 0 … 1, with a note below its name."""
-    body, step = [_frame(x_label, y_label, grid_x=False)], 400 / max(len(values), 1)
+    body, step = [_frame(x_label, y_label, None, UNIT)], 400 / max(len(values), 1)
     for index, ((name, value), note) in enumerate(zip(values.items(), notes, strict=True)):
         x, height = 60 + step * (index + 0.15), 290 * max(value, 0)
         size = f'width="{step * 0.7:.1f}" height="{height:.1f}"'
@@ -65,19 +114,22 @@ def _legend(names: Sequence[str], left: float) -> str:
     return "".join(out)
 
 
-def _frame(x_label: str, y_label: str, grid_x: bool = True) -> str:
+def _frame(x_label: str, y_label: str, x_axis: Axis | None, y_axis: Axis) -> str:
     out = []
-    for index in range(6):
-        share = index / 5
-        y, x = 330 - 290 * share, 60 + 400 * share
-        out.append(
-            f'<line x1="60" x2="460" y1="{y}" y2="{y}" stroke="#ddd"/>' + _text(52, y + 4, f"{share:.1f}", "end")
-        )
-        if grid_x:
-            out.append(f'<line x1="{x}" x2="{x}" y1="40" y2="330" stroke="#ddd"/>')
-            out.append(_text(x, 346, f"{share:.1f}", "middle"))
-    out.append(_text(260, 368 if grid_x else 384, x_label, "middle", "#444"))
-    return "".join(out) + f'<g transform="rotate(-90 16 185)">{_text(16, 189, y_label, "middle", "#444")}</g>'
+    for tick in y_axis.ticks:
+        y = 330 - 290 * y_axis.share(tick)
+        out.append(f'<line x1="60" x2="460" y1="{y:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
+        out.append(_text(52, y + 4, _tick(tick, y_axis), "end"))
+    for tick in x_axis.ticks if x_axis else ():
+        x = 60 + 400 * x_axis.share(tick)
+        out.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="40" y2="330" stroke="#ddd"/>')
+        out.append(_text(x, 346, _tick(tick, x_axis), "middle"))
+    out.append(_text(260, 368 if x_axis else 384, x_label, "middle", "#444"))
+    return "".join(out) + f'<g transform="rotate(-90 12 185)">{_text(12, 189, y_label, "middle", "#444")}</g>'
+
+
+def _tick(value: float, axis: Axis) -> str:
+    return f"{value:.1f}" if axis is UNIT else f"{value:.5g}"
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", colour: str = "#222") -> str:

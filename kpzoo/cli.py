@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import kpzoo
-from kpzoo.commands import data, evaluate, export, models, predict, train, weights
+from kpzoo.commands import data, evaluate, export, models, predict, summary, train, weights
 from kpzoo.errors import UserError
 
 COMMANDS = (
-    models.add, data.add, train.add, evaluate.add, predict.add, export.add, weights.add_convert, weights.add_doctor,
+    models.add, data.add, train.add, summary.add, evaluate.add, predict.add, export.add, weights.add_convert,
+    weights.add_doctor,
 )  # fmt: skip
 
 

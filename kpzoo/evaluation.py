@@ -206,6 +206,29 @@ def heatmap_sheet(
     return drawing.contact_sheet(pictures, columns, captions, model.preset.image_hw)
 
 
+def progress_sheet(model: PoseModel, data: PoseData, num_crops: int = 6) -> drawing.Picture:
+    """Returns a sheet of crops, always the same ones, to look at while a model learns.
+
+    Each stands beside itself: with what is annotated, with what the model finds (of all its instances, those behind the
+    first dashed), and with the heatmaps of each instance. Annotations are shown as the targets say them.
+    """
+    preset, codec = model.preset, heatmaps.CODECS[model.preset.codec]
+    batch = next(iter(make_dataset(data, model, num_crops, check_images=False)))
+    found = ask_all(model, batch["image"])
+    poses = []
+    for maps in (tf.reshape(batch["heatmaps"], tf.shape(found)), found):
+        poses.append([array.numpy() for array in heatmaps.decode(codec, maps)])  # (B, N, K, 2), (B, N, K)
+    pictures, captions, instance = [], [], np.arange(preset.num_instances)
+    for index, crop in enumerate(batch["image"].numpy().round().astype(np.uint8)):
+        for points, scores in poses:
+            drawn = dict(instance=instance, scores=-instance)
+            pictures.append(drawing.draw_poses(crop, points[index], scores[index], preset.skeleton, **drawn))
+        pictures += [drawing.heatmap_overlay(crop, maps) for maps in found[index].numpy()]
+        captions += ["annotated", "found", *(f"instance {number}" for number in instance)]
+    columns = (2 + preset.num_instances) * (2 if num_crops > 1 else 1)
+    return drawing.contact_sheet(pictures, columns, captions, preset.image_hw)
+
+
 def annotation_sheet(data: PoseData, num_images: int, columns: int = 4) -> np.ndarray:
     """Returns a contact sheet of pictures with annotated keypoints, the hidden ones faint, and boxes."""
     persons = data.annotations.persons

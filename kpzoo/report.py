@@ -1,13 +1,11 @@
 """One HTML file about an evaluation, without a network: numbers, curves, mistakes by joint, the worst pictures."""
 
-import base64
 from html import escape
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from kpzoo import charts, drawing, images, metrics, mistakes
+from kpzoo import charts, drawing, images, metrics, mistakes, pages
 from kpzoo.data.coco import Annotations
 from kpzoo.data.files import PoseData
 from kpzoo.data.results import Results
@@ -16,15 +14,6 @@ from kpzoo.outputs import replaced
 
 NUM_WORST = 20
 _CROWDING = (0.0, 0.05, 0.1, 0.2, 0.4, np.inf)
-
-_STYLE = """
-body { font: 15px/1.5 sans-serif; color: #222; max-width: 1080px; margin: 2em auto; padding: 0 1em; }
-h1 { font-size: 1.6em; } h2 { font-size: 1.2em; margin-top: 2em; border-bottom: 1px solid #ccc; }
-table { border-collapse: collapse; margin: 0.5em 0; }
-td, th { padding: 0.15em 0.9em 0.15em 0; text-align: left; vertical-align: top; }
-.number { text-align: right; font-variant-numeric: tabular-nums; } .note { color: #555; max-width: 48em; }
-.side { display: flex; flex-wrap: wrap; gap: 2em; align-items: flex-start; } img, svg { max-width: 100%; height: auto; }
-"""
 
 
 def write_report(
@@ -50,8 +39,8 @@ def write_report(
     sections = [
         f"<h1>Poses against {escape(Path(annotations.path).name)}</h1>",
         '<div class="side">',
-        _table(found.values, "number"),
-        _table({name.replace("_", " "): value for name, value in found.circumstances.items()}),
+        pages.table(found.values, "number"),
+        pages.table({name.replace("_", " "): value for name, value in found.circumstances.items()}),
         "</div>",
         "<h2>Precision and recall, AP and crowding</h2>",
         f'<div class="side">{_precision_recall(found)}',
@@ -61,22 +50,10 @@ def write_report(
     ]
     if data is not None:
         sections += ["<h2>The worst pictures</h2>", _worst(data, results, wrong)]
-    title = f"<title>kpzoo: {escape(Path(annotations.path).name)}</title>"
-    head = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{title}<style>{_STYLE}</style></head>'
     path = Path(path).expanduser()
     with replaced(path) as file:
-        file.write(f"{head}<body>{''.join(sections)}</body></html>\n")
+        file.write(pages.page(f"kpzoo: {Path(annotations.path).name}", sections))
     return path
-
-
-def _table(values, kind: str = "") -> str:
-    def cell(value) -> str:
-        if not isinstance(value, float):
-            return escape(str(value))
-        return "n/a" if value == -1 else f"{value:.4f}"
-
-    rows = "".join(f'<tr><th>{escape(n)}</th><td class="{kind}">{cell(v)}</td></tr>' for n, v in values.items())
-    return f"<table>{rows}</table>"
 
 
 def _precision_recall(found: metrics.Metrics) -> str:
@@ -129,18 +106,13 @@ def _mistakes(annotations: Annotations, results: Results, wrong: mistakes.Mistak
     )
     return (
         f'<p class="note">{kinds}</p><div class="side">{chart}<div><p>AP if one kind of mistake were put right:</p>'
-        f"{_table({'as it is': f'{now:.4f}', **gains}, 'number')}</div></div>{_joints(wrong)}"
+        f"{pages.table({'as it is': f'{now:.4f}', **gains}, 'number')}</div></div>{_joints(wrong)}"
     )
 
 
 def _joints(wrong: mistakes.Mistakes) -> str:
     """Returns the chart's numbers as a table."""
-    head = "<th>joint</th>" + "".join(f'<th class="number">{name}</th>' for name in ("labelled", *mistakes.KINDS))
-    rows = ""
-    for name, *texts in wrong.rows():
-        cells = "".join(f'<td class="number">{text}</td>' for text in texts)
-        rows += f"<tr><th>{escape(name)}</th>{cells}</tr>"
-    return f"<table><tr>{head}</tr>{rows}</table>"
+    return pages.grid(("joint", "labelled", *mistakes.KINDS), wrong.rows())
 
 
 def worst_sheet(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> drawing.Picture:
@@ -177,7 +149,5 @@ def worst_sheet(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> d
 
 def _worst(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> str:
     sheet = worst_sheet(data, results, wrong)
-    jpeg = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(sheet), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
     note = f"The {NUM_WORST} lowest by mean OKS of the annotated persons; left the annotation, right the poses found."
-    source = base64.b64encode(jpeg.tobytes()).decode()
-    return f'<p class="note">{note}</p><img alt="The worst pictures" src="data:image/jpeg;base64,{source}">'
+    return f'<p class="note">{note}</p>{pages.picture(sheet, "The worst pictures")}'

@@ -12,13 +12,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "kpzoo"
 # A module imports only from modules named before it. Packages whose parts meet in the dict contract alone are siblings.
 ORDER = [
     "errors", "locks", "skeletons", "geometry", "heatmaps", "nms", "images", "sources", "drawing", "matching",
-    "metrics", "charts", "poses", "outputs", "pose_model", "weights", "importers", "registry", "models", "losses",
-    "data", "doctor", "person_boxes", "detect", "streams", "inference", "bulk", "callbacks", "training", "evaluation",
-    "mistakes", "report", "export", "commands", "cli",
+    "metrics", "charts", "pages", "poses", "outputs", "summary", "pose_model", "weights", "importers", "registry",
+    "models", "losses", "data", "doctor", "person_boxes", "detect", "streams", "inference", "bulk", "callbacks",
+    "training", "evaluation", "mistakes", "report", "export", "commands", "cli",
 ]  # fmt: skip
 SIBLINGS = {"models", "losses", "importers"}
 WITHOUT_TENSORFLOW = ["errors", "skeletons", "geometry", "nms", "images", "sources", "drawing", "poses", "outputs"]
-WITHOUT_TENSORFLOW += ["metrics", "cli", "data.coco", "data.results", "data.files", "data.synthetic", "data.compose"]
+WITHOUT_TENSORFLOW += ["metrics", "summary", "cli", "data.coco", "data.results", "data.files", "data.synthetic", "data.compose"]
 
 
 def home(path: Path) -> str:
@@ -68,7 +68,7 @@ def test_reading_scoring_and_drawing_need_no_tensorflow():
 
 
 COMMANDS = ["", "models", "data", "data make", "data compose", "data check", "data show", "train", "evaluate"]
-COMMANDS += ["predict", "export", "convert", "doctor"]
+COMMANDS += ["predict", "export", "convert", "doctor", "summary"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
