@@ -36,11 +36,12 @@ def axis_for(values: Sequence[float]) -> Axis:
         stop = min(index for index, tick in enumerate(ticks) if tick >= high * (1 - 1e-9))
         return Axis(tuple(ticks[start : stop + 1]), log=True)
     low, high = min(low, 0.0), max(high, 0.0)
-    rough = (high - low or 1.0) / 5
+    high = high if high > low else 1.0
+    rough = (high - low) / 5
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * (1 - 1e-9))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return Axis(tuple(index * step for index in range(first, max(last, first + 1) + 1)))
+    return Axis(tuple(index * step for index in range(first, last + 1)))
 
 
 def stacked_bars(rows: Mapping[str, Sequence[float]], parts: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from kpzoo import locks
-from kpzoo.callbacks import Checkpoint, EpochLog, Throughput, Validate, checkpoints, step_of
+from kpzoo.callbacks import Checkpoint, EpochLog, Events, Summary, Throughput, Validate, checkpoints, step_of
 from kpzoo.data import crops
 from kpzoo.data.batches import make_dataset, num_persons
 from kpzoo.data.compose import Crowd
@@ -25,8 +25,8 @@ from kpzoo.errors import UserError
 from kpzoo.importers import save_weights
 from kpzoo.models import build
 from kpzoo.pose_model import PoseModel, Preset
+from kpzoo.summary import LOG, RECORD
 
-RECORD = "run.json"  # what a run's folder holds beside its checkpoints
 WEIGHTS = "model.weights.h5"
 
 
@@ -189,12 +189,14 @@ def run(
     crowd: Crowd | None = None,
     validate: Callable[[PoseModel], Mapping[str, float]] | None = None,
     validate_every: int = 1,
+    draw: Callable[[PoseModel], np.ndarray] | None = None,
     devices: int | None = None,
 ) -> PoseModel:
     """Trains a model with `fit`, or goes on with a run that was cut off, to the same weights.
 
-    The folder holds `run.json` (model and settings), `checkpoints/`, `log.csv`, `tensorboard/` and, at the end,
-    `model.weights.h5`; `load_run` makes the trained model of it.
+    The folder holds `run.json` (model and settings), `checkpoints/`, `log.csv`, `tensorboard/`, `summary.html`, which
+    shows all of it in a browser while the run goes on, and, at the end, `model.weights.h5`; `load_run` makes the
+    trained model of it.
 
     Args:
         make_model: Builds and compiles the model; called within the strategy's scope.
@@ -208,7 +210,8 @@ def run(
         visibility_rule: See `kpzoo.data.make_dataset`.
         crowd: See `kpzoo.data.make_dataset`.
         validate: Gives figures of the model on held-out data, such as AP.
-        validate_every: How many epochs lie between two such measurements.
+        validate_every: How many epochs lie between two such measurements, and pictures.
+        draw: Gives a picture of what the model finds, such as `evaluation.progress_sheet`.
         devices: See `make_strategy`.
     """
     strategy = make_strategy(devices)
@@ -236,13 +239,14 @@ def run(
             crowd=crowd,
         )
         measure = Validate(lambda: validate(model), validate_every) if validate else None
+        events = Events(folder, (lambda: draw(model)) if draw else None, validate_every)
         model.fit(
             train,
             shuffle=False,  # the stream is in random order already
             epochs=epochs,
             initial_epoch=start // steps_per_epoch,
             steps_per_epoch=steps_per_epoch,
-            callbacks=callbacks(folder, batch_size, measure),
+            callbacks=callbacks(folder, batch_size, measure, events),
             verbose="auto" if sys.stdout.isatty() else 2,
         )
     if any(not np.isfinite(weights).all() for weights in model.get_weights()):
@@ -293,14 +297,17 @@ def load_run(folder: str | Path) -> PoseModel:
     )
 
 
-def callbacks(folder: str | Path, batch_size: int, validate: Validate | None = None) -> list[keras.callbacks.Callback]:
-    """Returns what every run wants: speed, validation, a checkpoint, TensorBoard, a CSV log, a stop at NaN."""
+def callbacks(
+    folder: str | Path, batch_size: int, validate: Validate | None = None, events: Events | None = None
+) -> list[keras.callbacks.Callback]:
+    """Returns what every run wants: a stop at NaN, speed, validation, TensorBoard, a log, a checkpoint, the page."""
     folder = Path(folder)
     return [
         keras.callbacks.TerminateOnNaN(),
         Throughput(batch_size),
         *([validate] if validate else []),
-        keras.callbacks.TensorBoard(folder / "tensorboard", profile_batch=0, write_graph=False),
-        EpochLog(folder / "log.csv"),
+        events or Events(folder),
+        EpochLog(folder / LOG),
         Checkpoint(folder),
+        Summary(folder),
     ]

@@ -18,7 +18,16 @@ ORDER = [
 ]  # fmt: skip
 SIBLINGS = {"models", "losses", "importers"}
 WITHOUT_TENSORFLOW = ["errors", "skeletons", "geometry", "nms", "images", "sources", "drawing", "poses", "outputs"]
-WITHOUT_TENSORFLOW += ["metrics", "summary", "cli", "data.coco", "data.results", "data.files", "data.synthetic", "data.compose"]
+WITHOUT_TENSORFLOW += [
+    "metrics",
+    "summary",
+    "cli",
+    "data.coco",
+    "data.results",
+    "data.files",
+    "data.synthetic",
+    "data.compose",
+]
 
 
 def home(path: Path) -> str:

@@ -233,6 +233,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(small_folder, tmp_pat
         np.testing.assert_array_equal(whole, resumed)
     log = callbacks.read_log(tmp_path / "killed/log.csv")
     assert [row["epoch"] for row in log] == ["1", "2", "3", "4"]
+    assert "4 epochs, 12 steps" in (tmp_path / "killed/summary.html").read_text()
 
 
 def test_a_run_with_other_settings_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import http.server
+import json
 import multiprocessing
 import threading
 from dataclasses import replace
@@ -180,6 +181,13 @@ def test_convert_and_doctor_agree_on_what_a_file_is(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "It fits mipnet_tiny." in out
     assert "kpzoo_model: mipnet_tiny" in out
+    assert cli.main(["doctor", str(tmp_path / "tiny.weights.h5"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["fits"] == "mipnet_tiny" and told["metadata"]["kpzoo_model"] == "mipnet_tiny"
+    arguments[2] = tmp_path / "again.npz"
+    assert cli.main([str(argument) for argument in (*arguments, "--json")]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["output"] == str(tmp_path / "again.npz") and len(told["filled"]) == len(model.variables)
     assert cli.main([str(argument) for argument in arguments]) == 2  # nothing is overwritten unasked
     assert "exists already" in capsys.readouterr().err
 

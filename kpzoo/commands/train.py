@@ -1,5 +1,10 @@
 """`kpzoo train`: a run of training, resumed where it was cut off."""
 
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
 import kpzoo
 from kpzoo.commands.parsing import command, crop_count, fraction, import_tensorflow, positive, rate, seed, size
 
@@ -23,6 +28,7 @@ def add(commands) -> None:
     text = "share of the crops that show people of several photos put into one, 0 to 1"
     parser.add_argument("--crowd", type=fraction, default=0.0, help=text)
     parser.add_argument("--devices", type=positive, help="replicas: GPUs, or logical CPUs where there is none")
+    parser.add_argument("--json", action="store_true", help="print what came of it as JSON, the progress on stderr")
     parser.add_argument("--seed", type=seed, default=0, help="of weights, order and augmentation")
 
 
@@ -30,9 +36,10 @@ def _run(args) -> None:
     import_tensorflow()
     import keras
 
-    from kpzoo import training
+    from kpzoo import evaluation, training
     from kpzoo.data import compose
     from kpzoo.losses import default_loss
+    from kpzoo.summary import LOG, read_log
 
     train = kpzoo.data.load(args.data, args.split)
     val = kpzoo.data.load(args.data, args.val_split) if args.val_split else None
@@ -45,18 +52,26 @@ def _run(args) -> None:
         model.compile(training.AdamL2(training.halving(args.learning_rate, every)), default_loss(model.preset))
         return model
 
-    model = training.run(
-        make_model,
-        train,
-        args.out,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        augment=args.augment,
-        seed=args.seed,
-        crowd=compose.Crowd(compose.Cutouts(train), args.crowd) if args.crowd else None,
-        validate=val and (lambda model: kpzoo.evaluate(model, val, flip=False).values),
-        devices=args.devices,
-    )
+    with redirect_stdout(sys.stderr if args.json else sys.stdout):
+        model = training.run(
+            make_model,
+            train,
+            args.out,
+            epochs=args.epochs,
+            batch_size=args.batch_size,
+            augment=args.augment,
+            seed=args.seed,
+            crowd=compose.Crowd(compose.Cutouts(train), args.crowd) if args.crowd else None,
+            validate=val and (lambda model: kpzoo.evaluate(model, val, flip=False).values),
+            draw=val and (lambda model: evaluation.progress_sheet(model, val)),
+            devices=args.devices,
+        )
+    found = kpzoo.evaluate(model, val) if val else None
+    if args.json:
+        rows = [{name: float(value) for name, value in row.items() if value} for row in read_log(Path(args.out) / LOG)]
+        measured = {"metrics": found.values, **found.circumstances} if val else {}
+        print(json.dumps({"out": args.out, "log": rows, **measured}))
+        return
     if val:
-        print(kpzoo.evaluate(model, val))
-    print(f"The run is in {args.out}. Use it as `--model {args.out}`.")
+        print(found)
+    print(f"The run is in {args.out}, and summary.html about it. Use it as `--model {args.out}`.")

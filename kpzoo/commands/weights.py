@@ -1,6 +1,7 @@
 """`kpzoo convert` and `kpzoo doctor`: published checkpoints."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import kpzoo
@@ -26,6 +27,7 @@ def add_convert(commands) -> None:
     text = "round kernels to float16, for half the size; the output is a .safetensors file"
     parser.add_argument("--half", action="store_true", help=text)
     parser.add_argument("--new-head", action="store_true", help="leave the heads fresh, for other keypoints")
+    parser.add_argument("--json", action="store_true", help="print what went where as JSON")
 
 
 # Arguments of a model that have an option of their own.
@@ -48,8 +50,10 @@ def _convert(args) -> None:
     writer_of(args.output, args.half)  # refuses a bad name before the long work
     model = kpzoo.build(args.model, **{**own_arguments(args.model, args.input), **given})
     head = "new" if args.new_head else "strict"
-    print(importers.load_weights(model, args.input, source=args.source, head=head))
-    print(importers.save_weights(model, args.output, half=args.half))
+    report = importers.load_weights(model, args.input, source=args.source, head=head)
+    path = importers.save_weights(model, args.output, half=args.half)
+    told = {"output": str(path), "model": args.model, **asdict(report)}
+    print(json.dumps(told) if args.json else f"{report}\n{path}")
 
 
 def _option(text: str) -> tuple[str, object]:
@@ -72,10 +76,12 @@ def add_doctor(commands) -> None:
     )  # fmt: skip
     parser.add_argument("path", help="a weights file, or a TensorFlow 1 checkpoint's prefix")
     parser.add_argument("--model", help="the only model to try; by default those of about the file's size")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _doctor(args) -> None:
     import_tensorflow()
     from kpzoo.doctor import diagnose
 
-    print(diagnose(args.path, args.model))
+    found = diagnose(args.path, args.model)
+    print(json.dumps(asdict(found)) if args.json else found)
