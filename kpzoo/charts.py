@@ -107,10 +107,12 @@ def _cycle(count: int) -> list[str]:
 
 
 def _legend(names: Sequence[str], left: float) -> str:
-    out, x = [], left
+    out, x, y = [], left, 8
     colours = COLOURS if left > 60 else _cycle(len(names))
     for name, colour in zip(names, colours, strict=False):
-        out.append(f'<rect x="{x}" y="8" width="12" height="12" fill="{colour}"/>' + _text(x + 17, 18, name))
+        if left == 60 < x and x + 17 + 6.5 * len(name) > 475:  # a second line has room above the frame of curves
+            x, y = left, y + 15
+        out.append(f'<rect x="{x}" y="{y}" width="12" height="12" fill="{colour}"/>' + _text(x + 17, y + 10, name))
         x += 34 + 7 * len(name)
     return "".join(out)
 
@@ -130,7 +132,9 @@ def _frame(x_label: str, y_label: str, x_axis: Axis | None, y_axis: Axis) -> str
 
 
 def _tick(value: float, axis: Axis) -> str:
-    return f"{value:.1f}" if axis is UNIT else f"{value:.5g}"
+    if axis is UNIT:
+        return f"{value:.1f}"
+    return f"{value:.5g}" if not 0 < abs(value) < 0.001 else f"{value:.0e}".replace("e-0", "e-")
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", colour: str = "#222") -> str:

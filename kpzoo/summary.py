@@ -87,7 +87,7 @@ def _figures(epochs: list[float], columns: Mapping[str, list[float]]) -> str:
             continue
         lower = name.startswith(_LOWER_IS_BETTER)
         best, at = min(known, key=lambda pair: (pair[0] if lower else -pair[0], pair[1]))
-        shown = name not in _NEITHER_IS_BETTER
+        shown = name not in _NEITHER_IS_BETTER and best != -1
         rows.append((name, _number(known[-1][0]), _number(best) if shown else "", str(at) if shown else ""))
     return pages.grid(("", "last", "best", "in epoch"), rows)
 
@@ -103,13 +103,14 @@ def _curves(epochs: list[float], columns: Mapping[str, list[float]]) -> str:
     groups = {
         "loss and its terms": chosen("loss"),
         "keypoints within reach (PCK)": {**chosen("pck"), **chosen("val_PCK@")},
-        "AP of held-out data": chosen("val_AP"),
+        "AP of held-out data": {name: columns[name] for name in columns if name == "val_AP" or "val_AP_" in name},
         "learning rate": chosen("learning_rate"),
         "images a second": chosen("images_per_s"),
     }
     out = []
     for label, group in groups.items():
         group = {name: [v if v != -1 else math.nan for v in values] for name, values in group.items()}
+        group = {name: values for name, values in group.items() if any(map(math.isfinite, values))}
         known = [value for values in group.values() for value in values if math.isfinite(value)]
         if known:
             x_axis = charts.axis_for([0.0, *epochs])
@@ -119,9 +120,14 @@ def _curves(epochs: list[float], columns: Mapping[str, list[float]]) -> str:
 
 
 def _flat(values: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yields the names and values of nested settings."""
+    """Yields the names and values of nested settings; of Keras' objects, their class and what they were made with."""
+    if "class_name" in values and "config" in values:
+        yield prefix.strip(), values["class_name"]
+        values = values["config"]
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name} ")
+        if name == "skeleton":
+            yield f"{prefix}{name}", value["name"] if isinstance(value, Mapping) else value
+        elif isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name.replace('_', ' ')} ")
         elif value is not None:
-            yield f"{prefix}{name}".replace("_", " "), value if isinstance(value, str) else json.dumps(value)
+            yield f"{prefix}{name.replace('_', ' ')}", value if isinstance(value, str) else json.dumps(value)

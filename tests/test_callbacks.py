@@ -60,6 +60,7 @@ def run_folder(tmp_path):
     """The folder of a run whose log has gaps, NaN, figures that there is nothing to measure with, and markup."""
     preset = {"name": "cpn_<nano>", "image_hw": [128, 96], "options": {}}
     record = {"preset": preset, "batch_size": 16, "steps_per_epoch": 10, "augment": {"scale": [0.7, 1.35]}}
+    record["rate"] = {"class_name": "Constant", "config": {"value": 0.001}}
     (tmp_path / "run.json").write_text(json.dumps(record))
     (tmp_path / "log.csv").write_text(
         "epoch,loss,loss_refine,val_AP,val_APM,learning_rate,images_per_s\n"
@@ -79,8 +80,9 @@ def test_the_page_of_a_run_is_one_file_with_every_part(run_folder, capsys):
     assert len(tags.loads) == 1 and "http-equiv" not in text and "http" not in text.replace("http://www.w3.org", "")
     assert "cpn_<nano>, 128x96" in tags.texts and "4 epochs, 40 steps of 16 crops." in tags.texts
     joined = "|".join(tags.texts)
-    for row in ("loss|120|100|3|", "val_AP|0.375|0.5|3|", "val_APM|n/a|n/a|2|", "augment scale|[0.7, 1.35]"):
+    for row in ("loss|120|100|3|", "val_AP|0.375|0.5|3|", "augment scale|[0.7, 1.35]", "rate|Constant|"):
         assert row in joined
+    assert '<th>val_APM</th><td class="number">n/a</td><td class="number"></td>' in text
     assert text.count("<svg") == 4  # loss, AP, learning rate, images a second; no PCK was measured
     assert not re.search(r"\bnan\b", text)
 

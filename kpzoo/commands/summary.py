@@ -8,10 +8,10 @@ def add(commands) -> None:
         commands, "summary", _run, "Write summary.html into the folder of a training run, as training does.",
         "kpzoo summary runs/first",
     )  # fmt: skip
-    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("folder", help="that of the run")
 
 
 def _run(args) -> None:
     from kpzoo.summary import write_summary
 
-    print(write_summary(args.run))
+    print(write_summary(args.folder))
