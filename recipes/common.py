@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kpzoo
-from kpzoo import training
+from kpzoo import evaluation, training
 from kpzoo.data import synthetic
 from kpzoo.pose_model import PoseModel
 
@@ -68,6 +68,7 @@ def train(
         augment=augment,
         validate=lambda model: kpzoo.evaluate(model, val_data, flip=False, protocol=protocol).values,
         validate_every=10,
+        draw=lambda model: evaluation.progress_sheet(model, val_data),
         devices=args.devices,
     )
     print(kpzoo.evaluate(model, val_data, protocol=protocol))

@@ -57,6 +57,7 @@ def main(args: argparse.Namespace) -> None:
         seed=args.seed,
         validate=lambda model: kpzoo.evaluate(model, val, flip=False).values,
         validate_every=6,
+        draw=lambda model: evaluation.progress_sheet(model, val),
         devices=args.devices,
     )
     print(kpzoo.evaluate(model, val, results_path=args.out / "results.json"))

@@ -44,8 +44,8 @@ def make_scenes(folder: Path, num_train: int, num_val: int, **how) -> list[kpzoo
     return [kpzoo.data.load(folder, split) for split in ("train", "val")]
 
 
-def fit(name: str, train, folder: Path, epochs: int, learning_rate: float, args, weights=None, validate=None):
-    """Trains a model, from the weights of another run if they are given."""
+def fit(name: str, train, folder: Path, epochs: int, learning_rate: float, args, val, weights=None, validate=None):
+    """Trains a model, from the weights of another run if they are given; shows what it finds in held-out scenes."""
     steps = training.num_persons(train) // BATCH_SIZE
 
     def make_model():
@@ -65,6 +65,7 @@ def fit(name: str, train, folder: Path, epochs: int, learning_rate: float, args,
         batch_size=BATCH_SIZE,
         augment=AUGMENT,
         validate=validate,
+        draw=lambda model: evaluation.progress_sheet(model, val),
         devices=args.devices,
     )
 
@@ -80,6 +81,7 @@ def main(args: argparse.Namespace) -> None:
         args.epochs,
         LEARNING_RATE,
         args,
+        val,
         validate=lambda model: kpzoo.evaluate(model, val, boxes="gt", flip=False).values,
     )
     after = kpzoo.evaluate(model, val, boxes="gt", results_path=args.out / "results.json")
@@ -92,7 +94,7 @@ def main(args: argparse.Namespace) -> None:
     train, val = make_scenes(args.out / "crowds", args.images // 3, NUM_VAL, **CROWDED)
     start, sheets, table = args.out / "cpn" / training.WEIGHTS, [], []
     for name, folder in (("cpn_nano", "crowd_cpn"), ("mipnet_nano", "crowd_mipnet")):
-        model = fit(name, train, args.out / folder, CROWD_EPOCHS, LEARNING_RATE / 2, args, weights=start)
+        model = fit(name, train, args.out / folder, CROWD_EPOCHS, LEARNING_RATE / 2, args, val, weights=start)
         every, one = (kpzoo.evaluate(model, val, box_nms=max_iou).values["AP"] for max_iou in (None, 0.5))
         table.append(f"{name:<24}{every:>11.3f}{one:>35.3f}")
         sheets.append(images.write_image(args.out / f"{folder}.png", evaluation.prediction_sheet(model, val, 12)))
@@ -100,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
 
     print(f"\nAP on {NUM_VAL} crowded scenes  every box   one box of each overlapping pair")
     print("\n".join(table))
-    print(f"\ntraining log   {args.out / 'cpn/log.csv'}\nposes          {args.out / 'results.json'}")
+    print(f"\ntraining       {args.out / 'cpn/summary.html'}\nposes          {args.out / 'results.json'}")
     print(f"pictures       {sheet}\nSavedModel     {served}")
     print(f"crowds         {sheets[0]} without MIMBs, {sheets[1]} with\nboth heatmaps  {both}")
     print(f"More pictures: kpzoo predict PHOTO --model {args.out / 'cpn'} --out poses")
