@@ -221,7 +221,7 @@ def progress_sheet(model: PoseModel, data: PoseData, num_crops: int = 6) -> draw
     pictures, captions, instance = [], [], np.arange(preset.num_instances)
     for index, crop in enumerate(batch["image"].numpy().round().astype(np.uint8)):
         for points, scores in poses:
-            drawn = dict(instance=instance, scores=-instance)
+            drawn = dict(instance=instance, scores=-instance, min_score=0.1)  # early guesses are faint
             pictures.append(drawing.draw_poses(crop, points[index], scores[index], preset.skeleton, **drawn))
         pictures += [drawing.heatmap_overlay(crop, maps) for maps in found[index].numpy()]
         captions += ["annotated", "found", *(f"instance {number}" for number in instance)]
