@@ -13,6 +13,7 @@ _HOME = {
     "info": "kpzoo.models",
     "load_weights": "kpzoo.importers",
     "save_weights": "kpzoo.importers",
+    "accelerate": "kpzoo.acceleration",
     "predict": "kpzoo.inference",
     "predict_to_folder": "kpzoo.bulk",
     "evaluate": "kpzoo.evaluation",

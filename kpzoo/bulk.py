@@ -58,7 +58,7 @@ def predict_to_folder(
         pictures: Whether to draw the poses.
         show_nms: Whether to draw them before and after OKS-NMS too.
         overwrite: Whether to begin anew whatever the folder holds.
-        options: `flip`, `nms`, `batch_size`, `every` of `inference.predict`.
+        options: `flip`, `nms`, `batch_size`, `every`, `precision` of `inference.predict`.
 
     Raises:
         UserError: Not one picture or frame could be read, or nothing fits together. What is done stays.
@@ -103,7 +103,7 @@ def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:
     for weight in model.weights:
         checksum = zlib.crc32(np.ascontiguousarray(weight.value.numpy()), checksum)
     boxes = None if boxes_xywh is None else [np.asarray(boxes, float).tolist() for boxes in boxes_xywh]
-    relevant = {name: options.get(name) for name in ("flip", "nms")}
+    relevant = {name: options.get(name) for name in ("flip", "nms", "precision")}
     return {
         "kpzoo": kpzoo.__version__,
         "model": model.preset.name,

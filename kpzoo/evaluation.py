@@ -9,13 +9,14 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import drawing, heatmaps, images, metrics
+from kpzoo.acceleration import accelerate
 from kpzoo.data import crops
 from kpzoo.data.batches import make_dataset
 from kpzoo.data.coco import clipped_boxes
 from kpzoo.data.files import PoseData, undecodable
 from kpzoo.data.results import Results, read_boxes, write_results
 from kpzoo.errors import UserError
-from kpzoo.inference import POSE_NMS, ask_all, predict_boxes, suppress
+from kpzoo.inference import POSE_NMS, predict_boxes, suppress
 from kpzoo.nms import box_nms as box_nms_of
 from kpzoo.pose_model import PoseModel
 from kpzoo.poses import Poses
@@ -33,6 +34,7 @@ def evaluate(
     batch_size: int = 32,
     results_path: str | Path | None = None,
     progress: bool = False,
+    precision: str = "float32",
 ) -> metrics.Metrics:
     """Returns AP and AR of a model, and PCK@0.2 where the boxes are annotated ones.
 
@@ -50,6 +52,7 @@ def evaluate(
         batch_size: Crops in one pass through the network.
         results_path: Where to write the poses as a COCO results file.
         progress: Whether to tell the crops per second on stderr.
+        precision: See `kpzoo.accelerate`; what compares with others' figures is "float32".
 
     Returns:
         The metrics of the poses of all instances together. For models with several instances there are also
@@ -74,7 +77,8 @@ def evaluate(
     if bad:
         path, reason = next(iter(bad.items()))
         raise UserError(f"{path} cannot be decoded: {reason}. {len(bad)} such pictures; evaluation needs all of them.")
-    poses = predict_boxes(model, paths, boxes_xywh, box_scores, flip=flip, batch_size=batch_size, progress=progress)
+    options = dict(flip=flip, batch_size=batch_size, progress=progress, precision=precision)
+    poses = predict_boxes(model, paths, boxes_xywh, box_scores, **options)
     pose_image_ids = np.repeat(image_ids, preset.num_instances)
     if nms == "auto":
         nms = None if preset.num_instances == 1 and preset.codec.startswith("cpn") else POSE_NMS
@@ -86,7 +90,7 @@ def evaluate(
         return results, metrics.average_precision(annotations, results, protocol, boxes=_source(boxes, box_nms))
 
     results, found = score(np.arange(len(poses)))
-    values, circumstances = dict(found.values), {**found.circumstances, **_circumstances(preset, flip, nms)}
+    values, circumstances = dict(found.values), {**found.circumstances, **_circumstances(preset, flip, nms, precision)}
     details, circumstances["boxes_used"] = dict(found.details), len(boxes_xywh)
     if preset.num_instances > 1:
         for instance in range(preset.num_instances):
@@ -145,11 +149,12 @@ def _kept(poses: Poses, image_ids: np.ndarray, preset, nms: float | None) -> np.
     return _per_image(image_ids, lambda rows: suppress(poses[rows], preset, nms))
 
 
-def _circumstances(preset, flip: bool, nms: float | None) -> Mapping:
+def _circumstances(preset, flip: bool, nms: float | None, precision: str) -> Mapping:
     codec = heatmaps.CODECS[preset.codec]
     return {
         "model": preset.name,
         "image_hw": f"{preset.image_hw[0]}x{preset.image_hw[1]}",
+        "precision": precision,
         "flip_test": flip,
         "decoder": codec.decoder,
         "crop_rule": codec.crop_rule,
@@ -194,7 +199,7 @@ def heatmap_sheet(
         seed: Which persons, and how they are augmented.
     """
     batch = next(iter(make_dataset(data, model, num_crops, augment=augment, seed=seed, check_images=False)))
-    maps = ask_all(model, batch["image"]) if found else batch["heatmaps"]
+    maps = accelerate(model).heatmaps(batch["image"]) if found else batch["heatmaps"]
     maps = tf.reshape(maps, [num_crops, model.preset.num_instances, *maps.shape[-3:]]).numpy()
     present = batch["present"].numpy() if "present" in batch else np.ones((num_crops, 1))
     pictures, captions = [], []
@@ -214,7 +219,7 @@ def progress_sheet(model: PoseModel, data: PoseData, num_crops: int = 6) -> draw
     """
     preset, codec = model.preset, heatmaps.CODECS[model.preset.codec]
     batch = next(iter(make_dataset(data, model, num_crops, check_images=False)))
-    found = ask_all(model, batch["image"])
+    found = accelerate(model).heatmaps(batch["image"])
     poses = []
     for maps in (tf.reshape(batch["heatmaps"], tf.shape(found)), found):
         poses.append([array.numpy() for array in heatmaps.decode(codec, maps)])  # (B, N, K, 2), (B, N, K)

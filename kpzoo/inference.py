@@ -5,15 +5,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 
 import numpy as np
 import tensorflow as tf
 
 from kpzoo import detect, drawing, geometry, heatmaps, outputs, sources, streams
+from kpzoo.acceleration import accelerate
 from kpzoo.data import crops
 from kpzoo.nms import oks_nms
-from kpzoo.pose_model import PoseModel
+from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.poses import Poses
 from kpzoo.sources import Picture
 
@@ -25,38 +26,9 @@ NOBODY = (
 )
 
 
-def ask_all(model: PoseModel, image: tf.Tensor) -> tf.Tensor:
-    """Returns the heatmaps (B, N, h, w, K) of all N instances in (B, H, W, 3) crops, N = 1 for most models."""
-    if "instance" not in model.input:
-        return tf.cast(model({"image": image}, training=False)["heatmaps"], tf.float32)[:, None]
-    queries = tf.tile(tf.eye(model.preset.num_instances)[None], [tf.shape(image)[0], 1, 1])
-    return tf.cast(model({"image": image, "instance": queries}, training=False)["heatmaps"], tf.float32)
-
-
-def ask_both_sides(model: PoseModel, image: tf.Tensor) -> tf.Tensor:
-    """Returns the heatmaps of `ask_all`, averaged with those of the mirrored crop (flip test)."""
-    preset = model.preset
-    mirrored = ask_all(model, tf.reverse(image, axis=[2]))
-    codec = heatmaps.CODECS[preset.codec]
-    return heatmaps.merge_flipped(codec, ask_all(model, image), mirrored, preset.skeleton.flip_order)
-
-
-@lru_cache(maxsize=4)  # a model that is asked again is not traced again
-def make_predictor(model: PoseModel, flip: bool = True):
-    """Returns a function from a batch of crops to keypoints in crop pixels.
-
-    Args:
-        model: Any model of the zoo.
-        flip: Whether the mirrored crop is asked too and the heatmaps averaged.
-
-    Returns:
-        A `tf.function`: (B, H, W, 3) float32 -> keypoints_crop_xy (B, N, K, 2) and keypoint_scores (B, N, K), with one
-        row for each of the model's N instances.
-    """
-    ask = ask_both_sides if flip else ask_all
-    codec = heatmaps.CODECS[model.preset.codec]
-    spec = tf.TensorSpec((None, *model.preset.image_hw, 3), tf.float32)
-    return tf.function(lambda image: heatmaps.decode(codec, ask(model, image)), input_signature=[spec])
+def make_predictor(model: PoseModel, flip: bool = True, precision: str = "float32"):
+    """Returns a function from (B, H, W, 3) crops to the keypoints and scores of `acceleration.Accelerated`."""
+    return partial(accelerate(model, precision), flip=flip)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +63,7 @@ def predict(
     nms: float | None = POSE_NMS,
     batch_size: int = 8,
     every: int = 1,
+    precision: str = "float32",
 ) -> "Poses | Iterator[tuple[str, Poses]]":
     """Returns the poses in one picture, or one after another those in many.
 
@@ -106,13 +79,14 @@ def predict(
             kept where the model answers one for each box.
         batch_size: Crops in one pass through the network, whatever pictures they are from.
         every: The detector looks at every so many frames of a video; those between have the boxes of the last one.
+        precision: See `kpzoo.accelerate`.
 
     Returns:
         Of one picture its `Poses`: best first where OKS-NMS ran, else in the order of the boxes. Of many an iterator of
         (name, Poses) in the order of the source, which holds only a few pictures at a time; one that cannot be read is
         warned of and left out.
     """
-    options = dict(detector=detector, flip=flip, nms=nms, batch_size=batch_size, every=every)
+    options = dict(detector=detector, flip=flip, nms=nms, batch_size=batch_size, every=every, precision=precision)
     found = stream(model, source, boxes_xywh, **options)
     if not sources.is_one_picture(source):
         return _named(found)
@@ -143,6 +117,7 @@ def stream(
     nms: float | None = POSE_NMS,
     batch_size: int = 8,
     every: int = 1,
+    precision: str = "float32",
 ) -> Iterator[Found]:
     """Yields what is found in each picture of a source, with the picture and what was wrong with it; see `predict`."""
     preset, opened = model.preset, sources.open_source(source)
@@ -151,24 +126,24 @@ def stream(
         nms = None
     looked = streams.with_boxes(opened, boxes_xywh, detector, every)
     live = isinstance(opened, sources.Video) and opened.live
-    for one in _answers(model, looked, flip, batch_size, live):
+    for one in _answers(make_predictor(model, flip, precision), preset, looked, batch_size, live):
         poses = _poses(one, preset)
         kept = np.arange(len(poses)) if nms is None or not len(poses) else suppress(poses, preset, nms)
         yield Found(one.picture, poses[kept], poses[np.setdiff1d(np.arange(len(poses)), kept)])
 
 
 def _answers(
-    model: PoseModel, looked: Iterable[streams.Looked], flip: bool, batch_size: int, live: bool = False
+    predict_crops, preset: Preset, looked: Iterable[streams.Looked], batch_size: int, live: bool = False
 ) -> Iterator[streams.Looked]:
     """Yields the pictures again, in their order, each as soon as the network has answered for all of its boxes."""
-    rule = geometry.CROP_RULES[heatmaps.CODECS[model.preset.codec].crop_rule]
-    predict_crops, waiting, size = make_predictor(model, flip), deque(), 0
-    for batch in streams.ahead(streams.batches(looked, rule, model.preset.image_hw, batch_size, live)):
+    rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
+    waiting, sizes = deque(), set()
+    for batch in streams.ahead(streams.batches(looked, rule, preset.image_hw, batch_size, live)):
         waiting.extend(batch.started)
         if batch.pieces:
             image = tf.concat([cut for _, cut, _ in batch.pieces], axis=0)
             maps = np.concatenate([maps for *_, maps in batch.pieces])
-            size = max(size, len(maps))  # batches of one size: oneDNN prepares, and keeps, something for each
+            size = _padded(len(maps), sizes)
             crop_xy, scores = predict_crops(tf.pad(image, [[0, size - len(maps)], [0, 0], [0, 0], [0, 0]]))
             crop_xy, scores = crop_xy[: len(maps)], scores[: len(maps)]
             ends = np.cumsum([len(maps) for *_, maps in batch.pieces])[:-1]
@@ -177,6 +152,16 @@ def _answers(
                 one.answers.append(tuple(answer))
         while waiting and waiting[0].complete:
             yield waiting.popleft()
+
+
+def _padded(count: int, sizes: set[int]) -> int:
+    """Returns the size that a batch is filled up to: of sizes seen before the next one, if it is not much larger.
+
+    oneDNN prepares, and keeps, something for each size.
+    """
+    size = min((size for size in sizes if count <= size <= 1.5 * count), default=count)
+    sizes.add(size)
+    return size
 
 
 def predict_boxes(
@@ -188,6 +173,7 @@ def predict_boxes(
     flip: bool = True,
     batch_size: int = 32,
     progress: bool = False,
+    precision: str = "float32",
 ) -> Poses:
     """Returns the poses of boxes in annotated pictures, whose EXIF orientation is not applied.
 
@@ -199,6 +185,7 @@ def predict_boxes(
         flip: Whether to average over the mirrored crop.
         batch_size: Crops in one pass through the network.
         progress: Whether to tell on stderr how far it is.
+        precision: See `kpzoo.accelerate`.
 
     Returns:
         P * N poses, box by box, each box's instances in order.
@@ -211,7 +198,7 @@ def predict_boxes(
     looked = (streams.Looked(picture, boxes[row], box_scores[row]) for picture, row in pictures)
     told = outputs.Progress(len(rows), "pictures") if progress else None
     parts = [Poses.empty(model.preset.skeleton)]
-    for one in _answers(model, looked, flip, batch_size):
+    for one in _answers(make_predictor(model, flip, precision), model.preset, looked, batch_size):
         if one.picture.problem:
             raise one.picture.problem
         parts.append(_poses(one, model.preset))

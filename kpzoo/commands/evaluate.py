@@ -71,6 +71,7 @@ def _refuse_ignored(args) -> None:
         "--box-nms": args.box_nms,
         "--pose-nms": args.pose_nms,
         "--no-flip": args.no_flip,
+        "--precision": args.precision != "float32",
         "--save-results": args.save_results,
     }
     if names := [name for name, value in given.items() if value is not None and value is not False]:
@@ -97,6 +98,7 @@ def _evaluate_model(args, results_path):
         protocol=args.protocol,
         flip=not args.no_flip,
         batch_size=args.batch_size,
+        precision=args.precision,
         results_path=results_path,
         progress=True,
     )

@@ -97,6 +97,7 @@ def _run(args) -> int:
         nms=inference.POSE_NMS if args.pose_nms is None else args.pose_nms,
         batch_size=args.batch_size,
         every=args.every or 1,
+        precision=args.precision,
     )
     if not summary.num_poses and summary.num_pictures and isinstance(detector, detect.HOGDetector) and not args.box:
         print(f"kpzoo: {inference.NOBODY}", file=sys.stderr)

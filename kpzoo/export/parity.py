@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from kpzoo import geometry, heatmaps
+from kpzoo.acceleration import ask_all
 from kpzoo.data import crops, synthetic
 from kpzoo.errors import UserError
 from kpzoo.export.runtimes import ask, first_line
-from kpzoo.inference import ask_all
 from kpzoo.pose_model import PoseModel
 
 HEATMAP_LIMIT = 1e-5  # of the largest value in the Keras model's heatmaps

@@ -6,9 +6,10 @@ from pathlib import Path
 import tensorflow as tf
 
 from kpzoo import geometry, heatmaps
+from kpzoo.acceleration import FoldedModel, ask_all
 from kpzoo.data import crops
 from kpzoo.export.files import checked_model, description, written_whole
-from kpzoo.inference import SECOND_INSTANCE_DECAY, ask_all
+from kpzoo.inference import SECOND_INSTANCE_DECAY
 from kpzoo.pose_model import PoseModel, Preset
 
 CROPS_AT_ONCE = 32  # boxes of one picture that are cropped and asked together, so that memory does not grow with boxes
@@ -44,21 +45,30 @@ def to_savedmodel(model: PoseModel, folder: str | Path, *, overwrite: bool = Fal
 
 
 def _serving_module(model: PoseModel) -> tf.Module:
-    """Returns a module that holds each weight once, with its signatures in `served`."""
-    preset = model.preset
+    """Returns a module that holds each weight once, with its signatures in `served`.
+
+    The weights are those of `kpzoo.accelerate`, batch norms inside of the convolutions before them.
+    """
+    preset, folded = model.preset, FoldedModel(model)
+    module = tf.Module()
+    module.kept = [tf.Variable(weight, trainable=False) for weight in folded.weights()]
+    module.kept = module.kept or [variable.value for variable in model.variables]
     image_spec = tf.TensorSpec((None, *preset.image_hw, 3), tf.float32, name="image")
     contents_spec = tf.TensorSpec((), tf.string, name="contents")
     boxes_spec = tf.TensorSpec((None, 4), tf.float32, name="boxes_xywh")
     flip_spec = tf.TensorSpec((), tf.bool, name="flip")
     inputs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in model.input.items()}
 
+    def network(inputs):
+        return folded(inputs, [variable.read_value() for variable in module.kept])
+
     @tf.function(input_signature=[inputs], autograph=False)
     def forward(inputs):
-        return {name: tf.cast(value, tf.float32) for name, value in model(inputs, training=False).items()}
+        return {name: tf.cast(value, tf.float32) for name, value in network(inputs).items()}
 
     @tf.function(input_signature=[image_spec], autograph=False)
     def ask(image):  # the network stands once in the graph, whoever calls it
-        return ask_all(model, image)
+        return ask_all(model, image, network)
 
     @tf.function(input_signature=[image_spec, flip_spec], autograph=False)
     def predict_crops(image, flip):
@@ -69,8 +79,6 @@ def _serving_module(model: PoseModel) -> tf.Module:
     def predict_image(contents, boxes_xywh, flip):
         return _image_to_keypoints(preset, ask, contents, boxes_xywh, flip)
 
-    module = tf.Module()
-    module.kept = [variable.value for variable in model.variables]
     module.served = {"serving_default": forward, "predict_crops": predict_crops, "predict_image": predict_image}
     return module
 

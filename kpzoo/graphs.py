@@ -1,0 +1,211 @@
+"""A traced network, rewritten for answering alone: batch norms inside of convolutions, and bfloat16.
+
+All of it works on `GraphDef`s, which belong to nobody: no option of the process is touched. Weights stay outside, as
+placeholders with a recipe for each, so that a rewritten graph serves whatever values the variables have later.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.framework.graph_pb2 import GraphDef
+from tensorflow.core.framework.node_def_pb2 import NodeDef
+
+Values = Mapping[str, np.ndarray]  # of variables, by the names of the placeholders that stand for them
+
+_CONVOLUTIONS = {"Conv2D": (0, 1), "Conv2DBackpropInput": (1, 2)}  # which inputs have the operation's type; the filter
+_FILTER = 1  # is the same input of both
+# Operations that go on in bfloat16 where they are given it, with the inputs of their type. Of ConcatV2 it is all but
+# the last.
+_FOLLOWING = {
+    "AddV2": (0, 1), "BiasAdd": (0, 1), "ConcatV2": (), "FusedBatchNormV3": (0,), "MaxPool": (0,), "Mul": (0, 1),
+    "Pad": (0,), "Relu": (0,), "Reshape": (0,), "ResizeNearestNeighbor": (0,), "StridedSlice": (0,), "Tile": (0,),
+}  # fmt: skip
+
+
+@dataclass
+class Network:
+    """A graph without variables.
+
+    Args:
+        graph: What leads to the outputs.
+        weights: By placeholder, what makes its value of the variables' values.
+    """
+
+    graph: GraphDef
+    weights: dict[str, Callable[[Values], np.ndarray]]
+
+    def is_whole(self, inputs: Iterable[str]) -> bool:
+        """Returns whether inputs and weights are all that is missing: not so where a variable reaches a loop."""
+        known = {*inputs, *self.weights}
+        open_places = {node.name for node in self.graph.node if node.op == "Placeholder"}
+        return open_places <= known and not self.graph.library.function
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A convolution and the batch norm behind it, by their variables' placeholders; `bias` may be None."""
+
+    filters: str
+    scale: str
+    offset: str
+    mean: str
+    variance: str
+    bias: str | None
+    epsilon: float
+    transposed: bool
+
+    def _factor(self, values: Values) -> np.ndarray:
+        return values[self.scale] / np.sqrt(values[self.variance].astype(np.float64) + self.epsilon)
+
+    def folded_filter(self, values: Values) -> np.ndarray:
+        factor = self._factor(values)  # (out,): (kh, kw, in, out) filters, transposed ones (kh, kw, out, in)
+        return values[self.filters] * (factor[:, None] if self.transposed else factor).astype(np.float32)
+
+    def folded_bias(self, values: Values) -> np.ndarray:
+        bias = values[self.bias].ravel() if self.bias else 0.0
+        return (values[self.offset] + (bias - values[self.mean]) * self._factor(values)).astype(np.float32)
+
+
+def folded(graph: GraphDef, outputs: Iterable[str], variables: Iterable[str]) -> Network:
+    """Returns what of a graph leads to its outputs, with batch norms inside of the convolutions before them.
+
+    Args:
+        graph: Of a traced network without control flow; it is changed.
+        outputs: Names of the nodes that are asked for.
+        variables: Names of the placeholders that stand for variables.
+    """
+    nodes, weights, variables = {node.name: node for node in graph.node}, {}, set(variables)
+    reads = {n.name: n.input[0] for n in graph.node if n.op == "ReadVariableOp" and n.input[0] in variables}
+    for name, variable in reads.items():
+        nodes[name].CopyFrom(_placeholder(name, nodes[name].attr["dtype"].type))
+        weights[name] = partial(_value, variable)
+    for norm, convolution, fold in list(_folds(nodes, reads)):
+        for part, make in (("filter", fold.folded_filter), ("bias", fold.folded_bias)):
+            weights[f"{norm.name}/{part}"] = make
+            nodes[f"{norm.name}/{part}"] = _placeholder(f"{norm.name}/{part}", tf.float32.as_datatype_enum)
+        convolution.input[_FILTER] = f"{norm.name}/filter"
+        with_bias = NodeDef(name=norm.name, op="BiasAdd", input=[convolution.name, f"{norm.name}/bias"])
+        for name in ("T", "data_format"):
+            with_bias.attr[name].CopyFrom(norm.attr[name])
+        norm.CopyFrom(with_bias)
+    return _leading_to(outputs, GraphDef(node=nodes.values(), library=graph.library, versions=graph.versions), weights)
+
+
+def _value(variable: str, values: Values) -> np.ndarray:
+    return values[variable]
+
+
+def _placeholder(name: str, dtype: int) -> NodeDef:
+    node = NodeDef(name=name, op="Placeholder")
+    node.attr["dtype"].type = dtype
+    return node
+
+
+def _source(name: str) -> str:
+    """Returns the name of the node that an input "name", "name:1" or "^name" comes from."""
+    return name.removeprefix("^").partition(":")[0]
+
+
+def _leading_to(outputs: Iterable[str], graph: GraphDef, weights: Mapping) -> Network:
+    """Returns the nodes and weights that outputs need. Nothing has side effects, so nothing waits for another."""
+    nodes = {node.name: node for node in graph.node}
+    needed, todo = set(), list(outputs)
+    while todo:
+        name = todo.pop()
+        if name not in needed:
+            needed.add(name)
+            nodes[name].input[:] = [source for source in nodes[name].input if not source.startswith("^")]
+            todo += map(_source, nodes[name].input)
+    kept = [node for name, node in nodes.items() if name in needed]
+    whole = GraphDef(node=kept, library=graph.library, versions=graph.versions)
+    return Network(whole, {name: make for name, make in weights.items() if name in needed})
+
+
+def _folds(nodes: Mapping[str, NodeDef], reads: Mapping[str, str]) -> Iterator[tuple[NodeDef, NodeDef, Fold]]:
+    """Yields (batch norm, convolution, how to fold) where nothing else reads what the convolution gives."""
+    readers = Counter(_source(name) for node in nodes.values() for name in node.input if not name.startswith("^"))
+
+    def variable(name: str) -> str | None:  # a bias is reshaped before it is added
+        node = nodes[_source(name)]
+        while node.op in ("Reshape", "Squeeze"):
+            node = nodes[_source(node.input[0])]
+        return reads.get(node.name)
+
+    for norm in nodes.values():
+        if norm.op != "FusedBatchNormV3" or norm.attr["is_training"].b or norm.attr["T"].type != tf.float32:
+            continue
+        before, bias = nodes[_source(norm.input[0])], None
+        if before.op == "BiasAdd" and readers[before.name] == 1:
+            bias, before = variable(before.input[1]), nodes[_source(before.input[0])]
+            if bias is None:
+                continue
+        if before.op not in _CONVOLUTIONS or readers[before.name] != 1:
+            continue
+        names = [variable(name) for name in (before.input[_FILTER], *norm.input[1:5])]
+        if None not in names:
+            transposed = before.op == "Conv2DBackpropInput"
+            yield norm, before, Fold(*names, bias, norm.attr["epsilon"].f, transposed)
+
+
+def in_bfloat16(network: Network, outputs: Iterable[str]) -> Network:
+    """Returns the network with its convolutions, and what lies between them, in bfloat16.
+
+    The last convolutions, which give heatmaps, stay in float32 with all behind them: of maps that were rounded to eight
+    bits neighbours are equal, and a peak between them is lost.
+    """
+    graph, weights, outputs = network.graph, dict(network.weights), list(outputs)
+    low, nodes, made = _lowered(graph), {node.name: node for node in graph.node}, {}
+
+    def cast(name: str, to: tf.DType, source: tf.DType) -> str:
+        new = f"{name.replace(':', '_')}/{to.name}"
+        if new not in made and name in weights:
+            made[new] = _placeholder(new, to.as_datatype_enum)
+            weights[new] = partial(_cast, weights[name], to.as_numpy_dtype)
+        elif new not in made:
+            made[new] = NodeDef(name=new, op="Cast", input=[name])
+            made[new].attr["DstT"].type = to.as_datatype_enum
+            made[new].attr["SrcT"].type = source.as_datatype_enum
+        return new
+
+    for node in graph.node:
+        if node.name in low:
+            node.attr["T"].type = tf.bfloat16.as_datatype_enum
+        for place, name in enumerate(node.input):
+            lowered = node.name in low and place in _places(node)
+            if lowered and _source(name) not in low:
+                node.input[place] = cast(name, tf.bfloat16, tf.float32)
+            elif not lowered and _source(name) in low:
+                node.input[place] = cast(name, tf.float32, tf.bfloat16)
+    return _leading_to(outputs, GraphDef(node=[*nodes.values(), *made.values()], versions=graph.versions), weights)
+
+
+def _cast(make: Callable[[Values], np.ndarray], dtype: type, values: Values) -> np.ndarray:
+    return make(values).astype(dtype)
+
+
+def _places(node: NodeDef) -> tuple[int, ...]:
+    """Returns which inputs of a node have its type."""
+    if node.op == "ConcatV2":
+        return tuple(range(len(node.input) - 1))
+    return _CONVOLUTIONS.get(node.op) or _FOLLOWING.get(node.op) or ()
+
+
+def _lowered(graph: GraphDef) -> set[str]:
+    """Returns the names of the nodes that compute in bfloat16 from now on."""
+    behind_it = set()  # nodes that a convolution still comes after
+    for node in reversed(graph.node):  # what a node reads stands before it
+        if node.op in _CONVOLUTIONS or node.name in behind_it:
+            behind_it |= {_source(name) for name in node.input}
+    low = set()
+    for node in graph.node:
+        # A protobuf's map makes the entries that are asked for: "T" must not come to be where it was not.
+        if "T" not in node.attr or node.attr["T"].type != tf.float32 or node.name not in behind_it:
+            continue
+        follows = node.op in _FOLLOWING and any(_source(node.input[place]) in low for place in _places(node))
+        if node.op in _CONVOLUTIONS or follows:
+            low.add(node.name)
+    return low
