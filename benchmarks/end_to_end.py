@@ -1,0 +1,90 @@
+"""Pictures and boxes to poses, the whole way: `kpzoo.predict` against one picture and `model.predict` at a time.
+
+python benchmarks/end_to_end.py --write
+"""
+
+import argparse
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import measure
+import numpy as np
+from inference import lively
+
+import kpzoo
+from kpzoo import geometry, heatmaps, images, streams
+from kpzoo.acceleration import has_bfloat16
+from kpzoo.data import crops, synthetic
+
+
+def make_pictures(folder: Path, count: int) -> tuple[list[Path], list[np.ndarray]]:
+    """Writes drawn scenes; returns their files and boxes."""
+    paths, boxes = [], []
+    for seed in range(count):
+        pixels, persons = synthetic.draw_scene(seed, crowding=0.5)
+        paths.append(folder / f"{seed:04d}.jpg")
+        images.write_image(paths[-1], pixels)
+        boxes.append(np.array([person["bbox"] for person in persons], float).reshape(-1, 4))
+    return paths, boxes
+
+
+def one_by_one(model, paths, boxes) -> list[np.ndarray]:
+    """Returns keypoints as a first script would find them: picture by picture, the flip test as a second call."""
+    codec, preset = heatmaps.CODECS[model.preset.codec], model.preset
+    rule, found = geometry.CROP_RULES[codec.crop_rule], []
+    cut = streams.cropper(preset.image_hw, rule.fill_rgb)
+    for path, given in zip(paths, boxes, strict=True):
+        views = geometry.views(given, rule, preset.image_hw)
+        maps = geometry.crop_to_image(views, preset.image_hw).astype(np.float32)
+        image = np.asarray(cut(images.read_image(path), maps))
+        both = [model.predict({"image": side}, verbose=0)["heatmaps"] for side in (image, image[:, :, ::-1])]
+        merged = heatmaps.merge_flipped(codec, *both, preset.skeleton.flip_order)
+        found.append(crops.to_image(maps, heatmaps.decode(codec, merged[:, None])[0]).numpy())
+    return found
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="cpn_res50", help="a name of `kpzoo models`, for one instance")
+    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help="write the result to benchmarks/results")
+    args = parser.parse_args(argv)
+    warnings.simplefilter("ignore")
+    model = lively(kpzoo.build(args.model))
+    with tempfile.TemporaryDirectory() as folder:
+        paths, boxes = make_pictures(Path(folder), args.pictures)
+        count = sum(map(len, boxes))
+
+        def stream(**options):
+            return lambda: list(kpzoo.predict(model, paths, boxes, **options))
+
+        alternatives = {
+            "picture by picture, model.predict": lambda: one_by_one(model, paths, boxes),
+            "kpzoo.predict, batches of 8": stream(),
+            "kpzoo.predict, batches of 1": stream(batch_size=1),
+        }
+        if has_bfloat16():
+            alternatives["kpzoo.predict, batches of 8, bfloat16"] = stream(precision="bfloat16")
+        times = measure.interleaved(alternatives, args.rounds, warm_up=1)
+    first = next(iter(times.values())).median
+    columns = {
+        "crops/s": lambda found: count / found.median * 1000,
+        "over the first": lambda found: f"{first / found.median:.2f}x",
+    }
+    measure.report(
+        "end_to_end",
+        "Pictures and boxes to poses",
+        "python benchmarks/end_to_end.py --write",
+        {f"{args.model}, {args.pictures} pictures, {count} boxes, flip test": measure.rows(times, **columns)},
+        [],
+        notes=["Pictures are decoded and cut, asked from both sides, decoded, and mapped back."],
+        folder=measure.RESULTS if args.write else None,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Crops to heatmaps: `model.predict`, the model as it stands in a graph, `kpzoo.accelerate` in both precisions.
+
+python benchmarks/inference.py --write             # add --model hrnet_w32, --weights FILE, --batch-sizes 1 8
+"""
+
+import argparse
+import sys
+
+import measure
+import numpy as np
+import tensorflow as tf
+
+import kpzoo
+from kpzoo.acceleration import accelerate, ask_all, has_bfloat16
+from kpzoo.export import parity
+from kpzoo.pose_model import PoseModel
+
+
+def lively(model: PoseModel) -> PoseModel:
+    """Draws batch norms at which no feature dies: what is computed is then as dense as in a trained network."""
+    rng = np.random.default_rng(0)
+    for variable in model.variables:
+        kind = variable.path.split("/")[-1]
+        if kind in ("gamma", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+        elif kind in ("beta", "moving_mean"):
+            variable.assign(rng.normal(0, 0.1, variable.shape))
+    return model
+
+
+def alternatives(model: PoseModel, count: int) -> dict:
+    """Returns what answers for `count` crops, by name."""
+    crops = np.random.default_rng(0).uniform(0, 255, (count, *model.preset.image_hw, 3)).astype(np.float32)
+    people = model.preset.num_instances
+    inputs = {"image": crops, "instance": np.tile(np.eye(people, dtype=np.float32)[None], (count, 1, 1))}
+    inputs = {name: inputs[name] for name in model.input}
+    image, as_it_is = tf.constant(crops), tf.function(lambda image: ask_all(model, image))
+    found = {
+        "model.predict": lambda: model.predict(inputs, batch_size=count, verbose=0),
+        "tf.function(model)": lambda: as_it_is(image).numpy(),
+        "accelerate, float32": lambda: accelerate(model).heatmaps(image).numpy(),
+    }
+    if has_bfloat16():
+        found["accelerate, bfloat16"] = lambda: accelerate(model, "bfloat16").heatmaps(image).numpy()
+    return found
+
+
+def bars(size: int, ratios: dict[str, float]) -> list[dict]:
+    """Returns what was asked for at batches of one and of eight."""
+    wanted = {1: 2.0, 8: 1.15}
+    made = []
+    if size in wanted:
+        made.append(measure.bar(f"float32 over model.predict, batch {size}", ratios["predict"], wanted[size], unit="x"))
+        if "bfloat16" in ratios:
+            made.append(measure.bar(f"bfloat16 over float32, batch {size}", ratios["bfloat16"], 1.5, unit="x"))
+    return made
+
+
+def change_in_pixels(model: PoseModel, count: int) -> list[dict]:
+    """Returns how far keypoints move from those of the Keras model, on drawn people, where they are decided."""
+    known, rows = parity.reference(model, count), []
+    for precision in ("float32", "bfloat16") if has_bfloat16() else ("float32",):
+        found, _ = accelerate(model, precision)(known.inputs["image"], flip=False)
+        apart = np.linalg.norm(found.numpy() - known.keypoints, axis=-1)[known.decided]
+        maps = accelerate(model, precision).heatmaps(known.inputs["image"]).numpy()
+        off = np.abs(maps - known.heatmaps).max() / np.abs(known.heatmaps).max()
+        share = f"{100 * (apart > 0.01).mean():.2f} %"
+        figures = {"heatmaps, largest change of the peak": f"{off:.1e}", "keypoints that move": share}
+        figures |= {"mean": f"{apart.mean():.3f} px", "95 % below": f"{np.quantile(apart, 0.95):.3f} px"}
+        rows.append({"precision": precision, **figures, "keypoints": len(apart)})
+    return rows
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="cpn_res50", help="a name of `kpzoo models`")
+    parser.add_argument("--weights", help="trained ones, for the change of the keypoints; random ones if not given")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--crops", type=int, default=8, help="people for the change of the keypoints")
+    parser.add_argument("--write", action="store_true", help="write the result to benchmarks/results")
+    args = parser.parse_args(argv)
+    model = kpzoo.build(args.model, weights=args.weights)
+    model = model if args.weights else lively(model)
+    macs = kpzoo.info(args.model).macs["x".join(map(str, model.preset.image_hw))]
+    peak = measure.peaks()
+    tables, reached = {}, []
+    for size in args.batch_sizes:
+        times = measure.interleaved(alternatives(model, size), args.rounds)
+
+        def gflops(found, size=size):
+            return 2 * macs * size / found.median / 1e6
+
+        tables[f"{args.model}, batch {size}"] = [
+            {
+                "alternative": name,
+                "ms (middle half)": str(found),
+                "GFLOP/s": gflops(found),
+                "of float32's peak": f"{100 * gflops(found) / peak['float32']:.0f} %",
+                "over model.predict": f"{times['model.predict'].median / found.median:.2f}x",
+            }
+            for name, found in times.items()
+        ]
+        medians = {name: found.median for name, found in times.items()}
+        ratios = {"predict": medians["model.predict"] / medians["accelerate, float32"]}
+        if "accelerate, bfloat16" in medians:
+            ratios["bfloat16"] = medians["accelerate, float32"] / medians["accelerate, bfloat16"]
+        reached += bars(size, ratios)
+    tables[f"Keypoints against Keras, {'trained' if args.weights else 'random'} weights"] = change_in_pixels(
+        model, args.crops
+    )
+    measure.report(
+        "inference" if args.model == "cpn_res50" else f"inference_{args.model}",
+        "Crops to heatmaps",
+        f"python benchmarks/inference.py --model {args.model} --write",
+        tables,
+        reached,
+        notes=[
+            f"{macs / 1e9:.2f} G multiply-adds for a crop; an operation counts two.",
+            "Batch norms are part of the convolutions, and sums and ReLUs are computed with them.",
+            "With random weights no joint has one clear peak, so that keypoints move more than trained ones.",
+        ],
+        folder=measure.RESULTS if args.write else None,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""How long it takes until something happens: `kpzoo --help`, building a large model, loading its weights.
+
+python benchmarks/start_up.py --write
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import measure
+
+import kpzoo
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="hrnet_w48", help="a name of `kpzoo models`")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help="write the result to benchmarks/results")
+    args = parser.parse_args(argv)
+    command = [sys.executable, "-c", "from kpzoo import cli; cli.main(['--help'])"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        started = time.perf_counter()
+        model = kpzoo.build(args.model)
+        first = time.perf_counter() - started  # with what a process does once
+        kpzoo.save_weights(model, path)
+        alternatives = {
+            "kpzoo --help": lambda: subprocess.run(command, check=True, capture_output=True),
+            "build, fresh weights": lambda: kpzoo.build(args.model),
+            "build, with a weights file": lambda: kpzoo.build(args.model, weights=path),
+            "load_weights into a built model": lambda: kpzoo.load_weights(model, path),
+        }
+        times = measure.interleaved(alternatives, args.rounds, warm_up=1)
+    measure.report(
+        "start_up",
+        "Start-up",
+        "python benchmarks/start_up.py --write",
+        {args.model: measure.rows(times)},
+        [measure.bar("kpzoo --help", times["kpzoo --help"].median / 1000, at_most=0.3, unit=" s")],
+        notes=[f"The first build of the process took {first:.1f} s."],
+        folder=measure.RESULTS if args.write else None,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
