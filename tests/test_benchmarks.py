@@ -13,6 +13,12 @@ import measure  # noqa: E402
 import readme  # noqa: E402
 
 
+@pytest.fixture
+def no_peaks(monkeypatch):
+    """Lets reports come without a measurement of the machine."""
+    monkeypatch.setattr(measure, "peaks", lambda: {"float32": 100.0, "bfloat16": 200.0})
+
+
 def test_the_page_is_made_of_the_files_of_results():
     assert readme.README.read_text(encoding="utf-8") == readme.text(), "run `python benchmarks/readme.py`"
 
@@ -38,8 +44,7 @@ def test_a_bar_is_met_on_its_side_of_the_limit(limits, reached, met):
     assert measure.bar("speed", reached, **limits)["met"] == met
 
 
-def test_a_report_is_a_file_that_becomes_a_section(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(measure, "peaks", lambda: {"float32": 100.0, "bfloat16": 200.0})
+def test_a_report_is_a_file_that_becomes_a_section(no_peaks, tmp_path, capsys):
     bars = [measure.bar("speed", 3.0, at_least=2.0, unit="x")]
     measure.report("demo", "A demo", "python demo.py", {"Times": [{"a": 1.23456, "b": "x"}]}, bars, folder=tmp_path)
     assert json.loads((tmp_path / "demo.json").read_text())["bars"][0]["met"] == "yes"
@@ -49,3 +54,28 @@ def test_a_report_is_a_file_that_becomes_a_section(tmp_path, monkeypatch, capsys
     assert "| speed | ≥ 2x | 3x | yes |" in page
     assert "| 1.235 | x |" in page
     assert capsys.readouterr().out.strip() in page
+
+
+def test_the_evaluation_benchmark_finds_equal_numbers(no_peaks, capsys):
+    import evaluation
+
+    evaluation.main(["--images", "40", "--rounds", "1"])
+    assert "| largest difference of the ten numbers | ≤ 1e-12 | 0 | yes |" in capsys.readouterr().out
+
+
+def test_the_input_benchmark_times_the_loop_the_stream_and_each_stage(no_peaks, small_folder, capsys):
+    import input_pipeline
+
+    input_pipeline.main(["--data", str(small_folder), "--batches", "1", "--rounds", "1"])
+    text = capsys.readouterr().out
+    assert all(part in text for part in (input_pipeline.LOOP, "kpzoo, 2 threads", "decode the window"))
+
+
+def test_the_step_benchmark_times_fit_and_the_bare_step(no_peaks, capsys):
+    import training_step
+
+    training_step.main("--model cpn_tiny --image_hw 64 64 --batch 2 --rounds 1".split())
+    text = capsys.readouterr().out
+    assert all(
+        f"| {policy}: {part} |" in text for policy in ("float32", "bfloat16") for part in ("in fit", training_step.BARE)
+    )
