@@ -16,10 +16,11 @@ from typing import NamedTuple
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-import tensorflow as tf
+
+import kpzoo
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("kpzoo", "tensorflow", "keras", "numpy", "opencv-python-headless", "onnxruntime", "pycocotools")
+PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "onnxruntime", "pycocotools")
 
 
 class OwnTime(float):
@@ -64,12 +65,16 @@ def interleaved(
 
 def limit_threads(intra_op: int | None) -> None:
     """Gives TensorFlow that many threads for one operation; None for one a core. Before anything is computed."""
+    import tensorflow as tf
+
     if intra_op is not None:
         tf.config.threading.set_intra_op_parallelism_threads(intra_op)
 
 
 def machine() -> dict:
     """Returns the processor, threads, versions, and the peaks of this very run in GFLOP/s of matrix products."""
+    import tensorflow as tf
+
     text = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
     model = next((line.split(":")[1].strip() for line in text.splitlines() if line.startswith("model name")), "")
     flags = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f" {flag}" in text]
@@ -79,7 +84,11 @@ def machine() -> dict:
         "cores": cores,
         "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads() or cores,
         "peak_gflops": peaks(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in _installed(PACKAGES)}},
+        "versions": {
+            "kpzoo": kpzoo.__version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in _installed(PACKAGES)},
+        },
     }
 
 
@@ -97,6 +106,8 @@ def _installed(names: Iterable[str]) -> list[str]:
 
 def peaks(size: int = 2048, rounds: int = 5) -> dict[str, float]:
     """Returns the GFLOP/s of a large matrix product in float32 and bfloat16: what no network can exceed."""
+
+    import tensorflow as tf
 
     def product(dtype):
         matrix = tf.cast(tf.random.stateless_normal((size, size), (0, 0)), dtype)
