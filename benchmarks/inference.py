@@ -5,13 +5,14 @@ python benchmarks/inference.py --write             # add --model hrnet_w32, --we
 
 import argparse
 import sys
+from functools import cache
 
 import measure
 import numpy as np
 import tensorflow as tf
 
 import kpzoo
-from kpzoo.acceleration import accelerate, ask_all, has_bfloat16
+from kpzoo.acceleration import PRECISIONS, Accelerated, accelerate, ask_all, has_bfloat16
 from kpzoo.export import parity
 from kpzoo.pose_model import PoseModel
 
@@ -38,11 +39,17 @@ def alternatives(model: PoseModel, count: int) -> dict:
     found = {
         "model.predict": lambda: model.predict(inputs, batch_size=count, verbose=0),
         "tf.function(model)": lambda: as_it_is(image).numpy(),
-        "accelerate, float32": lambda: accelerate(model).heatmaps(image).numpy(),
     }
-    if has_bfloat16():
-        found["accelerate, bfloat16"] = lambda: accelerate(model, "bfloat16").heatmaps(image).numpy()
+    for precision in PRECISIONS[: 1 + has_bfloat16()]:
+        ask, frozen = accelerate(model, precision), _frozen(model, precision)
+        found[f"accelerate, {precision}"] = lambda ask=ask: ask.heatmaps(image).numpy()
+        found[f"accelerate, {precision}, frozen"] = lambda ask=frozen: ask.heatmaps(image).numpy()
     return found
+
+
+@cache
+def _frozen(model: PoseModel, precision: str) -> Accelerated:
+    return Accelerated(model, precision).freeze()
 
 
 def bars(size: int, ratios: dict[str, float]) -> list[dict]:
@@ -102,9 +109,9 @@ def main(argv: list[str] | None = None) -> int:
             for name, found in times.items()
         ]
         medians = {name: found.median for name, found in times.items()}
-        ratios = {"predict": medians["model.predict"] / medians["accelerate, float32"]}
-        if "accelerate, bfloat16" in medians:
-            ratios["bfloat16"] = medians["accelerate, float32"] / medians["accelerate, bfloat16"]
+        ratios = {"predict": medians["model.predict"] / medians["accelerate, float32, frozen"]}
+        if has_bfloat16():
+            ratios["bfloat16"] = medians["accelerate, float32, frozen"] / medians["accelerate, bfloat16, frozen"]
         reached += bars(size, ratios)
     tables[f"Keypoints against Keras, {'trained' if args.weights else 'random'} weights"] = change_in_pixels(
         model, args.crops

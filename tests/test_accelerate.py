@@ -73,10 +73,14 @@ CHANGES = {
 }
 
 
+@pytest.mark.parametrize("freeze", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
-def test_no_answer_is_of_old_weights(crops, change):
+def test_no_answer_is_of_old_weights(crops, change, freeze):
     model = lively(kpzoo.build("cpn_tiny", image_hw=(64, 64)))
     ask = accelerate(model)
+    if freeze:
+        np.testing.assert_allclose(ask.heatmaps(crops), ask.freeze().heatmaps(crops), rtol=1e-4, atol=1e-4)
+        assert ask._frozen
     before = ask.heatmaps(crops).numpy()
     CHANGES[change](model)
     expected = plain(model, crops)
