@@ -46,6 +46,17 @@ def test_a_run_holds_what_the_next_commands_need(trained):
     assert {"epoch", "loss", "pck", "images_per_s", "learning_rate", "val_AP"} <= set(row)
 
 
+def test_train_tells_machines_the_log_and_the_figures_of_a_run_and_nothing_else(trained, small_folder, capsys):
+    arguments = ["--model", "cpn_tiny", "--image-size", "64x64", "--data", small_folder, "--val-split", "train"]
+    arguments += ["--out", trained, "--epochs", "1", "--batch-size", "4", "--json"]  # the run is done already
+    code, out, _ = run(capsys, "train", *arguments)
+    told = json.loads(out)
+    assert code == 0 and told["out"] == str(trained)
+    row = told["log"][0]
+    assert row["epoch"] == 1 and row["loss"] == pytest.approx(row["loss_refine"] + row["loss_global"], rel=1e-4)
+    assert 0 <= told["metrics"]["AP"] <= 1
+
+
 def test_evaluate_scores_a_model_and_its_results_file_alike(trained, small_folder, tmp_path, capsys):
     annotations = small_folder / "annotations/person_keypoints_train.json"
     results = tmp_path / "results.json"
