@@ -14,6 +14,7 @@ from kpzoo.data import crops
 from kpzoo.data.batches import make_dataset
 from kpzoo.data.coco import clipped_boxes
 from kpzoo.data.files import PoseData, undecodable
+from kpzoo.data.pack import Pack
 from kpzoo.data.results import Results, read_boxes, write_results
 from kpzoo.errors import UserError
 from kpzoo.inference import POSE_NMS, predict_boxes, suppress
@@ -61,7 +62,7 @@ def evaluate(
     Raises:
         UserError: The keypoints differ, a picture cannot be decoded, or the boxes are of other images.
     """
-    if not isinstance(data, PoseData):
+    if not isinstance(data, PoseData | Pack):  # what a pack lacks it tells itself
         raise UserError(f"`data` must be what `kpzoo.data.load` returns. Received: {data!r}.")
     if isinstance(nms, str) and nms != "auto":
         raise UserError(f"`nms` must be a number, None or 'auto'. Received: {nms!r}.")

@@ -4,11 +4,9 @@ import json
 import os
 import re
 import sys
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import reduce
 from pathlib import Path
 
 import keras
@@ -21,6 +19,7 @@ from kpzoo.data import crops
 from kpzoo.data.batches import make_dataset, num_persons
 from kpzoo.data.compose import Crowd
 from kpzoo.data.files import PoseData
+from kpzoo.data.pack import Pack, told_by_shard
 from kpzoo.errors import UserError
 from kpzoo.importers import save_weights
 from kpzoo.models import build
@@ -177,7 +176,7 @@ def _differences(before: Mapping, now: Mapping, prefix: str = "") -> Iterator[tu
 
 def run(
     make_model: Callable[[], PoseModel],
-    data: PoseData,
+    data: PoseData | Pack,
     folder: str | Path,
     *,
     epochs: int,
@@ -219,10 +218,10 @@ def run(
         raise UserError(f"A batch of {batch_size} does not split over {strategy.num_replicas_in_sync} devices.")
     steps_per_epoch = steps_per_epoch or max(1, num_persons(data) // batch_size)
     settings = dict(batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed, num_persons=num_persons(data))
-    settings |= {"annotations_crc32": _digest(data), "visibility_rule": visibility_rule}
+    settings |= {"annotations_crc32": data.crc32, "visibility_rule": visibility_rule}
     settings["augment"] = asdict(augment) if isinstance(augment, crops.Augment) else augment
     settings["crowd"] = crowd.settings() if crowd else None
-    with _held(Path(folder)), strategy.scope():
+    with _held(Path(folder)), told_by_shard(data), strategy.scope():
         model = make_model()
         settings["optimizer"] = keras.saving.serialize_keras_object(model.optimizer)
         settings["optimizer"]["config"].pop("name")  # it counts the optimizers of this process
@@ -256,13 +255,6 @@ def run(
         )
     save_weights(model, Path(folder) / WEIGHTS)
     return model
-
-
-def _digest(data: PoseData) -> int:
-    """Returns a number that tells annotations from others."""
-    persons = data.annotations.persons
-    columns = (persons.image_ids, persons.boxes_image_xywh, persons.keypoints_image_xy, persons.visibility)
-    return reduce(lambda crc, column: zlib.crc32(np.ascontiguousarray(column).tobytes(), crc), columns, 0)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ def arguments(doc: str, name: str) -> argparse.Namespace:
     """Returns what a recipe was asked for; with `--smoke` its data are a few drawn scenes in a temporary folder."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="the data set's folder")
+    parser.add_argument("--val-data", type=Path, help="the folder to validate on, if --data is a pack")
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="the run's folder; a stopped run goes on")
     parser.add_argument("--weights", type=Path, help="a .weights.h5 file to start from")
     parser.add_argument("--devices", type=int, help="replicas: GPUs, or logical CPUs where there is none")
@@ -56,7 +57,8 @@ def train(
         for split in splits:
             synthetic.make_dataset(args.data, SMOKE_SCENES, split=split, people=(2, 2), crowding=0.7)
         batch_size, crops_per_epoch, epochs = SMOKE_BATCH, SMOKE_BATCH * SMOKE_STEPS, 1
-    train_data, val_data = (kpzoo.data.load(args.data, split) for split in splits)
+    train_data = kpzoo.data.load(args.data, splits[0])
+    val_data = kpzoo.data.load(args.val_data or args.data, splits[1])
     steps = (crops_per_epoch or training.num_persons(train_data)) // batch_size
     model = training.run(
         lambda: compiled(train_data.skeleton, args.weights, steps),

@@ -48,10 +48,7 @@ class Row(NamedTuple):
 
 ROWS: list[Row] = []
 SECTIONS = {1: "Annotations", 24: "Pictures", 36: "Boxes", 45: "Weights and checkpoints", 65: "Commands and exports"}
-WAITING = {
-    "A pack of TFRecords cut off, with flipped bytes, or made of other data": "data pack",
-    "A kill while a pack is written": "data pack",
-}
+SECTIONS |= {75: "Packs"}
 
 
 def row(number: int, given: str, outcome: str, remark: str = ""):
@@ -824,7 +821,7 @@ def compiled():
 
 @row(
     60, "A kill while a checkpoint is written, or a checkpoint cut off", "The one before is loaded",
-    "The kill is an exception halfway through the file; a process is killed in test_training.py.",
+    "The kill is an exception halfway through the file; processes are killed in test_faults.py.",
 )  # fmt: skip
 def test_a_checkpoint_that_was_not_finished_costs_one_epoch(compiled, tmp_path, monkeypatch, capsys):
     from kpzoo import callbacks, training
@@ -1073,6 +1070,109 @@ def test_damaged_exports_are_refused(model, tmp_path):
     assert "not an ONNX model that onnxruntime can load" in refusal(detector.detect, [noise()])
 
 
+# Packs
+
+
+@pytest.fixture(scope="module")
+def packed(small_folder, tmp_path_factory):
+    """A pack of three shards."""
+    from kpzoo.data import packing
+
+    folder = tmp_path_factory.mktemp("packs") / "small"
+    return packing.write_pack(files.load(small_folder, "train"), folder, image_hw=(64, 64), num_shards=3)
+
+
+@row(
+    75, "A pack of TFRecords cut off, with flipped bytes, with shards of another pack or in another version",
+    "Refused before the first batch, the file named; packs of other data or crops are refused by runs and models",
+    "Bytes at seeded places of every file, one at a time. What is damaged after the check ends the run with the file.",
+)  # fmt: skip
+def test_damaged_packs_are_refused_by_the_file(packed, small_folder, model, tmp_path):
+    from kpzoo.data import batches, pack, packing
+
+    whole, rng = files.load(packed), np.random.default_rng(0)
+    folder = tmp_path / "pack"
+
+    def opened(name, data):
+        """The message about a copy of the pack with other bytes in one of its files; None if it is as good."""
+        (folder / name).write_bytes(data)
+        try:
+            found = files.load(folder)
+            pack.check_shards(found)
+        except UserError as error:
+            assert "\n" not in str(error) and name in str(error) or "in version" in str(error)
+            return str(error)
+        finally:
+            (folder / name).write_bytes((packed / name).read_bytes())
+        assert (found.crc32, found.shards, found.skeleton) == (whole.crc32, whole.shards, whole.skeleton)
+        return None
+
+    folder.mkdir()
+    for path in packed.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    for path in sorted(packed.iterdir()):
+        data = path.read_bytes()
+        for place in rng.integers(0, len(data), 60).tolist():
+            flipped = bytearray(data)
+            flipped[place] ^= int(rng.integers(1, 256))
+            refused = opened(path.name, bytes(flipped))
+            assert refused or path.name == pack.INDEX  # where one kind of space for another changes nothing
+            assert "damaged" in opened(path.name, data[:place])
+    names = [shard.name for shard in whole.shards]
+    other = packing.write_pack(files.load(small_folder, "train"), tmp_path / "other", image_hw=(64, 64), num_shards=2)
+    assert "damaged" in opened(names[0], (packed / names[1]).read_bytes())
+    assert "damaged" in opened(names[0], next(other.glob("*-00000-*")).read_bytes())
+    index = json.loads((packed / pack.INDEX).read_text())
+    assert "in version 2 of the format" in opened(pack.INDEX, json.dumps(index | {"version": 2}).encode())
+    assert "not the index of a pack" in opened(pack.INDEX, b"[]")
+    for wrong in ({"shards": 3}, {"shards": [{}]}, {"skeleton": None}, {"image_hw": 5}):
+        content = index | wrong
+        content["crc32"] = pack.checksum(content)
+        assert "damaged" in opened(pack.INDEX, json.dumps(content).encode())
+    (folder / names[1]).unlink()
+    assert f"{names[1]}' of a pack cannot be read" in refusal(files.load, folder)
+    (folder / names[1]).write_bytes(bytes(whole.shards[1].num_bytes))
+    found = files.load(folder)
+    assert names[1] in refusal(batches.make_dataset, found, model, 2)
+    with pytest.raises(UserError, match=names[1]), pack.told_by_shard(found):
+        list(batches.make_dataset(found, model, 2, check_images=False).take(10))
+
+
+@row(
+    76, "A kill while a pack is written, or two that write it",
+    "Nothing has its name, and the next one begins anew; refused",
+    "The kill is an exception before the last step; processes are killed in test_faults.py.",
+)  # fmt: skip
+def test_a_pack_that_was_not_finished_does_not_exist(packed, small_folder, tmp_path, monkeypatch):
+    from kpzoo.data import packing
+
+    data, folder, how = files.load(small_folder, "train"), tmp_path / "pack", dict(image_hw=(64, 64), num_shards=3)
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", killed)
+        patch.setattr(packing.shutil, "rmtree", lambda *args, **kwargs: None)  # who is killed cleans nothing up
+        with pytest.raises(KeyboardInterrupt):
+            packing.write_pack(data, folder, **how)
+    assert [path.name for path in tmp_path.iterdir()] == [".pack.part"]
+    (tmp_path / ".pack.part/persons-00009-of-00010.tfrecord").write_bytes(b"of another try")
+    assert "annotation file" in refusal(files.load, folder, "train")
+    with packing._part_of(folder):
+        assert "Another process is writing" in refusal(packing.write_pack, data, folder, **how)
+    (folder / "of the other process").touch()
+    assert "is no pack, so it is not replaced" in refusal(packing.write_pack, data, folder, **how)
+    (folder / "of the other process").unlink()
+    with full_disk(5_000):
+        assert f"Cannot write the pack '{folder}'" in refusal(packing.write_pack, data, folder, **how)
+    packing.write_pack(data, folder, **how)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {
+        path.name: path.read_bytes() for path in packed.iterdir()
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+
+
 # The table itself
 
 
@@ -1093,21 +1193,13 @@ def page() -> str:
             lines += ["", f"## {SECTIONS[one.number]}", "", "| | given | what happens | how it is tested |"]
             lines += ["| --: | :-- | :-- | :-- |"]
         lines.append(f"| {one.number} | {one.given} | {one.outcome} | {one.remark} |")
-    lines += ["", "## Waiting", "", "| given | waits for |", "| :-- | :-- |"]
-    lines += [f"| {given} | the command `kpzoo {name}`, which does not exist yet |" for given, name in WAITING.items()]
     return "\n".join(lines) + "\n"
 
 
 def test_the_table_is_whole_and_its_page_up_to_date():
-    assert [one.number for one in ROWS] == list(range(1, 75))
-    assert len({one.test for one in ROWS}) == 74
+    assert [one.number for one in ROWS] == list(range(1, 77))
+    assert len({one.test for one in ROWS}) == 76
     assert PAGE.read_text() == page(), "run `python tests/test_bad_inputs.py --write`"
-
-
-@pytest.mark.parametrize("name", sorted(set(WAITING.values())))
-def test_rows_wait_only_for_what_is_not_there(name, capsys):
-    code, _, told = command(capsys, *name.split(), "--help")
-    assert code == 2 and "invalid choice" in told, f"`kpzoo {name}` is there: write its rows"
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["--write"]:

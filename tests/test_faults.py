@@ -4,7 +4,10 @@ import json
 import os
 import runpy
 import signal
+import subprocess
+import sys
 import tempfile
+import textwrap
 import threading
 import time
 from contextlib import contextmanager
@@ -16,7 +19,8 @@ from conftest import full_disk
 
 import kpzoo
 from kpzoo import callbacks, cli, images, outputs, skeletons, training
-from kpzoo.data import json_file
+from kpzoo.data import files, json_file, packing
+from kpzoo.data import pack as packs
 from kpzoo.errors import UserError
 from kpzoo.export.files import written_whole
 from kpzoo.poses import Poses
@@ -206,6 +210,152 @@ def test_a_training_that_gets_a_signal_leaves_its_last_checkpoint_and_goes_on(
     assert training.load_run(out).preset.name == "cpn_tiny"
     assert cli.main(arguments) == 0
     assert [row["epoch"] for row in callbacks.read_log(out / "log.csv")] == ["1", "2"]
+
+
+KILLED = """
+    import json, os, signal, sys, threading, time
+    import numpy as np
+    import tensorflow as tf
+    import kpzoo
+    from kpzoo import callbacks, training
+    from kpzoo.data import packing
+    from kpzoo.data.files import load
+    from kpzoo.export import to_savedmodel
+    from kpzoo.losses import CPNLoss
+
+    def kill_after(seconds):
+        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+    def again_and_again(write, seed):
+        # Writes until the kill comes, which is within the second to fourth time.
+        started = time.perf_counter()
+        for number in range(1000):
+            write(number)
+            if number == 0:
+                kill_after(np.random.default_rng(seed).uniform(0, 3) * (time.perf_counter() - started))
+
+    def pack(seed, out, data):
+        data = load(data, "train")
+        again_and_again(lambda number: packing.write_pack(data, f"{out}/{seed}-{number}", image_hw=(64, 64)), seed)
+
+    def weights(seed, out, kind):
+        model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
+        again_and_again(lambda number: kpzoo.save_weights(model, f"{out}/{seed}-{number}.{kind}"), seed)
+
+    def savedmodel(seed, out):
+        model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
+        again_and_again(lambda number: to_savedmodel(model, f"{out}/{seed}-{number}"), seed)
+
+    def train(seed, out, data, where, epoch):
+        # One run of four epochs; killed in an epoch, or in the writing of its checkpoint, `where` says; None: not.
+        tf.config.experimental.enable_op_determinism()
+
+        def make_model():
+            kpzoo_model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
+            kpzoo_model.compile(training.AdamL2(training.halving(1e-3, 5)), CPNLoss())
+            return kpzoo_model
+
+        def seeded_model():
+            import keras
+            keras.utils.set_random_seed(0)
+            return make_model()
+
+        delay = np.random.default_rng(seed).uniform(0, 0.03)
+        write, begin = callbacks.Checkpoint.on_epoch_end, callbacks.Throughput.on_epoch_begin
+
+        def written(self, number, logs=None):
+            if (where, epoch) == ("checkpoint", number):
+                kill_after(delay)
+                time.sleep(delay * (seed % 2))  # every other time it comes as the writing begins
+            write(self, number, logs)
+            if (where, epoch) == ("checkpoint", number):
+                time.sleep(1)
+
+        def begun(self, number, logs=None):
+            begin(self, number, logs)
+            if (where, epoch) == ("epoch", number):
+                kill_after(10 * delay)
+
+        callbacks.Checkpoint.on_epoch_end, callbacks.Throughput.on_epoch_begin = written, begun
+        training.run(seeded_model, load(data, "train"), out, epochs=4, batch_size=2, augment="cpn", steps_per_epoch=3)
+
+    for job in json.loads(sys.argv[1]):
+        child = os.fork()  # what is imported is imported once
+        if child == 0:
+            code = 1
+            try:
+                globals()[job.pop("do")](**job)
+                code = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def killed_processes(*jobs) -> tuple[list[int], str]:
+    """Does each job in a process of its own; returns their exit codes, -9 for those that were killed, and stderr."""
+    if not hasattr(os, "fork"):
+        pytest.skip("SIGKILL and fork are those of POSIX")
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), json.dumps(jobs)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    return [int(line) for line in done.stdout.split() if line.lstrip("-").isdigit()], done.stderr
+
+
+def test_a_training_that_is_killed_anywhere_ends_with_the_same_weights(small_folder, tmp_path):
+    def job(seed, where=None, epoch=None, out="killed"):
+        return dict(do="train", seed=seed, out=str(tmp_path / out), data=str(small_folder), where=where, epoch=epoch)
+
+    kills = [job(0, "epoch", 0), job(1, "checkpoint", 1), job(2, "checkpoint", 2), job(3, "epoch", 3)]
+    codes, told = killed_processes(*kills)
+    assert codes == [-9] * 4, told[-3000:]
+    newest = max((tmp_path / "killed/checkpoints").glob("step-*"))
+    newest.write_bytes(newest.read_bytes()[:2000])  # a truncated file falls back to the one before
+    codes, told = killed_processes(job(4), job(4, out="whole"))
+    assert codes == [0, 0], told[-3000:]
+    assert f"{newest.name} cannot be read" in told
+    whole, resumed = (training.load_run(tmp_path / name).get_weights() for name in ("whole", "killed"))
+    for one, other in zip(whole, resumed, strict=True):
+        np.testing.assert_array_equal(one, other)
+    log = callbacks.read_log(tmp_path / "killed/log.csv")
+    assert [row["epoch"] for row in log] == ["1", "2", "3", "4"]
+    assert not list((tmp_path / "killed").rglob("*part*"))
+
+
+def test_a_pack_whose_writer_is_killed_is_whole_or_not_there(small_folder, tmp_path):
+    codes, told = killed_processes(
+        *(dict(do="pack", seed=seed, out=str(tmp_path), data=str(small_folder)) for seed in range(4))
+    )
+    assert codes == [-9] * 4, told[-3000:]
+    data, left = files.load(small_folder, "train"), [path for path in tmp_path.iterdir() if path.name[0] == "."]
+    whole = [path for path in tmp_path.iterdir() if path not in left]
+    assert len(whole) >= 4 and left
+    for path in whole:
+        packs.check_shards(files.load(path))
+    for path in left:
+        target = packing.write_pack(data, tmp_path / path.name[1:].removesuffix(".part"), image_hw=(64, 64))
+        assert {file.name: file.read_bytes() for file in target.iterdir()} == {
+            file.name: file.read_bytes() for file in whole[0].iterdir()
+        }
+    assert not [path for path in tmp_path.iterdir() if path.name[0] == "."]
+
+
+def test_exports_that_are_killed_are_whole_or_not_there(model, tmp_path):
+    kinds = ("weights.h5", "safetensors", "npz")
+    jobs = [dict(do="weights", seed=seed, out=str(tmp_path), kind=kind) for seed, kind in enumerate(kinds)]
+    codes, told = killed_processes(*jobs, dict(do="savedmodel", seed=3, out=str(tmp_path)))
+    assert codes == [-9] * 4, told[-3000:]
+    whole = [path for path in tmp_path.iterdir() if path.name[0] != "."]
+    assert {path.name for path in whole} >= {"3-0", *(f"{seed}-0.{kind}" for seed, kind in enumerate(kinds))}
+    for path in whole:
+        if path.is_file():
+            kpzoo.load_weights(model, path)
+    folders = [{str(file.relative_to(path)) for file in path.rglob("*")} for path in whole if path.is_dir()]
+    assert all(names == folders[0] and "saved_model.pb" in names for names in folders)
+    again = str(tmp_path / f"3-{len(folders)}")  # the one that the kill came into
+    arguments = ["export", "--model", "cpn_tiny", "--untrained", "--image-size", "64x64", "--out", again]
+    assert cli.main(arguments) == 0
+    assert (Path(again) / "saved_model.pb").exists()
 
 
 def test_a_soak_of_good_and_bad_pictures_answers_every_good_one(tmp_path, capfd):

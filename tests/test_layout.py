@@ -76,8 +76,8 @@ def test_reading_scoring_and_drawing_need_no_tensorflow():
     assert (result.returncode, result.stderr) == (0, "")
 
 
-COMMANDS = ["", "models", "data", "data make", "data compose", "data check", "data show", "train", "evaluate"]
-COMMANDS += ["predict", "export", "convert", "doctor", "summary"]
+COMMANDS = ["", "models", "data", "data make", "data compose", "data pack", "data check", "data show", "train"]
+COMMANDS += ["evaluate", "predict", "export", "convert", "doctor", "summary"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,8 +1,6 @@
 """Training is exact: over replicas, over interruptions, and in what a step does."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -175,65 +173,6 @@ def test_two_replicas_train_to_the_weights_of_one(tmp_path):
             np.testing.assert_allclose(one.pop(metric), two.pop(metric), rtol=1e-5)
         for path, value in one.items():
             np.testing.assert_allclose(value, two[path], rtol=1e-6, atol=1e-6, err_msg=path)
-
-
-RUN = """
-    import sys, time
-    import keras, tensorflow as tf
-    import kpzoo
-    from kpzoo import training
-    from kpzoo.data.files import load
-    from kpzoo.losses import CPNLoss
-
-    data, patience, *folders = sys.argv[1:]
-    tf.config.experimental.enable_op_determinism()
-
-    def make_model():
-        keras.utils.set_random_seed(0)
-        model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
-        model.compile(training.AdamL2(training.halving(1e-3, 5)), CPNLoss())
-        return model
-
-    def validate(model):
-        print("validated", flush=True)
-        time.sleep(float(patience))
-        return {"zero": 0.0}
-
-    for out in folders:
-        training.run(make_model, load(data, "train"), out, epochs=4, batch_size=2, augment="cpn", steps_per_epoch=3,
-                     validate=validate)
-"""
-
-
-def weights_of(folder) -> list[np.ndarray]:
-    return training.load_run(folder).get_weights()
-
-
-def test_a_run_that_was_killed_goes_on_to_the_same_weights(small_folder, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(RUN), small_folder, "3", tmp_path / "killed"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    told = 0
-    for line in process.stdout:  # the kill comes within the third epoch, before its checkpoint
-        told += "validated" in line
-        if told == 3:
-            break
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert len(list((tmp_path / "killed/checkpoints").glob("step-*"))) == 2
-    newest = max((tmp_path / "killed/checkpoints").glob("step-*"))
-    newest.write_bytes(newest.read_bytes()[:2000])  # a truncated file falls back to the one before
-    result = run_python(RUN, small_folder, 0, tmp_path / "killed", tmp_path / "whole")
-    assert result.returncode == 0, result.stderr[-3000:]
-    assert "cannot be read" in result.stderr
-    for whole, resumed in zip(weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed"), strict=True):
-        np.testing.assert_array_equal(whole, resumed)
-    log = callbacks.read_log(tmp_path / "killed/log.csv")
-    assert [row["epoch"] for row in log] == ["1", "2", "3", "4"]
-    assert "4 epochs, 12 steps" in (tmp_path / "killed/summary.html").read_text()
 
 
 def test_a_run_with_other_settings_is_refused(tmp_path):

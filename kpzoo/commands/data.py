@@ -16,6 +16,7 @@ def add(commands) -> None:
     parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_make(parts)
     _add_compose(parts)
+    _add_pack(parts)
     _add_show(parts)
     _add_check(parts)
 
@@ -65,6 +66,39 @@ def _compose(args) -> None:
     options = dict(seed=args.seed, crowding=args.crowding, people=tuple(args.people), split=args.split)
     source = files.load(args.source, args.split)
     print(compose.make_dataset(source, args.folder, args.images, **options, overwrite=args.overwrite, progress=True))
+
+
+def _add_pack(parts) -> None:
+    parser = command(
+        parts, "pack", _pack, "Write all that training sees of a COCO-format folder into a few files that are read "
+        "from beginning to end. Train on them with `kpzoo train --data PACK --val-data FOLDER`.",
+        "kpzoo data pack ~/coco coco_pack --split train2017 --image-size 256x192",
+    )  # fmt: skip
+    parser.add_argument("source", help="a COCO-format folder of photos")
+    parser.add_argument("folder", help="where to write; copy it as it is, to an object store too")
+    parser.add_argument("--split", default="train", help="part of the annotation file's name")
+    parser.add_argument("--image-size", type=size, default="256x192", help="largest crops to train on, HEIGHTxWIDTH")
+    parser.add_argument("--shards", type=positive, help="how many files; one for each 4096 persons if not given")
+    parser.add_argument("--quality", type=positive, default=92, help="of the JPEGs, 1 to 100")
+    parser.add_argument("--overwrite", action="store_true", help="replace a pack that is there")
+
+
+def _pack(args) -> None:
+    import_tensorflow()
+    from kpzoo.data import files, packing
+
+    source = files.load(args.source, args.split)
+    print(
+        packing.write_pack(
+            source,
+            args.folder,
+            image_hw=args.image_size,
+            num_shards=args.shards,
+            quality=args.quality,
+            overwrite=args.overwrite,
+            progress=True,
+        )
+    )
 
 
 def _add_show(parts) -> None:

@@ -17,9 +17,12 @@ def add(commands) -> None:
     parser.add_argument("--model", required=True, help="a name of `kpzoo models`")
     parser.add_argument("--weights", help="a weights file to start from, published or own")
     parser.add_argument("--image-size", type=size, default="256x192", help="crop as HEIGHTxWIDTH")
-    parser.add_argument("--data", required=True, help="a COCO-format folder; its skeleton becomes the model's")
+    parser.add_argument(
+        "--data", required=True, help="a COCO-format folder or a pack; its skeleton becomes the model's"
+    )
     parser.add_argument("--split", default="train", help="part of the training annotations' name")
     parser.add_argument("--val-split", default="val", help="part of the validation annotations' name; '' for none")
+    parser.add_argument("--val-data", help="the folder to validate on, if it is not that of --data")
     parser.add_argument("--out", required=True, help="folder of the run; an unfinished run there is continued")
     parser.add_argument("--epochs", type=positive, default=30, help="passes over the data")
     parser.add_argument("--batch-size", type=crop_count, default=32, help="crops in a step, over all devices")
@@ -42,7 +45,7 @@ def _run(args) -> None:
     from kpzoo.summary import LOG, read_log
 
     train = kpzoo.data.load(args.data, args.split)
-    val = kpzoo.data.load(args.data, args.val_split) if args.val_split else None
+    val = kpzoo.data.load(args.val_data or args.data, args.val_split) if args.val_split else None
     steps = max(1, training.num_persons(train) // args.batch_size)
     every = max(1, args.epochs * steps // 6)
 

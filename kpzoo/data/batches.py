@@ -1,16 +1,18 @@
 """Annotated persons to an endless stream of training batches, a pure function of the seed and the step."""
 
-import sys
+from collections.abc import Callable
+from functools import partial
 from threading import Lock
 
 import numpy as np
 import tensorflow as tf
 
 from kpzoo import geometry, heatmaps
-from kpzoo.data import crops
+from kpzoo.data import crops, files, pack
 from kpzoo.data.coco import training_persons
 from kpzoo.data.compose import Crowd
-from kpzoo.data.files import PoseData, undecodable
+from kpzoo.data.files import PoseData
+from kpzoo.data.pack import Pack
 from kpzoo.errors import UserError, unknown
 from kpzoo.pose_model import PoseModel
 
@@ -20,7 +22,7 @@ INSTANCE_RULES = {"paper": 3, "official": 4}
 
 
 def make_dataset(
-    data: PoseData,
+    data: PoseData | Pack,
     model: PoseModel,
     batch_size: int,
     *,
@@ -38,7 +40,7 @@ def make_dataset(
     that was never interrupted would see. Each person comes once an epoch; an epoch may end within a batch.
 
     Args:
-        data: What `kpzoo.data.load` returns.
+        data: What `kpzoo.data.load` returns, a pack too: its batches are alike, and come in another order.
         model: Whose crops, keypoints and levels the batches have.
         batch_size: Crops in a batch, over all replicas together.
         augment: A key of `crops.AUGMENTS`, an `Augment`, or None for plain crops.
@@ -47,7 +49,8 @@ def make_dataset(
         visibility_rule: A key of `heatmaps.VISIBILITY`; None for the model's, where v = 1 means hidden in the data.
         instance_rule: A key of `INSTANCE_RULES`, for models with several instances.
         crowd: Composed scenes that stand in for a share of the crops.
-        check_images: Whether pictures that cannot be decoded are found first, named on stderr and left out.
+        check_images: Whether pictures that cannot be decoded are found first, named on stderr and left out; of a pack,
+            whether all of it is read first and refused if it is damaged.
 
     Returns:
         Batches as dicts: `image` (B, H, W, 3) float32 RGB 0 … 255, and the targets of `heatmaps.encode`. For models
@@ -65,11 +68,20 @@ def make_dataset(
         )
     codec = heatmaps.CODECS[preset.codec]
     rule = visibility_rule or (codec.visibility if data.skeleton.name == "coco17" else "labelled")
-    persons = _persons(data, check_images)
-    views = geometry.views(persons["boxes_image_xywh"], geometry.CROP_RULES[codec.crop_rule], preset.image_hw)
+    augment = _augment(augment)
     if instance_rule not in INSTANCE_RULES:
         raise unknown("instance rule", instance_rule, INSTANCE_RULES)
-    load = _loader(preset, persons, views, _augment(augment), seed, crowd)
+    stream = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
+    if isinstance(data, Pack):
+        pack.check_use(data, preset, augment)
+        if check_images:
+            pack.check_shards(data)
+        photo = _packed_photo(preset, data)
+        # Each record comes with its count, so that rows of the batches can be picked before anything is decoded.
+        stream = tf.data.Dataset.zip(stream, pack.records(data, seed, start_step * batch_size))
+    else:
+        photo = _photo(preset, _persons(data, check_images), seed)
+    load = _loader(preset, photo, augment, seed, crowd)
     several = "instance" in model.input
 
     def add_targets(batch):
@@ -85,7 +97,6 @@ def make_dataset(
         targets = heatmaps.encode(codec, points, visibility, preset.image_hw, model.num_levels, rule)
         return {**batch, **targets}
 
-    stream = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
     batches = stream.map(load, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
     options = tf.data.Options()
     # The stream knows no files, so replicas on one host share it, and every host takes its part of each batch.
@@ -138,8 +149,10 @@ def nearest_persons(image_ids: np.ndarray, boxes_image_xywh: np.ndarray, count: 
     return nearest
 
 
-def num_persons(data: PoseData) -> int:
+def num_persons(data: PoseData | Pack) -> int:
     """Returns how many persons of the data can be trained on: an epoch, if every picture can be decoded."""
+    if isinstance(data, Pack):
+        return data.num_persons
     return len(training_persons(data.annotations)["boxes_image_xywh"])
 
 
@@ -156,11 +169,8 @@ def _persons(data: PoseData, check_images: bool) -> dict[str, np.ndarray]:
     persons = training_persons(data.annotations)
     persons["paths"] = np.array(data.image_paths(persons["image_ids"]), object)
     if check_images:
-        bad = undecodable(persons["paths"], progress=True)
-        for path, reason in list(bad.items())[:10]:
-            print(f"left out of training: {path}: {reason}", file=sys.stderr)
-        if len(bad) > 10:
-            print(f"left out of training: {len(bad)} pictures in all", file=sys.stderr)
+        bad = files.undecodable(persons["paths"], progress=True)
+        files.tell_left_out(bad)
         good = np.array([path not in bad for path in persons["paths"]], bool)
         persons = {name: values[good] for name, values in persons.items()}
     if not len(persons["paths"]):
@@ -168,53 +178,89 @@ def _persons(data: PoseData, check_images: bool) -> dict[str, np.ndarray]:
     return persons
 
 
-def _loader(preset, persons, views, augment, seed, crowd):
-    """Returns the function from a count of crops to one crop with the keypoints (N, K, 2) of its instances."""
-    num_persons = len(views)
+def person_of(count: tf.Tensor, seed: int, num_persons: int) -> tf.Tensor:
+    """Returns whose crop the stream's `count`-th is: of each epoch another permutation."""
+    epoch, place = count // num_persons, count % num_persons
+    return tf.random.experimental.index_shuffle(place, tf.stack([tf.constant(seed, tf.int64), epoch]), num_persons - 1)
+
+
+def _photo(preset, persons: dict[str, np.ndarray], seed: int) -> Callable:
+    """Returns the function from a count of crops to a person of a photo, see `_loader`."""
+    rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
+    views = geometry.views(persons["boxes_image_xywh"], rule, preset.image_hw)
     paths = tf.constant(persons["paths"].astype(str))
     others = nearest_persons(persons["image_ids"], persons["boxes_image_xywh"], preset.num_instances - 1)
-    instances = np.concatenate([np.arange(num_persons)[:, None], others], axis=1)  # (S, N)
+    instances = np.concatenate([np.arange(len(views))[:, None], others], axis=1)  # (S, N)
     visible = persons["visibility"][instances] * (instances >= 0)[..., None]
+    fill = rule.fill_rgb
     columns = [tf.constant(array) for array in (views, persons["keypoints_image_xy"][instances], visible)]
-    fill = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule].fill_rgb
-    compose = _composer(preset, crowd, seed, [column.dtype for column in columns]) if crowd else None
 
-    def photo(count, draws):
-        epoch, place = count // num_persons, count % num_persons
-        order_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
-        index = tf.random.experimental.index_shuffle(place, order_seed, num_persons - 1)
-        view, points, visibility = (tf.gather(column, index) for column in columns)
-        crop_to_image, mirrored = augmented(view, points[0], visibility[0], draws)
+    def photo(count):
+        index = person_of(count, seed, len(views))
         contents = tf.io.read_file(tf.gather(paths, index))
-        return (
-            crops.decode_crop(contents, crop_to_image, preset.image_hw, fill),
-            crop_to_image,
-            mirrored,
-            points,
-            visibility,
-        )
+        view, points, visibility = (tf.gather(column, index) for column in columns)
+        return view, points, visibility, partial(crops.decode_crop, contents, image_hw=preset.image_hw, fill_rgb=fill)
 
-    def composed(count, draws):
-        image, view, points, visibility = compose(count)
-        crop_to_image, mirrored = augmented(view, points[0], visibility[0], draws)
-        return crops.crop(image, crop_to_image, preset.image_hw, fill), crop_to_image, mirrored, points, visibility
+    return photo
 
-    def augmented(view, points, visibility, draws):
+
+def _packed_photo(preset, data: Pack) -> Callable:
+    """Returns the function from a count of crops and its record to a person of a photo, see `_loader`."""
+    rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
+
+    def photo(count, record):
+        person = pack.parsed(data, record)
+        view = crops.views_in_graph(person["box"][None], rule, preset.image_hw)[0]
+        points, visibility = tf.split(person["keypoints"][: preset.num_instances], [2, 1], axis=-1)
+
+        def cut(crop_to_image):
+            crop_to_window = pack.crop_to_window(person["window_to_image"], crop_to_image)
+            return crops.decode_crop(person["image"], crop_to_window, preset.image_hw, rule.fill_rgb)
+
+        return view, points, visibility[..., 0], cut
+
+    return photo
+
+
+def _loader(preset, photo: Callable, augment, seed, crowd):
+    """Returns the function from a count of crops to one crop with the keypoints (N, K, 2) of its instances.
+
+    Args:
+        preset: Of the model.
+        photo: From a count, and the record of a pack where there is one, to the view of a person, the instances'
+            keypoints and visibility, and the function from a map of crop to image pixels to the crop.
+        augment: See `make_dataset`.
+        seed: See `make_dataset`.
+        crowd: See `make_dataset`.
+    """
+    fill = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule].fill_rgb
+    compose = _composer(preset, crowd, seed) if crowd else None
+
+    def composed(count):
+        image, *person = compose(count)
+        return *person, partial(crops.crop, image, image_hw=preset.image_hw, fill_rgb=fill)
+
+    def augmented(person, draws):
+        view, points, visibility, cut = person
         if augment and augment.half_body_probability:
             half = preset.skeleton.is_lower, augment, draws, preset.image_hw
-            view = crops.half_body(view, points, visibility, *half)
+            view = crops.half_body(view, points[0], visibility[0], *half)
         scale, rotation, mirrored = crops.augmented_view(augment or crops.Augment(), draws)
-        return crops.view_matrix(view, scale, rotation, mirrored, preset.image_hw), mirrored
+        crop_to_image = crops.view_matrix(view, scale, rotation, mirrored, preset.image_hw)
+        return cut(crop_to_image), crop_to_image, mirrored, points, visibility
 
-    def load(count):
+    def load(count, *record):
         draws = tf.random.stateless_uniform((crops.NUM_DRAWS + 1,), tf.stack([tf.constant(seed, tf.int64), count]))
         draws, toss = draws[:-1], draws[-1]
         if crowd:
-            of_crowd = toss < crowd.share
-            cut = tf.cond(of_crowd, lambda: composed(count, draws), lambda: photo(count, draws))
+            crop = tf.cond(
+                toss < crowd.share,
+                lambda: augmented(composed(count), draws),
+                lambda: augmented(photo(count, *record), draws),
+            )
         else:
-            cut = photo(count, draws)
-        image, crop_to_image, mirrored, points, visibility = cut
+            crop = augmented(photo(count, *record), draws)
+        image, crop_to_image, mirrored, points, visibility = crop
         if augment:
             image = crops.brightened(image, augment, draws[4:7])
         order = tf.where(mirrored, preset.skeleton.flip_order, np.arange(preset.skeleton.num_keypoints))
@@ -224,7 +270,7 @@ def _loader(preset, persons, views, augment, seed, crowd):
     return load
 
 
-def _composer(preset, crowd, seed, dtypes):
+def _composer(preset, crowd, seed):
     """Returns the function from a count of crops to a composed picture, a view of it, and the instances' keypoints."""
     rule, lock = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule], Lock()
     shape = (preset.num_instances, preset.skeleton.num_keypoints)
@@ -236,12 +282,12 @@ def _composer(preset, crowd, seed, dtypes):
         rows = np.array([chosen, *others])
         visibility = visibility[rows] * (rows >= 0)[:, None]
         view = geometry.views(boxes[[chosen]], rule, preset.image_hw)[0]
-        return image, *(
-            part.astype(t.as_numpy_dtype) for part, t in zip((view, points[rows], visibility), dtypes, strict=True)
-        )
+        return image, *(part.astype(np.float32) for part in (view, points[rows], visibility))
 
     def compose(count):
-        image, view, points, visibility = tf.numpy_function(draw, [count], [tf.uint8, *dtypes])
+        image, view, points, visibility = tf.numpy_function(
+            draw, [count], [tf.uint8, tf.float32, tf.float32, tf.float32]
+        )
         image, view = tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(view, (4,))
         return image, view, tf.ensure_shape(points, (*shape, 2)), tf.ensure_shape(visibility, shape)
 

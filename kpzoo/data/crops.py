@@ -50,7 +50,7 @@ NUM_DRAWS = 9  # random numbers for one crop: four of `augmented_view`, three of
 # HRNet's half bodies: of persons with more labelled keypoints than this, most often the upper half, in a wider view.
 _HALF_BODY_LABELLED = 8
 _UPPER_SHARE = 0.69
-_HALF_BODY_GROWTH = 1.5
+HALF_BODY_GROWTH = 1.5
 
 _LEAST_BITS = 16  # of the size of the smallest window that the compiled warp has code for
 
@@ -107,7 +107,7 @@ def half_body(
     points = tf.boolean_mask(points_image_xy, chosen | ~wanted)  # not empty where it does not count
     width, height = tf.unstack(tf.reduce_max(points, axis=0) - tf.reduce_min(points, axis=0))
     aspect = image_hw[1] / image_hw[0]
-    grown = _HALF_BODY_GROWTH * tf.maximum(tf.maximum(width, height * aspect), 1.0)
+    grown = HALF_BODY_GROWTH * tf.maximum(tf.maximum(width, height * aspect), 1.0)
     return tf.where(wanted, tf.concat([tf.reduce_mean(points, axis=0), [grown, grown / aspect]], axis=0), view)
 
 

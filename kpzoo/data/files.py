@@ -4,16 +4,26 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from kpzoo import images as pictures
 from kpzoo.data.coco import Annotations, read_annotations
 from kpzoo.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from kpzoo.data.pack import Pack
+
+PACK_INDEX = "pack.json"
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,13 @@ class PoseData:
     @property
     def skeleton(self):
         return self.annotations.skeleton
+
+    @property
+    def crc32(self) -> int:
+        """A number that tells these annotations from others."""
+        persons = self.annotations.persons
+        columns = (persons.image_ids, persons.boxes_image_xywh, persons.keypoints_image_xy, persons.visibility)
+        return reduce(lambda crc, column: zlib.crc32(np.ascontiguousarray(column).tobytes(), crc), columns, 0)
 
     def image_paths(self, image_ids: Sequence[int]) -> list[str]:
         """Returns the file of each image id."""
@@ -42,11 +59,12 @@ def load(
     skeleton=None,
     strict: bool = False,
     allow_outside: bool = False,
-) -> PoseData:
+) -> "PoseData | Pack":
     """Loads COCO-format keypoint data: from a folder and a split's name, or from two paths.
 
     In a folder, the annotations are `annotations/*<split>*.json`, and the pictures lie in the folder itself, in
-    `images`, or in a folder of one of these.
+    `images`, or in a folder of one of these. The folder of a pack, which `kpzoo data pack` writes, gives a
+    `kpzoo.data.pack.Pack`, to train on.
 
     Args:
         root: The data set's folder, such as "~/coco".
@@ -60,6 +78,10 @@ def load(
     Raises:
         UserError: Nothing, or more than one file fits, or the annotations are wrong.
     """
+    if annotations is None and is_pack(root):
+        from kpzoo.data.pack import open_pack  # with it comes TensorFlow
+
+        return open_pack(root, split)
     if annotations is None:
         annotations = _annotation_file(root, split)
     content = read_annotations(annotations, skeleton=skeleton, strict=strict, allow_outside=allow_outside)
@@ -73,6 +95,11 @@ def load(
     if not images.is_dir():
         raise UserError(f"There is no folder of pictures at {str(images)!r}. Pass the right one as `images`.")
     return PoseData(content, images)
+
+
+def is_pack(root: str | Path | None) -> bool:
+    """Returns whether what could be a data set's folder is a pack: has its index, or an address instead of a path."""
+    return root is not None and ("://" in str(root) or (Path(root).expanduser() / PACK_INDEX).exists())
 
 
 def annotation_files(root: str | Path, split: str | None = None) -> list[Path]:
@@ -118,31 +145,32 @@ def image_folder(annotations: Path, root: str | Path | None, split: str | None, 
     )
 
 
+class Undecodable(NamedTuple):
+    """A picture that cannot be decoded, and why."""
+
+    path: str
+    reason: str
+
+
 def undecodable(paths: Sequence[str], progress: bool = False) -> dict[str, str]:
     """Returns the files among `paths` that cannot be decoded, with the reason."""
     return {path: found for path, found in decoded(paths, progress).items() if isinstance(found, str)}
 
 
-def decoded(paths: Sequence[str], progress: bool = False) -> dict[str, tuple[int, int] | str]:
-    """Returns (height, width) of each file as it is stored, or why it cannot be decoded, by decoding each once.
+def tell_left_out(bad: Mapping[str, str]) -> None:
+    """Names pictures that cannot be decoded on stderr, by path and reason; of many the first ten."""
+    for path, reason in list(bad.items())[:10]:
+        print(f"left out of training: {path}: {reason}", file=sys.stderr)
+    if len(bad) > 10:
+        print(f"left out of training: {len(bad)} pictures in all", file=sys.stderr)
 
-    It reads as the training pipeline does, so that what passes here does not stop a training run later. A size that no
-    picture has is refused by the header, before anything is decoded.
-    """
-    import tensorflow as tf
+
+def decoded(paths: Sequence[str], progress: bool = False) -> dict[str, tuple[int, int] | str]:
+    """Returns (height, width) of each file as it is stored, or why it cannot be decoded, by decoding each once."""
 
     def outcome(path: str) -> tuple[int, int] | str:
-        try:
-            pictures.size_of(path)
-            contents = Path(path).read_bytes()
-            shape = tf.io.decode_image(contents, channels=3, expand_animations=False).shape
-        except pictures.UnreadablePicture as error:
-            return error.reason
-        except OSError as error:
-            return error.strerror
-        except tf.errors.OpError as error:
-            return re.sub(r"^\{\{.*?\}\} ", "", error.message.split("[Op:")[0].strip().splitlines()[0])
-        return tuple(shape[:2]) if len(shape) == 3 else f"shape {tuple(shape)}"
+        image = decode(path)
+        return image.reason if isinstance(image, Undecodable) else tuple(image.shape[:2])
 
     paths, found = sorted(set(paths)), {}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -153,3 +181,28 @@ def decoded(paths: Sequence[str], progress: bool = False) -> dict[str, tuple[int
     if progress and paths:
         print(file=sys.stderr)
     return found
+
+
+def decode(path: str) -> "tf.Tensor | Undecodable":
+    """Returns a picture (H, W, 3) uint8 RGB as it is stored, as training and its crops see it, or why it cannot be.
+
+    It reads as the training pipeline does, so that what passes here does not stop a training run later. A size that no
+    picture has is refused by the header, before anything is decoded.
+    """
+    import tensorflow as tf
+
+    try:
+        pictures.size_of(path)
+        contents = Path(path).read_bytes()
+        if tf.io.is_jpeg(contents):
+            image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+        else:
+            image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+    except pictures.UnreadablePicture as error:
+        return Undecodable(path, error.reason)
+    except OSError as error:
+        return Undecodable(path, error.strerror)
+    except tf.errors.OpError as error:
+        words = error.message.split("[Op:")[0].strip().splitlines()[0]
+        return Undecodable(path, re.sub(r"^\{\{.*?\}\} ", "", words))
+    return image if image.ndim == 3 else Undecodable(path, f"shape {tuple(image.shape)}")

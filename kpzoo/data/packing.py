@@ -1,0 +1,283 @@
+"""Writing packs, see `kpzoo.data.pack`: from a data set of pictures to shards of what training looks into."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+import kpzoo
+from kpzoo import geometry, locks
+from kpzoo.data import crops, files, pack
+from kpzoo.data.batches import nearest_persons
+from kpzoo.data.coco import training_persons
+from kpzoo.data.files import PoseData
+from kpzoo.errors import UserError
+from kpzoo.skeletons import Skeleton
+
+QUALITY = 92  # of the JPEGs
+MAX_SIDE = 4096  # of crops
+PERSONS_PER_SHARD = 4096  # about 150 MB
+
+# Pixels of a window for a pixel of an unscaled crop. Views shrink to 0.65 of their size, and half bodies are smaller
+# still; beyond this a crop at scale 1 would be made of every second pixel or less.
+DETAIL = 1.5
+MAX_SCALE = max(augment.scale[1] for augment in crops.AUGMENTS.values())
+
+_NEARLY_WHOLE = 0.9  # resampling to more than this gains nothing
+_LOCK = ".lock"
+_AT_ONCE = 64  # pictures that are decoded before the first of them is written
+
+
+def write_pack(
+    data: PoseData,
+    folder: str | Path,
+    *,
+    image_hw: tuple[int, int] = (256, 192),
+    num_shards: int | None = None,
+    quality: int = QUALITY,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Path:
+    """Writes the pack of all persons that can be trained on; it gets its name when it is complete.
+
+    Args:
+        data: What `kpzoo.data.load` returns for a folder.
+        folder: The pack.
+        image_hw: (height, width) of the crops that will be made of it; smaller ones of that shape can be, too.
+        num_shards: How many files; None for one for each `PERSONS_PER_SHARD` persons.
+        quality: Of the JPEGs, 1 to 100.
+        overwrite: Replaces a pack that is there.
+        progress: Whether to count on stderr.
+
+    Returns:
+        The folder.
+    """
+    folder = _target(folder, overwrite)
+    if not 1 <= quality <= 100:
+        raise UserError(f"`quality` must be 1 to 100. Received: {quality}.")
+    if not 1 <= min(image_hw) <= max(image_hw) <= MAX_SIDE:
+        raise UserError(f"`image_hw` must be (height, width) of up to {MAX_SIDE} pixels. Received: {image_hw}.")
+    persons = training_persons(data.annotations)
+    count = len(persons["index"])
+    num_shards = num_shards or -(-count // PERSONS_PER_SHARD)
+    if not 1 <= num_shards <= count:
+        raise UserError(f"The {count} persons cannot be put into {num_shards} shards. Use fewer.")
+    with _part_of(folder) as part:
+        written = _write_shards(data, persons, part, image_hw, num_shards, quality, progress)
+        if not sum(shard.num_records for shard in written):
+            raise UserError(f"No labelled person with a readable picture in {str(data.image_folder)!r}.")
+        content = {
+            "format": pack.FORMAT,
+            "version": pack.VERSION,
+            "kpzoo": kpzoo.__version__,
+            "annotations_name": Path(data.annotations.path).name,
+            "annotations_crc32": data.crc32,
+            "skeleton": data.skeleton.to_config(),
+            "image_hw": list(image_hw),
+            "max_scale": MAX_SCALE,
+            "detail": DETAIL,
+            "quality": quality,
+            "neighbours": pack.NEIGHBOURS,
+            "num_persons": sum(shard.num_records for shard in written),
+            "left_out": count - sum(shard.num_records for shard in written),
+            "shards": [shard._asdict() for shard in written],
+        }
+        content["crc32"] = pack.checksum(json.loads(json.dumps(content)))
+        with (part / pack.INDEX).open("w", encoding="utf-8") as file:
+            file.write(json.dumps(content, indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+    return folder
+
+
+def _target(folder: str | Path, overwrite: bool) -> Path:
+    if "://" in str(folder):
+        raise UserError(
+            f"A pack is written to a folder of this machine. Received: {str(folder)!r}. Copy it there then."
+        )
+    folder = Path(folder).expanduser()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        if not files.is_pack(folder):
+            raise UserError(f"{str(folder)!r} exists and is no pack, so it is not replaced. Choose another folder.")
+        if not overwrite:
+            raise UserError(f"The pack {str(folder)!r} exists already. Choose another folder, or overwrite it.")
+    return folder
+
+
+@contextmanager
+def _part_of(folder: Path) -> Iterator[Path]:
+    """Gives an empty folder beside `folder` that becomes it at the end; what a kill has left of one is removed."""
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        part.mkdir(parents=True, exist_ok=True)
+        lock = (part / _LOCK).open("w")
+    except OSError as error:
+        raise UserError(f"Cannot write the pack {str(folder)!r}: {error.strerror}. Use another folder.") from None
+    with lock:
+        if not locks.hold(lock, wait=False):
+            raise UserError(f"Another process is writing the pack {str(folder)!r}. Wait for it, or use another folder.")
+        try:
+            for stale in part.iterdir():
+                if stale.name != _LOCK:
+                    stale.unlink()
+            yield part
+            _take_place(part, folder)
+        except (OSError, tf.errors.OpError) as error:
+            shutil.rmtree(part, ignore_errors=True)
+            reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
+            raise UserError(f"Cannot write the pack {str(folder)!r}: {reason}. Is the disk full?") from None
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+
+
+def _take_place(part: Path, folder: Path) -> None:
+    """Renames a whole pack; the lock goes last, so that nobody else takes the part for one that was left."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():  # a folder cannot be replaced in one step: the old one steps aside first
+        os.replace(folder, old)
+    try:
+        os.replace(part, folder)
+    except BaseException:
+        if old.exists():
+            os.replace(old, folder)
+        raise
+    (folder / _LOCK).unlink()
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_shards(data, persons, part, image_hw, num_shards, quality, progress) -> list[pack.Shard]:
+    """Writes the records, those of a picture to shards by lot, and returns what lies there then."""
+    rng, count = np.random.default_rng(0), len(persons["index"])
+    shard_of, num_records = rng.permutation(count) % num_shards, np.zeros(num_shards, int)
+    order = np.argsort(persons["image_ids"], kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(persons["image_ids"][order])) + 1)
+    rng.shuffle(groups)
+    names = [f"persons-{number:05d}-of-{num_shards:05d}.tfrecord" for number in range(num_shards)]
+    make, bad = _record_maker(data, persons, image_hw, quality), {}
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        writers = [stack.enter_context(tf.io.TFRecordWriter(str(part / name))) for name in names]
+        for start in range(0, len(groups), _AT_ONCE):
+            chunk = groups[start : start + _AT_ONCE]
+            for group, made in zip(chunk, pool.map(make, chunk), strict=True):
+                if isinstance(made, files.Undecodable):
+                    bad[made.path] = made.reason
+                    continue
+                for shard, serialized in zip(shard_of[group], made, strict=True):
+                    writers[shard].write(serialized)
+                    num_records[shard] += 1
+            if progress and (start // _AT_ONCE % 10 == 9 or start + _AT_ONCE >= len(groups)):
+                print(
+                    f"packed {min(start + _AT_ONCE, len(groups))}/{len(groups)} pictures", file=sys.stderr, flush=True
+                )
+    files.tell_left_out(bad)
+    return [_shard(part / name, records) for name, records in zip(names, num_records.tolist(), strict=True)]
+
+
+def _shard(path: Path, num_records: int) -> pack.Shard:
+    """Returns what the index says of a written shard, which has reached the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+    return pack.Shard(path.name, num_records, path.stat().st_size, pack.file_crc32(str(path)))
+
+
+def _record_maker(data: PoseData, persons: dict, image_hw: tuple[int, int], quality: int):
+    """Returns the function from places of persons of one picture to their records, or to why it cannot be read."""
+    paths = data.image_paths(persons["image_ids"])
+    ids = data.annotations.persons.ids[persons["index"]]
+    low_xy, high_xy, resolution = windows(persons, data.skeleton, image_hw)
+    others = nearest_persons(persons["image_ids"], persons["boxes_image_xywh"], pack.NEIGHBOURS)
+    labels = np.concatenate([persons["keypoints_image_xy"], persons["visibility"][..., None]], axis=-1)  # (S, K, 3)
+
+    def record(person: int, image: np.ndarray) -> bytes:
+        corner, step, window = _window(image, low_xy[person], high_xy[person], resolution[person])
+        rows = np.array([person, *others[person]])
+        bgr = cv2.cvtColor(window, cv2.COLOR_RGB2BGR)
+        features = {
+            "image": _bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()),
+            "window_to_image": _floats([*step, *(corner + step / 2 - 0.5)]),  # a pixel's index is its centre's place
+            "box": _floats(persons["boxes_image_xywh"][person]),
+            "keypoints": _floats((labels[rows] * (rows >= 0)[:, None, None]).ravel()),
+            "annotation_id": tf.train.Feature(int64_list=tf.train.Int64List(value=[ids[person]])),
+        }
+        return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
+
+    def make(group: Sequence[int]) -> list[bytes] | files.Undecodable:
+        image = files.decode(paths[group[0]])
+        if isinstance(image, files.Undecodable):
+            return image
+        return [record(person, image.numpy()) for person in group]
+
+    return make
+
+
+def windows(persons: dict, skeleton: Skeleton, image_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns what training may look into, whatever the crop rule, the augmentation and its draws.
+
+    A view may be turned by any angle, so all of it lies in a circle; half bodies have views of their own.
+
+    Args:
+        persons: What `training_persons` returns.
+        skeleton: Tells upper and lower halves.
+        image_hw: (height, width) of the crops.
+
+    Returns:
+        (S, 2) lowest and (S, 2) highest x and y, in image pixels, which may lie outside of the picture;
+        (S,) pixels of the window for one of the picture, at most 1.
+    """
+    boxes = persons["boxes_image_xywh"]
+    views = [geometry.views(boxes, rule, image_hw) for rule in geometry.CROP_RULES.values()]
+    resolution = np.minimum(DETAIL * image_hw[1] / np.min([view[:, 2] for view in views], axis=0), 1.0)
+    resolution[resolution > _NEARLY_WHOLE] = 1.0
+    views += _half_views(persons["keypoints_image_xy"], persons["visibility"] > 0, skeleton, image_hw)
+    low, high = [], []
+    for view in views:
+        # Beside the circle there is a pixel of the window that bilinear mixing reads, and one for rounding.
+        radius = MAX_SCALE / 2 * np.hypot(view[:, 2], view[:, 3]) + 1 / resolution + 2
+        low.append(view[:, :2] - radius[:, None])
+        high.append(view[:, :2] + radius[:, None])
+    return np.nanmin(low, axis=0), np.nanmax(high, axis=0), resolution
+
+
+def _half_views(points: np.ndarray, labelled: np.ndarray, skeleton, image_hw: tuple[int, int]) -> list[np.ndarray]:
+    """Returns the (S, 4) views of all upper and all lower halves, as `crops.half_body` has them; NaN where none is."""
+    views, aspect = [], image_hw[1] / image_hw[0]
+    for half in (~skeleton.is_lower, skeleton.is_lower):
+        chosen = (labelled & half)[..., None]  # (S, K, 1)
+        count = chosen.sum(axis=1)
+        extent = np.where(chosen, points, -np.inf).max(axis=1) - np.where(chosen, points, np.inf).min(axis=1)
+        width = crops.HALF_BODY_GROWTH * np.maximum(np.maximum(extent[:, 0], extent[:, 1] * aspect), 1.0)
+        centre = (points * chosen).sum(axis=1) / np.maximum(count, 1)
+        view = np.column_stack([centre, width, width / aspect])
+        views.append(np.where(count >= 2, view, np.nan))
+    return views
+
+
+def _window(image: np.ndarray, low_xy: np.ndarray, high_xy: np.ndarray, resolution: float):
+    """Returns the corner (2,) of the part of a picture, the picture's pixels for one of the window, and the window."""
+    last = np.array(image.shape[1::-1]) - 1
+    low = np.clip(np.floor(low_xy), 0, last).astype(int)
+    high = np.clip(np.ceil(high_xy), 0, last).astype(int)
+    window = image[low[1] : high[1] + 1, low[0] : high[0] + 1]
+    if resolution < 1:
+        size = np.maximum(np.rint((high - low + 1) * resolution), 1).astype(int)
+        window = cv2.resize(window, size.tolist(), interpolation=cv2.INTER_AREA)
+    return low, (high - low + 1) / np.array(window.shape[1::-1]), window
+
+
+def _bytes(value: bytes) -> tf.train.Feature:
+    return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+
+def _floats(values) -> tf.train.Feature:
+    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
