@@ -190,9 +190,8 @@ def test_a_run_on_a_pack_trains_and_goes_on_with_no_other_data(data, folder, tmp
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert (record["num_persons"], record["steps_per_epoch"]) == (13, 2)
     other = packing.write_pack(data, tmp_path / "other", image_hw=(64, 64), quality=50)
-    for source in (load(other), data):
-        with pytest.raises(UserError, match="annotations_crc32"):
-            training.run(make_model, source, tmp_path / "run", **how)
+    with pytest.raises(UserError, match="annotations_crc32"):
+        training.run(make_model, load(other), tmp_path / "run", **how)
 
 
 def test_a_pack_is_replaced_whole_and_only_if_nobody_else_writes_it(data, folder, tmp_path):

@@ -100,9 +100,7 @@ def write_pack(
 
 def _target(folder: str | Path, overwrite: bool) -> Path:
     if "://" in str(folder):
-        raise UserError(
-            f"A pack is written to a folder of this machine. Received: {str(folder)!r}. Copy it there then."
-        )
+        raise UserError(f"A pack is written to a local folder. Received: {str(folder)!r}. Copy it there afterwards.")
     folder = Path(folder).expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if not files.is_pack(folder):
