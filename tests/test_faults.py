@@ -316,6 +316,7 @@ def test_a_training_that_is_killed_anywhere_ends_with_the_same_weights(small_fol
         np.testing.assert_array_equal(one, other)
     log = callbacks.read_log(tmp_path / "killed/log.csv")
     assert [row["epoch"] for row in log] == ["1", "2", "3"]
+    assert "3 epochs, 9 steps" in (tmp_path / "killed/summary.html").read_text()
     assert not list((tmp_path / "killed").rglob("*part*"))
 
 
