@@ -5,8 +5,8 @@
 It goes on from the baseline, whose weights fill all but the MIMBs; `recipes/simplebaseline_res50_coco_256x192.py`
 trains it, and `kpzoo convert` makes the file of a published one. `--smoke` takes a minute and needs neither.
 
-Measured: not run at full length, and the paper's figures are of other sizes. Two people of a crop are learned at once:
-a batch of 128 crops is 256 rows behind the first MIMB.
+Measured: not run at full length. The paper's figures quoted in this project are of other sizes. Two people of a crop
+are learned at once: a batch of 128 crops is 256 rows behind the first MIMB.
 """
 
 import common

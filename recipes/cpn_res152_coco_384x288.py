@@ -1,0 +1,43 @@
+"""CPN, ResNet-152, 384x288, on COCO train2017 (arXiv:1711.07319).
+
+    python recipes/cpn_res152_coco_384x288.py --data ~/coco --out runs/cpn_res152
+
+`~/coco` holds `annotations/person_keypoints_{train,val}2017.json`, `train2017/` and `val2017/`. The numbers are those
+of the authors' code: batches of 24 crops, Adam at 5e-4, halved after each 60 x 60,000 crops, L2 of 1e-5 on the kernels,
+OHKM over 8 of 17 keypoints. They start from ImageNet's ResNet: name its weights in --weights.
+
+Measured: not run at full length. The authors report no figure for this depth.
+"""
+
+import common
+import keras
+
+import kpzoo
+from kpzoo import training
+from kpzoo.losses import CPNLoss
+
+BATCH_SIZE = 24
+LEARNING_RATE = 5e-4
+CROPS_PER_HALVING = 60 * 60_000
+CROPS_PER_EPOCH = 60_000
+EPOCHS = 350  # of the released models
+
+
+def compiled(skeleton, weights, steps_per_epoch):
+    keras.utils.set_random_seed(0)
+    model = kpzoo.build("cpn_res152", image_hw=(384, 288), skeleton=skeleton, weights=weights)
+    schedule = training.halving(LEARNING_RATE, every=CROPS_PER_HALVING // BATCH_SIZE)
+    model.compile(training.AdamL2(schedule, l2=1e-5), CPNLoss(top_k=8, flavour="official"))
+    return model
+
+
+if __name__ == "__main__":
+    common.train(
+        common.arguments(__doc__, "cpn_res152_coco_384x288"),
+        compiled,
+        splits=("train2017", "val2017"),
+        batch_size=BATCH_SIZE,
+        epochs=EPOCHS,
+        augment="cpn",
+        crops_per_epoch=CROPS_PER_EPOCH,
+    )

@@ -1,0 +1,117 @@
+"""Every model of full size has its recipe, each recipe holds together, and the index is made of them."""
+
+import ast
+import json
+import re
+import runpy
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import kpzoo
+from kpzoo.data.crops import AUGMENTS
+from kpzoo.registry import build, list_models, spec_of
+from kpzoo.skeletons import CROWDPOSE14
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = ROOT / "recipes"
+INDEX = RECIPES / "README.md"
+SMALL = ("tiny", "nano")
+PAGES = sorted(path for path in RECIPES.glob("*.py") if re.search(r"_(coco|crowdpose)_\d+x\d+$", path.stem))
+SPLITS = {"coco": ("train2017", "val2017"), "crowdpose": ("trainval", "test")}
+
+
+@cache
+def smallest(family):
+    return build(f"{family}_tiny", image_hw=(64, 64))
+
+
+def tiny(name):
+    """The smallest model of the same family."""
+    return smallest("mipnet" if name.startswith("mipnet_res") else re.sub(r"_(res\d+|w\d+|\d)$", "", name))
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What a recipe asks for: calls it with `told(path)`, and returns the arguments of the run, and of the build."""
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import common
+
+    def ask(path):
+        asked = {}
+        monkeypatch.setattr(sys, "argv", [path.name, "--smoke"])
+        monkeypatch.setattr(
+            common, "train", lambda args, compiled, **run: asked.update(run, args=args, compiled=compiled)
+        )
+        runpy.run_path(str(path), run_name="__main__")
+
+        def build_small(name, *, image_hw, skeleton, weights, **options):
+            spec_of(name).options(name, options)
+            asked.update(name=name, image_hw=image_hw, skeleton=skeleton)
+            return tiny(name)
+
+        monkeypatch.setattr(kpzoo, "build", build_small)
+        asked["model"] = asked["compiled"](CROWDPOSE14, None, 100)
+        return asked
+
+    return ask
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_a_recipe_trains_what_its_name_says(told, path):
+    asked = told(path)
+    dataset = "coco" if "_coco_" in path.stem else "crowdpose"
+    height, width = asked["image_hw"]
+    assert path.stem == f"{asked['name']}_{dataset}_{height}x{width}" == asked["args"].out.name
+    assert asked["splits"] == SPLITS[dataset] and asked["augment"] in AUGMENTS
+    assert asked.get("protocol", "coco") == dataset and asked["skeleton"] is CROWDPOSE14
+    model = asked["model"]
+    steps = (asked.get("crops_per_epoch", 0) // asked["batch_size"] or 100) * asked["epochs"]
+    rates = [float(model.optimizer._learning_rate(step)) for step in (0, steps - 1)]
+    assert 2.5e-4 <= rates[0] < 1.01e-3 and rates[1] < 0.51 * rates[0]  # every schedule falls before its end
+    assert ("instance" in model.input) == (type(model.loss).__name__ == "MultiInstanceLoss")
+
+
+def test_every_model_of_full_size_has_a_recipe():
+    full = {name for name in list_models() if not name.endswith(SMALL)}
+    assert {path.stem.split("_coco_")[0] for path in PAGES if "_coco_" in path.stem} == full
+
+
+def index() -> str:
+    """The index of the recipes, of what their docstrings say and of the results that are committed."""
+    text = ["# Recipes\n", "Made of the recipes' first lines and of `docs/results/` by `pytest --accept -k index`.\n"]
+    text.append("A recipe is one page: what, command, figures, every number, `fit`. Those for COCO and CrowdPose take")
+    text.append("`--data`, `--out`, `--weights`, `--devices` and `--smoke`; a run that was stopped goes on.\n")
+    kinds = {"Small, for CPUs": [], "COCO": [], "CrowdPose": []}
+    for path in sorted(RECIPES.glob("*.py")):
+        if "__main__" not in path.read_text():
+            continue  # what recipes share
+        what, *rest = ast.get_docstring(ast.parse(path.read_text())).split("\n\n")
+        said = next((" ".join(part.split()) for part in rest if part.startswith("Measured: ")), "")
+        measured, *figures = said.removeprefix("Measured: ").removesuffix(".").split(". ")
+        published = next(iter(figures), "")
+        kind = "COCO" if "_coco_" in path.stem else "CrowdPose" if "_crowdpose_" in path.stem else "Small, for CPUs"
+        what = " ".join(what.split()).removesuffix(".")
+        kinds[kind].append(f"| [{path.name}]({path.name}) | {what} | {published} | {results_of(path) or measured} |")
+    for kind, rows in kinds.items():
+        text += [f"## {kind}\n", "| recipe | what | published | measured here |"]
+        text += ["| :-- | :-- | :-- | :-- |", *rows, ""]
+    return "\n".join(text)
+
+
+def results_of(path: Path) -> str:
+    """What is committed of a recipe's results, as a link."""
+    found = ROOT / "docs/results" / f"{path.stem}.json"
+    if not found.exists():
+        return ""
+    values = json.loads(found.read_text())
+    figures = [f"{100 * values[key]:.1f} {key}" for key in ("AP", "PCK@0.2") if key in values]
+    return f"[{', '.join(figures) or 'figures'}](../docs/results/{found.name})"
+
+
+def test_the_index_is_made_of_the_recipes(accept):
+    if accept:
+        INDEX.write_text(index())
+    assert INDEX.read_text() == index(), "to accept, run `pytest --accept -k index`"
