@@ -63,19 +63,10 @@ def test_the_evaluation_benchmark_finds_equal_numbers(no_peaks, capsys):
     assert "| largest difference of the ten numbers | ≤ 1e-12 | 0 | yes |" in capsys.readouterr().out
 
 
-def test_the_input_benchmark_times_the_loop_the_stream_and_each_stage(no_peaks, small_folder, capsys):
+def test_the_input_benchmark_times_the_loop_the_stream_and_each_stage(no_peaks, small_folder, monkeypatch, capsys):
     import input_pipeline
 
+    monkeypatch.setattr(input_pipeline, "SAMPLES", 32)
     input_pipeline.main(["--data", str(small_folder), "--batches", "1", "--rounds", "1"])
     text = capsys.readouterr().out
     assert all(part in text for part in (input_pipeline.LOOP, "kpzoo, 2 threads", "decode the window"))
-
-
-def test_the_step_benchmark_times_fit_and_the_bare_step(no_peaks, capsys):
-    import training_step
-
-    training_step.main("--model cpn_tiny --image_hw 64 64 --batch 2 --rounds 1".split())
-    text = capsys.readouterr().out
-    assert all(
-        f"| {policy}: {part} |" in text for policy in ("float32", "bfloat16") for part in ("in fit", training_step.BARE)
-    )
