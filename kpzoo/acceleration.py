@@ -4,7 +4,6 @@ Keras' own `predict` builds a data set around each call and leaves batch norms a
 in which they are part of the convolutions (see `kpzoo.graphs`).
 """
 
-import platform
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
@@ -55,7 +54,7 @@ def has_bfloat16() -> bool:
         told = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-    return platform.system() == "Linux" and not _BFLOAT16_FLAGS.isdisjoint(told.split())
+    return not _BFLOAT16_FLAGS.isdisjoint(told.split())
 
 
 def ask_all(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) -> tf.Tensor:
