@@ -38,7 +38,7 @@ class Checkpoint(keras.callbacks.Callback):
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.model.save_weights(part, overwrite=True)
-            os.replace(part, self.folder / f"step-{step:09d}.weights.h5")
+            os.replace(part, checkpoint_path(self.folder, step))
         except OSError as error:
             part.unlink(missing_ok=True)
             raise UserError(
@@ -52,6 +52,11 @@ class Checkpoint(keras.callbacks.Callback):
 def step_of(model: PoseModel) -> int:
     """Returns how many steps a compiled model has been trained for."""
     return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Returns the checkpoint file of a step."""
+    return folder / f"step-{step:09d}.weights.h5"
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -5,14 +5,15 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import tensorflow as tf
 
 from kpzoo import detect, drawing, geometry, heatmaps, outputs, sources, streams
-from kpzoo.acceleration import accelerate
+from kpzoo.acceleration import accelerate, ask_all, ask_both_sides
 from kpzoo.data import crops
+from kpzoo.errors import UserError
 from kpzoo.nms import oks_nms
 from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.poses import Poses
@@ -27,8 +28,39 @@ NOBODY = (
 
 
 def make_predictor(model: PoseModel, flip: bool = True, precision: str = "float32"):
-    """Returns a function from (B, H, W, 3) crops to the keypoints and scores of `acceleration.Accelerated`."""
+    """Returns a function from (B, H, W, 3) crops to the keypoints and scores of `acceleration.Accelerated`.
+
+    The replicas of a model that was built on several devices share each batch.
+    """
+    strategy = model.distribute_strategy
+    if isinstance(strategy, tf.distribute.MirroredStrategy) and strategy.num_replicas_in_sync > 1:
+        if precision != "float32":
+            raise UserError(
+                f"Replicas answer in the model's own precision. Received: {precision!r} on several devices."
+            )
+        return _shared(model, flip)
     return partial(accelerate(model, precision), flip=flip)
+
+
+@lru_cache(maxsize=4)  # a model that is asked again is not traced again
+def _shared(model: PoseModel, flip: bool):
+    """Returns such a function whose rows are shared out to the model's replicas, filled up to as many for each."""
+    strategy, codec = model.distribute_strategy, heatmaps.CODECS[model.preset.codec]
+    count, ask = strategy.num_replicas_in_sync, ask_both_sides if flip else ask_all
+
+    def of_replica(image):
+        rows = tf.shape(image)[0] // count
+        first = tf.distribute.get_replica_context().replica_id_in_sync_group * rows
+        return heatmaps.decode(codec, ask(model, image[first : first + rows]))
+
+    def of_all(image):
+        rows = tf.shape(image)[0]
+        image = tf.pad(image, [[0, -rows % count], [0, 0], [0, 0], [0, 0]])
+        parts = strategy.run(of_replica, args=(image,))
+        return tuple(tf.concat(strategy.experimental_local_results(part), axis=0)[:rows] for part in parts)
+
+    spec = tf.TensorSpec((None, *model.preset.image_hw, 3), tf.float32)
+    return tf.function(of_all, input_signature=[spec])
 
 
 @dataclass(frozen=True, eq=False)

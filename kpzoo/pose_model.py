@@ -60,6 +60,7 @@ class PoseModel(keras.Model):
     """
 
     preset: Preset
+    averages = None  # `averages.WeightAverages`, where a training keeps some
 
     @property
     def num_levels(self) -> int:
@@ -100,6 +101,20 @@ class PoseModel(keras.Model):
             if self.optimizer is not None and not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
 
+    def make_train_function(self, force=False):
+        """Makes the step of `fit`. Over several hosts Keras' own reduces numbers along an axis they do not have."""
+        strategy = self.distribute_strategy
+        if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            super().make_train_function(force)
+        elif self.train_function is None or force:
+
+            @tf.function
+            def step(iterator):
+                results = strategy.run(self.train_step, args=(next(iterator),))
+                return {name: strategy.reduce("MEAN", value, axis=None) for name, value in results.items()}
+
+            self.train_function = step
+
     def split(self, batch: Mapping) -> tuple[dict, dict]:
         """Returns the batch's model inputs and its targets, by the names of the model's inputs."""
         missing = [name for name in self.input if name not in batch]
@@ -117,7 +132,9 @@ class PoseModel(keras.Model):
             losses, terms = self.losses_of(targets, outputs)  # (B,)
             scaled_loss = self.optimizer.scale_loss(mean_over_replicas(losses))
         gradients = tape.gradient(scaled_loss, self.trainable_variables)
-        self.optimizer.apply(gradients, self.trainable_variables)
+        self.optimizer.apply(over_replicas(gradients, self.optimizer), self.trainable_variables)
+        if self.averages is not None:
+            self.averages.update()
         return self.track(losses, terms, targets, outputs)
 
     def test_step(self, data):
@@ -146,6 +163,31 @@ def mean_over_replicas(losses: tf.Tensor) -> tf.Tensor:
     count = tf.cast(tf.shape(losses)[0], tf.float32)
     count = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, count)
     return tf.reduce_sum(losses) / count
+
+
+def inner_optimizer(optimizer: keras.optimizers.Optimizer | None) -> keras.optimizers.Optimizer | None:
+    """Returns the optimizer that makes the steps, without the loss scaling of float16 around it."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def over_replicas(gradients: list, optimizer: keras.optimizers.Optimizer) -> list:
+    """Returns this replica's gradients, such that what must be looked at in their sum has been looked at.
+
+    Keras clips to `global_clipnorm` what each replica has, and looks for float16's overflows in the first one alone.
+    Where several replicas do either, gradients are added up, and clipped, here; each replica goes on with its equal
+    share, which Keras adds up again.
+    """
+    context = tf.distribute.get_replica_context()
+    limit = inner_optimizer(optimizer).global_clipnorm
+    scales = optimizer is not inner_optimizer(optimizer)
+    if context.num_replicas_in_sync == 1 or not (limit or scales):
+        return gradients
+    known = [gradient for gradient in gradients if gradient is not None]
+    known = context.all_reduce(tf.distribute.ReduceOp.SUM, known)
+    if limit:
+        known, _ = tf.clip_by_global_norm(known, optimizer.scale_loss(limit))
+    shares = iter([gradient / context.num_replicas_in_sync for gradient in known])
+    return [None if gradient is None else next(shares) for gradient in gradients]
 
 
 def peak_hits(targets: tf.Tensor, heatmaps: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -1,11 +1,9 @@
 """What a recipe needs around `fit`: devices, optimizer, schedules, and runs that go on exactly where they stopped."""
 
-import json
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,61 +11,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kpzoo import locks
-from kpzoo.callbacks import Checkpoint, EpochLog, Events, Summary, Throughput, Validate, checkpoints, step_of
+from kpzoo.averages import WeightAverages
+from kpzoo.callbacks import Checkpoint, EpochLog, Events, Summary, Throughput, Validate
 from kpzoo.data import crops
 from kpzoo.data.batches import make_dataset, num_persons
 from kpzoo.data.compose import Crowd
 from kpzoo.data.files import PoseData
 from kpzoo.data.pack import Pack, told_by_shard
-from kpzoo.errors import UserError
+from kpzoo.devices import hosts, is_chief, make_strategy, of_chief, synchronize_batch_norm
+from kpzoo.errors import UserError, unknown
 from kpzoo.importers import save_weights
-from kpzoo.models import build
-from kpzoo.pose_model import PoseModel, Preset
+from kpzoo.pose_model import PoseModel, inner_optimizer
+from kpzoo.runs import WEIGHTS, follow, held, load_run, resume
 from kpzoo.summary import LOG, RECORD
 
-WEIGHTS = "model.weights.h5"
+__all__ = ["RECORD", "WEIGHTS", "AdamL2", "Ramp", "callbacks", "halving", "is_chief", "load_run", "make_strategy"]
+__all__ += ["resume", "run", "synchronize_batch_norm", "tenths"]
 
-
-def make_strategy(num_devices: int | None = None) -> tf.distribute.MirroredStrategy:
-    """Returns a `MirroredStrategy` over the machine's GPUs, or over that many logical CPUs where it has none.
-
-    Args:
-        num_devices: How many; None for all GPUs, or one CPU.
-    """
-    if num_devices is not None and num_devices < 1:
-        raise UserError(f"The number of devices must be at least 1. Received: {num_devices}.")
-    num_gpus = len(tf.config.list_physical_devices("GPU"))
-    if num_gpus:
-        if num_devices and num_devices > num_gpus:
-            raise UserError(f"This machine has {num_gpus} GPUs. Received: {num_devices} devices.")
-        return tf.distribute.MirroredStrategy([f"/gpu:{index}" for index in range(num_devices or num_gpus)])
-    num_devices = num_devices or 1
-    if num_devices > 1:
-        _split_cpu(num_devices)
-    return tf.distribute.MirroredStrategy([f"/cpu:{index}" for index in range(num_devices)])
-
-
-def _split_cpu(num_devices: int) -> None:
-    """Makes several logical devices of the CPU, which TensorFlow allows before its first operation alone."""
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    configured = tf.config.get_logical_device_configuration(cpu) or []
-    if len(configured) >= num_devices:
-        return
-    try:
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices)
-    except RuntimeError:
-        raise UserError(
-            f"TensorFlow has already started with {max(len(configured), 1)} CPU devices, not {num_devices}. "
-            "Call `make_strategy` before anything else touches TensorFlow."
-        ) from None
-
-
-def synchronize_batch_norm(model: keras.Model) -> None:
-    """Lets every batch norm of the model use the statistics of the global batch; to be called before `compile`."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.synchronized = True
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 
 @keras.saving.register_keras_serializable("kpzoo")
@@ -93,6 +54,38 @@ class AdamL2(keras.optimizers.Adam):
         return {**super().get_config(), "l2": self.l2}
 
 
+@keras.saving.register_keras_serializable("kpzoo")
+class Ramp(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate for another batch than it was meant for: multiplied, and reached in equal steps.
+
+    A batch k times as large has k times the rate (linear scaling rule, arXiv:1706.02677), which is too much for fresh
+    weights, so that the first `warmup` steps climb to it.
+
+    Args:
+        learning_rate: The rate, or its schedule.
+        factor: What it is multiplied by.
+        warmup: After how many steps all of it is reached; 0 for at once.
+    """
+
+    def __init__(self, learning_rate, factor=1.0, warmup=0):
+        super().__init__()
+        if warmup < 0 or not factor > 0:
+            raise UserError(f"`factor` must be above 0 and `warmup` 0 or more. Received: {factor} and {warmup}.")
+        if isinstance(learning_rate, dict):
+            learning_rate = keras.saving.deserialize_keras_object(learning_rate)
+        self.learning_rate, self.factor, self.warmup = learning_rate, factor, warmup
+
+    def __call__(self, step):
+        rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
+        climbed = (tf.cast(step, tf.float32) + 1.0) / max(self.warmup, 1)
+        return self.factor * rate * tf.minimum(climbed, 1.0)
+
+    def get_config(self):
+        rate = self.learning_rate
+        rate = keras.saving.serialize_keras_object(rate) if callable(rate) else rate
+        return {"learning_rate": rate, "factor": self.factor, "warmup": self.warmup}
+
+
 def halving(learning_rate: float, every: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """Returns the schedule of CPN: the learning rate halves after each `every` steps."""
     return keras.optimizers.schedules.ExponentialDecay(learning_rate, every, 0.5, staircase=True)
@@ -102,76 +95,6 @@ def tenths(learning_rate: float, at: list[int]) -> keras.optimizers.schedules.Le
     """Returns the schedule of HRNet and MIPNet: the learning rate falls to a tenth at each of these steps."""
     rates = [learning_rate * 0.1**drops for drops in range(len(at) + 1)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(at, rates)
-
-
-def resume(model: PoseModel, folder: str | Path, settings: Mapping) -> int:
-    """Loads the newest whole checkpoint of a run into the compiled model.
-
-    Args:
-        model: The compiled model.
-        folder: The run's folder; it is made where it does not exist.
-        settings: What must not change between two parts of a run, such as batch size and seed; JSON values.
-
-    Returns:
-        The step to go on from, 0 for a new run.
-
-    Raises:
-        UserError: The folder holds a run with other settings or another model.
-    """
-    folder, record = Path(folder), Path(folder) / RECORD
-    settings = json.loads(json.dumps({**settings, "preset": model.preset.to_config()}))
-    if record.exists():
-        _refuse_changes(_read_record(folder), settings, folder)
-    else:
-        part = record.with_suffix(".part")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(settings, indent=1))
-            os.replace(part, record)
-        except OSError as error:
-            raise UserError(f"Cannot write the run to {str(folder)!r}: {error.strerror}. Use another folder.") from None
-    model.optimizer.build(model.trainable_variables)
-    for path in checkpoints(folder / "checkpoints"):
-        try:
-            model.load_weights(path)
-        except (OSError, KeyError, ValueError) as error:
-            print(f"Checkpoint {path} cannot be read ({error}); going on from the one before.", file=sys.stderr)
-            continue
-        return step_of(model)
-    return 0
-
-
-def _read_record(folder: Path) -> dict:
-    """Returns the settings that a run was started with."""
-    try:
-        record = json.loads((folder / RECORD).read_text())
-        Preset.from_config(record["preset"])
-    except OSError as error:
-        raise UserError(f"{str(folder)!r} holds no training run: {RECORD!r} in it: {error.strerror}.") from None
-    except (ValueError, KeyError, TypeError, UserError) as error:
-        raise UserError(
-            f"{str(folder / RECORD)!r} is damaged ({type(error).__name__}: {error}). Put back a copy of it, or start "
-            "anew in another folder from the newest of its checkpoints."
-        ) from None
-    return record
-
-
-def _refuse_changes(before: Mapping, now: Mapping, folder: Path) -> None:
-    for key, was, given in _differences(before, now):
-        raise UserError(
-            f"The run in {str(folder)!r} was started with {key}={str(was)[:200]}. Received: {str(given)[:200]}. "
-            "Use the same settings to go on, or another folder to start anew."
-        )
-
-
-def _differences(before: Mapping, now: Mapping, prefix: str = "") -> Iterator[tuple[str, object, object]]:
-    """Yields (name, before, now) of all that differs, inside of nested mappings too."""
-    for key in sorted({*before, *now}):
-        was, given = before.get(key), now.get(key)
-        if isinstance(was, Mapping) and isinstance(given, Mapping):
-            yield from _differences(was, given, f"{prefix}{key}.")
-        elif was != given:
-            yield f"{prefix}{key}", was, given
 
 
 def run(
@@ -190,6 +113,12 @@ def run(
     validate_every: int = 1,
     draw: Callable[[PoseModel], np.ndarray] | None = None,
     devices: int | None = None,
+    ema: float | None = None,
+    clip_norm: float | None = None,
+    precision: str | None = None,
+    base_batch: int | None = None,
+    warmup: int = 0,
+    sync_batch_norm: bool = False,
 ) -> PoseModel:
     """Trains a model with `fit`, or goes on with a run that was cut off, to the same weights.
 
@@ -212,6 +141,18 @@ def run(
         validate_every: How many epochs lie between two such measurements, and pictures.
         draw: Gives a picture of what the model finds, such as `evaluation.progress_sheet`.
         devices: See `make_strategy`.
+        ema: Momentum of moving averages of the weights, such as 0.999, which are validated and saved in their place;
+            None for none. See `WeightAverages`.
+        clip_norm: Length to which the gradient of the global batch is cut; None for the optimizer's `global_clipnorm`.
+        precision: A key of `PRECISIONS`, in which the model is built and computes; None for Keras' global policy. Its
+            weights are float32 in any case.
+        base_batch: The batch size that the model's learning rate is meant for: the rate is multiplied by
+            `batch_size / base_batch`. None to leave it.
+        warmup: In how many steps the learning rate climbs from almost nothing, see `Ramp`.
+        sync_batch_norm: See `synchronize_batch_norm`.
+
+    Returns:
+        The trained model.
     """
     strategy = make_strategy(devices)
     if batch_size % strategy.num_replicas_in_sync:
@@ -219,74 +160,107 @@ def run(
     steps_per_epoch = steps_per_epoch or max(1, num_persons(data) // batch_size)
     settings = dict(batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed, num_persons=num_persons(data))
     settings |= {"annotations_crc32": data.crc32, "visibility_rule": visibility_rule}
+    settings |= dict(ema=ema, base_batch=base_batch, warmup=warmup, sync_batch_norm=sync_batch_norm)
     settings["augment"] = asdict(augment) if isinstance(augment, crops.Augment) else augment
     settings["crowd"] = crowd.settings() if crowd else None
-    with _held(Path(folder)), told_by_shard(data), strategy.scope():
-        model = make_model()
-        settings["optimizer"] = keras.saving.serialize_keras_object(model.optimizer)
-        settings["optimizer"]["config"].pop("name")  # it counts the optimizers of this process
-        settings["loss"] = keras.saving.serialize_keras_object(model.loss)
-        start = resume(model, folder, settings)
-        train = make_dataset(
-            data,
-            model,
-            batch_size,
-            augment=augment,
-            seed=seed,
-            start_step=start,
-            visibility_rule=visibility_rule,
-            crowd=crowd,
-        )
-        measure = Validate(lambda: validate(model), validate_every) if validate else None
-        events = Events(folder, (lambda: draw(model)) if draw else None, validate_every)
+    chief = is_chief()
+    with held(Path(folder)) if chief else nullcontext(), told_by_shard(data):
+        with _policy(precision), strategy.scope():
+            model = make_model()
+            factor = batch_size / base_batch if base_batch is not None else 1.0
+            _adjust(inner_optimizer(model.optimizer), clip_norm, factor, warmup)
+            if sync_batch_norm:
+                synchronize_batch_norm(model)
+            settings |= _described(model, precision)
+            model.optimizer.build(model.trainable_variables)
+            model.averages = WeightAverages(model, ema) if ema is not None else None
+        # Outside of the scope, where hosts make all variables together, the chief may do what others do not.
+        start = of_chief(strategy, resume(model, folder, settings) if chief else 0)
+        if not chief:
+            follow(model, folder, start)
+        how = dict(augment=augment, seed=seed, start_step=start, visibility_rule=visibility_rule, crowd=crowd)
+        measure = Validate(_averaged(model, validate), validate_every) if validate else None
+        events = Events(folder, _averaged(model, draw), validate_every)
+        written = callbacks(folder, batch_size, measure, events)
         model.fit(
-            train,
+            _batches(strategy, data, model, batch_size, how),
             shuffle=False,  # the stream is in random order already
             epochs=epochs,
             initial_epoch=start // steps_per_epoch,
             steps_per_epoch=steps_per_epoch,
-            callbacks=callbacks(folder, batch_size, measure, events),
-            verbose="auto" if sys.stdout.isatty() else 2,
+            callbacks=written if chief else [keras.callbacks.TerminateOnNaN()],
+            verbose=("auto" if sys.stdout.isatty() else 2) if chief else 0,
         )
-    if any(not np.isfinite(weights).all() for weights in model.get_weights()):
-        raise UserError(
-            "The training broke down: the weights are no numbers any more. Checkpoints from before are in "
-            f"{str(folder)!r}. Train with a lower learning rate in another folder."
-        )
-    save_weights(model, Path(folder) / WEIGHTS)
+        if model.averages is not None:
+            model.averages.use()
+        if any(not np.isfinite(weights).all() for weights in model.get_weights()):
+            raise UserError(
+                "The training broke down: the weights are no numbers any more. Checkpoints from before are in "
+                f"{str(folder)!r}. Train with a lower learning rate in another folder."
+            )
+        if chief:
+            save_weights(model, Path(folder) / WEIGHTS)
+        of_chief(strategy, 0)  # no host leaves before all is written
     return model
 
 
+def _adjust(optimizer: keras.optimizers.Optimizer, clip_norm: float | None, factor: float, warmup: int) -> None:
+    """Gives an optimizer that has not been built what a run asks for."""
+    if clip_norm is not None:
+        if not clip_norm > 0:
+            raise UserError(f"`clip_norm` must be above 0. Received: {clip_norm}.")
+        optimizer.global_clipnorm = clip_norm
+    if factor != 1.0 or warmup:
+        optimizer.learning_rate = Ramp(optimizer.get_config()["learning_rate"], factor, warmup)
+
+
+def _batches(strategy: tf.distribute.Strategy, data: PoseData, model: PoseModel, batch_size: int, how: Mapping):
+    """Returns the stream that a model is fitted to; each host makes the part of a batch that its replicas take."""
+    if hosts()[1] == 1:
+        return make_dataset(data, model, batch_size, **how)
+
+    def of_host(context):
+        host = context.input_pipeline_id, context.num_input_pipelines
+        rows = context.get_per_replica_batch_size(batch_size)
+        return make_dataset(data, model, batch_size, **how, host=host).rebatch(rows)
+
+    return strategy.distribute_datasets_from_function(of_host)
+
+
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Lets one process at a time train in a folder."""
+def _policy(precision: str | None) -> Iterator[None]:
+    """Lets models be built in a precision."""
+    before = keras.config.dtype_policy()
+    if precision is not None and precision not in PRECISIONS:
+        raise unknown("precision", precision, PRECISIONS)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise UserError(f"Cannot write the run to {str(folder)!r}: {error.strerror}. Use another folder.") from None
-    with file:
-        if not locks.hold(file, wait=False):
-            raise UserError(f"Another process is training in {str(folder)!r}. Wait for it, or use another folder.")
+        keras.config.set_dtype_policy(precision or before)
         yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
-def load_run(folder: str | Path) -> PoseModel:
-    """Returns the trained model of a folder that `run` wrote, or that of its newest checkpoint."""
-    folder = Path(folder)
-    preset = Preset.from_config(_read_record(folder)["preset"])
-    paths = [folder / WEIGHTS, *checkpoints(folder / "checkpoints")]
-    weights = next((path for path in paths if path.exists()), None)
-    if weights is None:
-        raise UserError(f"The run in {str(folder)!r} has written no checkpoint yet. Train it for an epoch first.")
-    return build(
-        preset.name,
-        image_hw=preset.image_hw,
-        skeleton=preset.skeleton,
-        normalization=preset.normalization,
-        weights=weights,
-        **preset.options,
-    )
+def _described(model: PoseModel, precision: str | None) -> dict:
+    """Returns a compiled model's settings, without optimizers' names, which count the optimizers of this process."""
+    policy = model.dtype_policy.name
+    if precision not in (None, policy):
+        raise UserError(f"The model was built in {policy}, not in {precision}, by `make_model`.")
+    optimizer = keras.saving.serialize_keras_object(model.optimizer)
+    config = optimizer["config"]
+    while config:
+        config.pop("name")
+        config = config.get("inner_optimizer", {}).get("config")
+    return {"precision": policy, "optimizer": optimizer, "loss": keras.saving.serialize_keras_object(model.loss)}
+
+
+def _averaged(model: PoseModel, ask: Callable | None) -> Callable | None:
+    """Returns what asks a model with the averages of its weights, where it keeps some."""
+
+    def asked():
+        with model.averages.in_use() if model.averages else nullcontext():
+            return ask(model)
+
+    return asked if ask else None
 
 
 def callbacks(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import kpzoo
 from kpzoo import evaluation, training
+from kpzoo.commands.parsing import add_scaling_arguments, crop_count, scaling_options
 from kpzoo.data import synthetic
 from kpzoo.pose_model import PoseModel
 
@@ -20,7 +21,9 @@ def arguments(doc: str, name: str) -> argparse.Namespace:
     parser.add_argument("--val-data", type=Path, help="the folder to validate on, if --data is a pack")
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="the run's folder; a stopped run goes on")
     parser.add_argument("--weights", type=Path, help="a .weights.h5 file to start from")
-    parser.add_argument("--devices", type=int, help="replicas: GPUs, or logical CPUs where there is none")
+    text = "crops in a step over all devices, if not the recipe's; its learning rate is then scaled with it"
+    parser.add_argument("--batch-size", type=crop_count, help=text)
+    add_scaling_arguments(parser)
     parser.add_argument("--smoke", action="store_true", help="three steps on a few drawn scenes, to see that all works")
     args = parser.parse_args()
     if not args.smoke and args.data is None:
@@ -45,7 +48,7 @@ def train(
         args: Of `arguments`.
         compiled: From the data's skeleton, the weights to start from and the steps of an epoch to the compiled model.
         splits: Names of the parts to train and to validate on.
-        batch_size: Crops in a step, over all devices together.
+        batch_size: Crops in a step, over all devices together, where `args` names no other.
         epochs: Of `crops_per_epoch` crops each; None for one of each person.
         augment: A key of `crops.AUGMENTS`.
         crops_per_epoch: See `epochs`.
@@ -57,9 +60,13 @@ def train(
         for split in splits:
             synthetic.make_dataset(args.data, SMOKE_SCENES, split=split, people=(2, 2), crowding=0.7)
         batch_size, crops_per_epoch, epochs = SMOKE_BATCH, SMOKE_BATCH * SMOKE_STEPS, 1
+    options = scaling_options(args)
+    if args.batch_size:
+        options["base_batch"] = options["base_batch"] or batch_size
+        batch_size = args.batch_size
     train_data = kpzoo.data.load(args.data, splits[0])
     val_data = kpzoo.data.load(args.val_data or args.data, splits[1])
-    steps = (crops_per_epoch or training.num_persons(train_data)) // batch_size
+    steps = max(1, (crops_per_epoch or training.num_persons(train_data)) // batch_size)
     model = training.run(
         lambda: compiled(train_data.skeleton, args.weights, steps),
         train_data,
@@ -71,7 +78,9 @@ def train(
         validate=lambda model: kpzoo.evaluate(model, val_data, flip=False, protocol=protocol).values,
         validate_every=10,
         draw=lambda model: evaluation.progress_sheet(model, val_data),
-        devices=args.devices,
+        **options,
     )
+    if not training.is_chief():
+        return
     print(kpzoo.evaluate(model, val_data, protocol=protocol))
     print(f"The run is in {args.out}.")

@@ -19,12 +19,16 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
     return code, *capsys.readouterr()
 
 
+OPTIONS = ["--epochs", "1", "--batch-per-device", "4", "--base-batch", "8", "--warmup", "3", "--ema", "0.9"]
+OPTIONS += ["--clip-norm", "10", "--precision", "mixed_bfloat16", "--sync-batch-norm"]
+
+
 @pytest.fixture(scope="module")
 def trained(small_folder, tmp_path_factory):
     """The folder of a run of one short epoch by the command line."""
     out = tmp_path_factory.mktemp("runs") / "tiny"
     arguments = ["--model", "cpn_tiny", "--image-size", "64x64", "--data", small_folder, "--val-split", "train"]
-    arguments += ["--out", out, "--epochs", "1", "--batch-size", "4"]
+    arguments += ["--out", out, *OPTIONS]
     assert cli.main(["train", *map(str, arguments)]) == 0
     return out
 
@@ -48,13 +52,26 @@ def test_a_run_holds_what_the_next_commands_need(trained):
 
 def test_train_tells_machines_the_log_and_the_figures_of_a_run_and_nothing_else(trained, small_folder, capsys):
     arguments = ["--model", "cpn_tiny", "--image-size", "64x64", "--data", small_folder, "--val-split", "train"]
-    arguments += ["--out", trained, "--epochs", "1", "--batch-size", "4", "--json"]  # the run is done already
+    arguments += ["--out", trained, *OPTIONS, "--json"]  # the run is done already
     code, out, _ = run(capsys, "train", *arguments)
     told = json.loads(out)
     assert code == 0 and told["out"] == str(trained)
     row = told["log"][0]
     assert row["epoch"] == 1 and row["loss"] == pytest.approx(row["loss_refine"] + row["loss_global"], rel=1e-4)
     assert 0 <= told["metrics"]["AP"] <= 1
+
+
+def test_the_options_of_a_training_are_in_its_record_and_other_ones_refused(trained, small_folder, capsys):
+    record = json.loads((trained / "run.json").read_text())
+    expected = dict(batch_size=4, base_batch=8, warmup=3, ema=0.9, precision="mixed_bfloat16", sync_batch_norm=True)
+    assert {name: record[name] for name in expected} == expected
+    assert record["optimizer"]["config"]["global_clipnorm"] == 10
+    rate = record["optimizer"]["config"]["learning_rate"]["config"]
+    assert (rate["factor"], rate["warmup"]) == (0.5, 3)
+    arguments = ["--model", "cpn_tiny", "--image-size", "64x64", "--data", small_folder, "--val-split", ""]
+    code, _, err = run(capsys, "train", *arguments, "--out", trained, "--epochs", "2", "--batch-size", "4")
+    assert code == 2
+    assert "started with precision=mixed_bfloat16. Received: float32" in err
 
 
 def test_evaluate_scores_a_model_and_its_results_file_alike(trained, small_folder, tmp_path, capsys):

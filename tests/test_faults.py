@@ -274,7 +274,8 @@ KILLED = """
                 kill_after(10 * delay)
 
         callbacks.Checkpoint.on_epoch_end, callbacks.Throughput.on_epoch_begin = written, begun
-        training.run(make_model, load(data, "train"), out, epochs=3, batch_size=2, augment="cpn", steps_per_epoch=3)
+        training.run(make_model, load(data, "train"), out, epochs=3, batch_size=2, augment="cpn", steps_per_epoch=3,
+                     ema=0.9, clip_norm=1.0)
 
     for job in json.loads(sys.argv[1]):
         child = os.fork()  # what is imported is imported once

@@ -14,7 +14,8 @@ ORDER = [
     "errors", "locks", "skeletons", "geometry", "heatmaps", "nms", "images", "sources", "drawing", "matching",
     "metrics", "charts", "pages", "poses", "outputs", "summary", "pose_model", "weights", "importers", "registry",
     "models", "losses", "data", "doctor", "person_boxes", "detect", "streams", "graphs", "acceleration", "inference",
-    "bulk", "callbacks", "training", "evaluation", "mistakes", "report", "export", "commands", "cli",
+    "bulk", "averages", "callbacks", "runs", "devices", "training", "evaluation", "mistakes", "report", "export",
+    "commands", "cli",
 ]  # fmt: skip
 SIBLINGS = {"models", "losses", "importers"}
 WITHOUT_TENSORFLOW = ["errors", "skeletons", "geometry", "nms", "images", "sources", "drawing", "poses", "outputs"]

@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 
 import kpzoo
-from kpzoo import callbacks, training
+from kpzoo import averages, callbacks, runs, training
 from kpzoo.data.batches import make_dataset
 from kpzoo.data.files import load
 from kpzoo.errors import UserError
@@ -134,10 +134,29 @@ TWO_REPLICAS = """
     import keras, numpy as np, tensorflow as tf
     import kpzoo
     from kpzoo import training
+    from kpzoo.averages import WeightAverages
+    from kpzoo.inference import make_predictor
     from kpzoo.losses import default_loss
+    from kpzoo.pose_model import over_replicas
 
     rng = np.random.default_rng(5)  # of the few values that lie within rounding of zero, none decides over a ReLU
     strategies = [training.make_strategy(replicas) for replicas in (2, 1)]  # two first: TensorFlow starts with them
+    keras.config.set_dtype_policy("mixed_float16")
+    for strategy in strategies:  # the second replica alone overflows: nobody may take the step
+        with strategy.scope():
+            weight = keras.Variable([1.0], name="weight")
+            optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=8.0)
+            optimizer.build([weight])
+
+        def step():
+            context = tf.distribute.get_replica_context()
+            last = context.replica_id_in_sync_group == context.num_replicas_in_sync - 1
+            gradient = tf.where(last, tf.constant([np.inf]), tf.constant([1.0]))
+            optimizer.apply(over_replicas([gradient], optimizer), [weight])
+
+        strategy.run(tf.function(step))
+        print("after an overflow", weight.numpy(), optimizer.dynamic_scale.numpy())
+    keras.config.set_dtype_policy("float32")
     for name, shapes in {
         "cpn_tiny": dict(image=(4, 64, 64, 3), heatmaps=(4, 16, 16, 17), weights=(4, 17),
                          global_heatmaps=(4, 4, 16, 16, 17), global_weights=(4, 4, 17)),
@@ -154,9 +173,23 @@ TWO_REPLICAS = """
             with strategy.scope():
                 model = kpzoo.build(name, image_hw=(64, 64))
                 training.synchronize_batch_norm(model)
-                model.compile(training.AdamL2(1e-3, l2=0.1, epsilon=1.0), default_loss(model.preset))
+                clip = {"global_clipnorm": 0.5} if name == "cpn_tiny" else {}  # a hundredth of what it is
+                model.compile(training.AdamL2(1e-3, l2=0.1, epsilon=1.0, **clip), default_loss(model.preset))
+                model.optimizer.build(model.trainable_variables)
+                model.averages = WeightAverages(model, 0.9)
                 history = model.fit(data, shuffle=False, verbose=0)
             weights = {variable.path: variable.numpy() for variable in model.weights}
+            weights |= {f"average_{n}": variable.numpy() for n, variable in enumerate(model.averages.values)}
+            if replicas == 2:  # an odd number of crops is shared out, and the answers are those of one device
+                runs, run = [], strategy.run
+                strategy.run = lambda *args, **kwargs: runs.append(1) or run(*args, **kwargs)
+                plain = kpzoo.build(name, image_hw=(64, 64))
+                plain.set_weights(model.get_weights())
+                shared, alone = (make_predictor(each)(rows["image"][0, :3]) for each in (model, plain))
+                for ours, theirs in zip(shared, alone):
+                    np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
+                assert len(runs) == 1, runs
+                strategy.run = run
             np.savez(f"{sys.argv[1]}/{name}-{replicas}.npz", **weights, **history.history)
 """
 
@@ -164,6 +197,7 @@ TWO_REPLICAS = """
 def test_two_replicas_train_to_the_weights_of_one(tmp_path):
     result = run_python(TWO_REPLICAS, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("after an overflow [1.] 4.0") == 2, result.stdout
     for name in ("cpn_tiny", "mipnet_tiny"):
         one, two = (dict(np.load(tmp_path / f"{name}-{replicas}.npz")) for replicas in (1, 2))
         terms = [metric for metric in one if metric.startswith("loss_")]
@@ -175,6 +209,111 @@ def test_two_replicas_train_to_the_weights_of_one(tmp_path):
             np.testing.assert_allclose(value, two[path], rtol=1e-6, atol=1e-6, err_msg=path)
 
 
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_computes_in_it_and_saves_float32(precision, small_folder, tmp_path):
+    how = dict(epochs=1, batch_size=2, steps_per_epoch=8, augment=None, ema=0.5, clip_norm=100.0)
+    model = training.run(tiny_model, load(small_folder, "train"), tmp_path, precision=precision, **how)
+    assert json.loads((tmp_path / "run.json").read_text())["precision"] == precision
+    assert model.get_layer("stem_conv").compute_dtype == precision.removeprefix("mixed_")
+    assert keras.config.dtype_policy().name == "float32"
+    again = training.load_run(tmp_path)
+    assert again.get_layer("stem_conv").compute_dtype == "float32"
+    fresh, crop = tiny_model().get_weights(), np.full((1, 64, 64, 3), 99.0, np.float32)
+    assert max(np.abs(a - b).max() for a, b in zip(again.get_weights(), fresh, strict=True)) > 1e-3  # steps were made
+    ours, theirs = (each({"image": crop}, training=False)["heatmaps"].numpy() for each in (model, again))
+    np.testing.assert_allclose(ours, theirs, atol=0.05 * np.abs(theirs).max())
+    with pytest.raises(UserError, match=f"precision={precision}. Received: float32"):
+        training.run(tiny_model, load(small_folder, "train"), tmp_path, **how)
+    again.compile("adam", CPNLoss())
+    with pytest.raises(UserError, match="was built in float32, not in mixed"):
+        training.run(lambda: again, load(small_folder, "train"), tmp_path / "other", precision=precision, **how)
+
+
+def test_clipping_looks_at_gradients_whose_loss_was_scaled_for_float16():
+    weights, moved = [3.0, -4.0], []
+    for scaled in (False, True):
+        variable = keras.Variable(weights)
+        optimizer = keras.optimizers.SGD(1.0, global_clipnorm=1.0)
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=64.0) if scaled else optimizer
+        optimizer.build([variable])
+        gradient = optimizer.scale_loss(tf.constant([6.0, 8.0]))
+        optimizer.apply([gradient], [variable])
+        moved.append(variable.numpy())
+    np.testing.assert_allclose(moved[0], [3.0 - 0.6, -4.0 - 0.8], rtol=1e-6)
+    np.testing.assert_allclose(moved[1], moved[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [0.5, training.tenths(0.5, [4])])
+def test_rates_grow_with_the_batch_and_from_almost_nothing(rate, tmp_path):
+    ramp = training.Ramp(rate, factor=3.0, warmup=3)
+    drop = 1.0 if isinstance(rate, float) else 0.1
+    np.testing.assert_allclose([ramp(step) for step in (0, 1, 2, 3, 4, 5)], [0.5, 1.0, 1.5, 1.5, 1.5, 1.5 * drop])
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(ramp))
+    assert float(again(5)) == float(ramp(5))
+    with pytest.raises(UserError, match="0 or more. Received: 1.0 and -1"):
+        training.Ramp(rate, warmup=-1)
+
+
+def test_a_run_scales_the_rate_of_any_schedule_by_its_batch(small_folder, tmp_path):
+    how = dict(epochs=1, batch_size=4, steps_per_epoch=3, augment=None, base_batch=2, warmup=2)
+    model = training.run(tiny_model, load(small_folder, "train"), tmp_path, **how)
+    assert float(model.optimizer.learning_rate) == pytest.approx(2e-3)
+    assert float(callbacks.read_log(tmp_path / "log.csv")[0]["learning_rate"]) == pytest.approx(2e-3)
+    with pytest.raises(UserError, match="warmup=2. Received: 3"):
+        training.run(tiny_model, load(small_folder, "train"), tmp_path, **{**how, "warmup": 3})
+
+
+def test_averages_are_those_of_a_plain_loop_and_are_swapped_in_and_out(small_folder):
+    model = tiny_model()
+    model.optimizer.build(model.trainable_variables)
+    model.averages, seen = averages.WeightAverages(model, 0.4), [model.get_weights()]
+    keep = keras.callbacks.LambdaCallback(on_train_batch_end=lambda *_, **__: seen.append(model.get_weights()))
+    data = make_dataset(load(small_folder, "train"), model, 2)
+    model.fit(data, steps_per_epoch=5, shuffle=False, verbose=0, callbacks=[keep])
+    expected = seen[0]
+    for step, weights in enumerate(seen[1:], 1):
+        momentum = min(0.4, (1 + step) / (10 + step))
+        expected = [momentum * a + (1 - momentum) * w for a, w in zip(expected, weights, strict=True)]
+    with model.averages.in_use():
+        inside = model.get_weights()
+    for average, within, raw, after in zip(expected, inside, seen[-1], model.get_weights(), strict=True):
+        np.testing.assert_allclose(within, average, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(after, raw)
+    with pytest.raises(UserError, match="below 1. Received: 1.0"):
+        averages.WeightAverages(model, 1.0)
+
+
+def test_a_run_validates_and_saves_averages_and_goes_on_from_its_own_weights(small_folder, tmp_path):
+    validated = []
+
+    def validate(model):
+        validated.append(model.get_weights())
+        return {}
+
+    how = dict(batch_size=2, steps_per_epoch=2, augment=None, validate=validate, ema=0.9)
+    data = load(small_folder, "train")
+    model = training.run(tiny_model, data, tmp_path, epochs=1, **how)
+    saved, raw = weights_of(tmp_path), raw_weights_of(tmp_path)
+    (tmp_path / training.WEIGHTS).unlink()
+    unfinished = weights_of(tmp_path)  # what a run that is not over yet answers with
+    for values in zip(saved, unfinished, model.get_weights(), validated[0], strict=True):
+        for value in values[1:]:
+            np.testing.assert_array_equal(values[0], value)
+    assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(saved, raw, strict=True))
+    for changed in (dict(ema=None), dict(clip_norm=1.0)):
+        with pytest.raises(UserError, match="ema=0.9. Received: None|global_clipnorm=None. Received: 1.0"):
+            training.run(tiny_model, data, tmp_path, epochs=2, **{**how, **changed})
+
+
+def weights_of(folder) -> list[np.ndarray]:
+    return training.load_run(folder).get_weights()
+
+
+def raw_weights_of(folder) -> list[np.ndarray]:
+    """The weights that a run's newest checkpoint goes on from, not their averages."""
+    return kpzoo.build("cpn_tiny", **SIZE, weights=callbacks.checkpoints(folder / "checkpoints")[0]).get_weights()
+
+
 def test_a_run_with_other_settings_is_refused(tmp_path):
     training.resume(tiny_model(), tmp_path, {"batch_size": 8})
     with pytest.raises(ValueError, match="started with batch_size=8. Received: 16"):
@@ -182,10 +321,22 @@ def test_a_run_with_other_settings_is_refused(tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["batch_size"] == 8
 
 
+def test_a_run_of_before_there_were_these_options_goes_on(small_folder, tmp_path):
+    data, how = load(small_folder, "train"), dict(batch_size=4, steps_per_epoch=1, augment=None)
+    training.run(tiny_model, data, tmp_path, epochs=1, **how)
+    record = json.loads((tmp_path / "run.json").read_text())
+    for name in ("ema", "precision", "base_batch", "warmup", "sync_batch_norm"):
+        record.pop(name)
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert training.run(tiny_model, data, tmp_path, epochs=2, **how).optimizer.iterations == 2
+    with pytest.raises(UserError, match="ema=None. Received: 0.5"):
+        training.run(tiny_model, data, tmp_path, epochs=2, **how, ema=0.5)
+
+
 def test_a_run_on_other_annotations_or_in_anothers_folder_is_refused(small_folder, tmp_path):
     data = load(small_folder, "train")
     how = dict(epochs=1, batch_size=4, steps_per_epoch=1, augment=None)
-    with training._held(tmp_path), pytest.raises(UserError, match="Another process is training in"):
+    with runs.held(tmp_path), pytest.raises(UserError, match="Another process is training in"):
         training.run(tiny_model, data, tmp_path, **how)
     training.run(tiny_model, data, tmp_path, **how)
     persons = data.annotations.persons

@@ -3,10 +3,19 @@
 import json
 import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import kpzoo
-from kpzoo.commands.parsing import add_model_arguments, add_pass_arguments, command, fraction, load_model
+from kpzoo.commands.parsing import (
+    add_model_arguments,
+    add_pass_arguments,
+    command,
+    fraction,
+    import_tensorflow,
+    load_model,
+    positive,
+)
 from kpzoo.errors import UserError
 
 
@@ -22,6 +31,8 @@ def add(commands) -> None:
     parser.add_argument("--images", help="folder of the pictures; found beside the annotations if not given")
     parser.add_argument("--boxes", default="gt", help="gt, or a file of detections in COCO's results format")
     add_pass_arguments(parser, batch_size=32)
+    text = "replicas that share each batch: GPUs, or logical CPUs where there is none"
+    parser.add_argument("--devices", type=positive, help=text)
     text = "IoU above which only the better one of two boxes is looked at; of annotated ones, the better visible"
     parser.add_argument("--box-nms", type=fraction, metavar="IOU", help=text)
     text = (
@@ -72,6 +83,7 @@ def _refuse_ignored(args) -> None:
         "--pose-nms": args.pose_nms,
         "--no-flip": args.no_flip,
         "--precision": args.precision != "float32",
+        "--devices": args.devices,
         "--save-results": args.save_results,
     }
     if names := [name for name, value in given.items() if value is not None and value is not False]:
@@ -87,8 +99,12 @@ def _load_data(args):
 def _evaluate_model(args, results_path):
     from kpzoo.data.results import read_results
 
+    import_tensorflow()
+    from kpzoo import devices
+
     data = _load_data(args)
-    model = load_model(args, data.skeleton)
+    with devices.make_strategy(args.devices).scope() if args.devices else nullcontext():
+        model = load_model(args, data.skeleton)
     found = kpzoo.evaluate(
         model,
         data,

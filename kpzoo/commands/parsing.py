@@ -97,6 +97,31 @@ def add_pass_arguments(parser: argparse.ArgumentParser, batch_size: int) -> None
     parser.add_argument("--batch-size", type=crop_count, default=batch_size, help="crops in one pass, of any pictures")
 
 
+def add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds how a training computes and makes its steps, whatever it trains; `scaling_options` reads them."""
+    group = parser.add_argument_group("steps and devices", "What a run was started with, it goes on with.")
+    text = "replicas of each host: GPUs, or logical CPUs where there is none. Several hosts are named by TF_CONFIG"
+    group.add_argument("--devices", type=positive, help=text)
+    text = "batch norm over the batches of all devices together, so that many devices train as one does"
+    group.add_argument("--sync-batch-norm", action="store_true", help=text)
+    text = "what to compute in; bfloat16 for new GPUs and CPUs, float16 for older GPUs. Weights stay float32"
+    group.add_argument("--precision", choices=("float32", "mixed_bfloat16", "mixed_float16"), help=text)
+    text = "batch that the learning rate is meant for: it is multiplied by the batch's size over this"
+    group.add_argument("--base-batch", type=positive, metavar="CROPS", help=text)
+    text = "steps in which the learning rate climbs from almost nothing, for large batches"
+    group.add_argument("--warmup", type=positive, default=0, metavar="STEPS", help=text)
+    text = "validate and save moving averages of the weights with this momentum, such as 0.999"
+    group.add_argument("--ema", type=fraction, metavar="MOMENTUM", help=text)
+    text = "cut the gradient of a batch to this length"
+    group.add_argument("--clip-norm", type=rate, metavar="LENGTH", help=text)
+
+
+def scaling_options(args: argparse.Namespace) -> dict:
+    """Returns the options of `training.run` that `add_scaling_arguments` added."""
+    names = ("devices", "sync_batch_norm", "precision", "base_batch", "warmup", "ema", "clip_norm")
+    return {name: getattr(args, name) for name in names}
+
+
 def load_model(args: argparse.Namespace, skeleton=None):
     """Returns the model that `--model`, `--weights` and `--image-size` name.
 

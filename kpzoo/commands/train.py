@@ -6,7 +6,18 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import kpzoo
-from kpzoo.commands.parsing import command, crop_count, fraction, import_tensorflow, positive, rate, seed, size
+from kpzoo.commands.parsing import (
+    add_scaling_arguments,
+    command,
+    crop_count,
+    fraction,
+    import_tensorflow,
+    positive,
+    rate,
+    scaling_options,
+    seed,
+    size,
+)
 
 
 def add(commands) -> None:
@@ -25,14 +36,16 @@ def add(commands) -> None:
     parser.add_argument("--val-data", help="the folder to validate on, if it is not that of --data")
     parser.add_argument("--out", required=True, help="folder of the run; an unfinished run there is continued")
     parser.add_argument("--epochs", type=positive, default=30, help="passes over the data")
-    parser.add_argument("--batch-size", type=crop_count, default=32, help="crops in a step, over all devices")
+    batch = parser.add_mutually_exclusive_group()
+    batch.add_argument("--batch-size", type=crop_count, default=32, help="crops in a step, over all devices and hosts")
+    batch.add_argument("--batch-per-device", type=crop_count, help="crops in a step of each device, instead")
     parser.add_argument("--learning-rate", type=rate, default=5e-4, help="halved after each sixth of the run")
     parser.add_argument("--augment", default="cpn", help="cpn, hrnet or simplebaseline")
     text = "share of the crops that show people of several photos put into one, 0 to 1"
     parser.add_argument("--crowd", type=fraction, default=0.0, help=text)
-    parser.add_argument("--devices", type=positive, help="replicas: GPUs, or logical CPUs where there is none")
     parser.add_argument("--json", action="store_true", help="print what came of it as JSON, the progress on stderr")
     parser.add_argument("--seed", type=seed, default=0, help="of weights, order and augmentation")
+    add_scaling_arguments(parser)
 
 
 def _run(args) -> None:
@@ -46,7 +59,10 @@ def _run(args) -> None:
 
     train = kpzoo.data.load(args.data, args.split)
     val = kpzoo.data.load(args.val_data or args.data, args.val_split) if args.val_split else None
-    steps = max(1, training.num_persons(train) // args.batch_size)
+    batch_size = args.batch_size
+    if args.batch_per_device:
+        batch_size = args.batch_per_device * training.make_strategy(args.devices).num_replicas_in_sync
+    steps = max(1, training.num_persons(train) // batch_size)
     every = max(1, args.epochs * steps // 6)
 
     def make_model():
@@ -61,14 +77,16 @@ def _run(args) -> None:
             train,
             args.out,
             epochs=args.epochs,
-            batch_size=args.batch_size,
+            batch_size=batch_size,
             augment=args.augment,
             seed=args.seed,
             crowd=compose.Crowd(compose.Cutouts(train), args.crowd) if args.crowd else None,
             validate=val and (lambda model: kpzoo.evaluate(model, val, flip=False).values),
             draw=val and (lambda model: evaluation.progress_sheet(model, val)),
-            devices=args.devices,
+            **scaling_options(args),
         )
+    if not training.is_chief():
+        return
     found = kpzoo.evaluate(model, val) if val else None
     if args.json:
         rows = [{name: float(value) for name, value in row.items() if value} for row in read_log(Path(args.out) / LOG)]

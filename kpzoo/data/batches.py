@@ -33,6 +33,7 @@ def make_dataset(
     instance_rule: str = "paper",
     crowd: Crowd | None = None,
     check_images: bool = True,
+    host: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
     """Returns an endless stream of shuffled batches for `model.fit`.
 
@@ -51,6 +52,7 @@ def make_dataset(
         crowd: Composed scenes that stand in for a share of the crops.
         check_images: Whether pictures that cannot be decoded are found first, named on stderr and left out; of a pack,
             whether all of it is read first and refused if it is damaged.
+        host: Which of how many equal parts of each batch to make: (index, count).
 
     Returns:
         Batches as dicts: `image` (B, H, W, 3) float32 RGB 0 … 255, and the targets of `heatmaps.encode`. For models
@@ -59,6 +61,10 @@ def make_dataset(
     """
     if not 1 <= batch_size <= geometry.MAX_CROPS:
         raise UserError(f"`batch_size` must be 1 to {geometry.MAX_CROPS}. Received: {batch_size}.")
+    index, count = host
+    if batch_size % count:
+        raise UserError(f"A batch of {batch_size} does not split over {count} hosts.")
+    rows = batch_size // count  # B of what is returned
     preset = model.preset
     if data.skeleton.keypoints != preset.skeleton.keypoints:
         raise UserError(
@@ -90,16 +96,18 @@ def make_dataset(
             points, visibility, present = fill_missing(
                 points, visibility, preset.image_hw, INSTANCE_RULES[instance_rule]
             )
-            queries = tf.tile(tf.eye(preset.num_instances)[None], [batch_size, 1, 1])
+            queries = tf.tile(tf.eye(preset.num_instances)[None], [rows, 1, 1])
             batch |= {"instance": queries, "present": present}
         else:
             points, visibility = points[:, 0], visibility[:, 0]
         targets = heatmaps.encode(codec, points, visibility, preset.image_hw, model.num_levels, rule)
         return {**batch, **targets}
 
-    batches = stream.map(load, tf.data.AUTOTUNE).batch(batch_size, drop_remainder=True)
+    if count > 1:
+        stream = stream.filter(lambda number, *_: number % batch_size // rows == index)
+    batches = stream.map(load, tf.data.AUTOTUNE).batch(rows, drop_remainder=True)
     options = tf.data.Options()
-    # The stream knows no files, so replicas on one host share it, and every host takes its part of each batch.
+    # The stream knows no files: replicas on one host share it.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.map(add_targets, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).with_options(options)
 

@@ -1,0 +1,104 @@
+"""What a training computes on: the GPUs of one host or of several, or replicas on a CPU."""
+
+import json
+import os
+from functools import lru_cache
+
+import keras
+import tensorflow as tf
+
+from kpzoo.errors import UserError
+
+
+def hosts() -> tuple[int, int]:
+    """Returns which of how many hosts this process is, by `TF_CONFIG`; (0, 1) without it. The first is the chief."""
+    text = os.environ.get("TF_CONFIG", "")
+    if not text.strip():
+        return 0, 1
+    try:
+        config = json.loads(text)
+        chiefs, workers = (list(config["cluster"].get(kind, [])) for kind in ("chief", "worker"))
+        kind, index = config["task"]["type"], int(config["task"]["index"])
+        place = {"chief": 0, "worker": len(chiefs)}[kind] + index
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"TF_CONFIG does not name this worker among others ({type(error).__name__}: {error}). Received: {text!r}. "
+            'Expected: {"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}.'
+        ) from None
+    if not 0 <= place < len(chiefs) + len(workers):
+        raise UserError(f"TF_CONFIG names {len(chiefs) + len(workers)} hosts. Received: task {kind} {index}.")
+    return place, len(chiefs) + len(workers)
+
+
+def is_chief() -> bool:
+    """Returns whether this process is the one that writes files."""
+    return hosts()[0] == 0
+
+
+def make_strategy(num_devices: int | None = None) -> tf.distribute.Strategy:
+    """Returns a strategy over this host's GPUs, over that many logical CPUs, or over all hosts of `TF_CONFIG`.
+
+    Args:
+        num_devices: How many of each host; None for all GPUs, or one CPU.
+    """
+    if num_devices is not None and num_devices < 1:
+        raise UserError(f"The number of devices must be at least 1. Received: {num_devices}.")
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    if hosts()[1] > 1:
+        if num_devices and num_devices > max(num_gpus, 1):
+            raise UserError(f"This host has {num_gpus} GPUs, or one CPU. Received: {num_devices} devices.")
+        return _over_hosts(num_devices)
+    if num_gpus:
+        if num_devices and num_devices > num_gpus:
+            raise UserError(f"This machine has {num_gpus} GPUs. Received: {num_devices} devices.")
+        return tf.distribute.MirroredStrategy([f"/gpu:{index}" for index in range(num_devices or num_gpus)])
+    num_devices = num_devices or 1
+    if num_devices > 1:
+        _split_cpu(num_devices)
+    return tf.distribute.MirroredStrategy([f"/cpu:{index}" for index in range(num_devices)])
+
+
+@lru_cache(maxsize=1)  # hosts meet once
+def _over_hosts(num_devices: int | None) -> tf.distribute.MultiWorkerMirroredStrategy:
+    try:
+        if num_devices and (gpus := tf.config.list_physical_devices("GPU")):
+            tf.config.set_visible_devices(gpus[:num_devices], "GPU")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        raise UserError(f"{error}. Call `make_strategy` before anything else touches TensorFlow.") from None
+
+
+def of_chief(strategy: tf.distribute.Strategy, number: int) -> int:
+    """Returns the number that the chief gives, on every host, once all of them ask for it."""
+    if hosts()[1] == 1:
+        return number
+
+    @tf.function
+    def shared():
+        context = tf.distribute.get_replica_context()
+        mine = tf.where(context.replica_id_in_sync_group == 0, tf.constant(number, tf.float64), 0.0)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+
+    return int(strategy.experimental_local_results(strategy.run(shared))[0])
+
+
+def _split_cpu(num_devices: int) -> None:
+    """Makes several logical devices of the CPU, which TensorFlow allows before its first operation alone."""
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    configured = tf.config.get_logical_device_configuration(cpu) or []
+    if len(configured) >= num_devices:
+        return
+    try:
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices)
+    except RuntimeError:
+        raise UserError(
+            f"TensorFlow has already started with {max(len(configured), 1)} CPU devices, not {num_devices}. "
+            "Call `make_strategy` before anything else touches TensorFlow."
+        ) from None
+
+
+def synchronize_batch_norm(model: keras.Model) -> None:
+    """Lets every batch norm of the model use the statistics of the global batch; to be called before `compile`."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.synchronized = True
