@@ -263,6 +263,23 @@ def test_a_run_scales_the_rate_of_any_schedule_by_its_batch(small_folder, tmp_pa
         training.run(tiny_model, load(small_folder, "train"), tmp_path, **{**how, "warmup": 3})
 
 
+def test_a_recipe_scales_its_rate_with_the_batch_that_is_asked_for(small_folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "recipes"))
+    import common
+
+    called = []
+    monkeypatch.setattr(training, "run", lambda *args, **kwargs: called.append(kwargs))
+    monkeypatch.setattr(kpzoo, "evaluate", lambda *args, **kwargs: "AP")
+    how = dict(splits=("train", "train"), batch_size=2, epochs=3, augment="cpn", crops_per_epoch=10)
+    for given in ([], ["--batch-size", "5", "--warmup", "7", "--ema", "0.99", "--precision", "mixed_bfloat16"]):
+        monkeypatch.setattr(sys, "argv", ["recipe", "--data", str(small_folder), "--out", str(tmp_path), *given])
+        common.train(common.arguments("", "recipe"), lambda *_: None, **how)
+    plain, scaled = called
+    assert (plain["batch_size"], plain["base_batch"], plain["steps_per_epoch"]) == (2, None, 5)
+    assert (scaled["batch_size"], scaled["base_batch"], scaled["steps_per_epoch"]) == (5, 2, 2)
+    assert (scaled["warmup"], scaled["ema"], scaled["precision"]) == (7, 0.99, "mixed_bfloat16")
+
+
 def test_averages_are_those_of_a_plain_loop_and_are_swapped_in_and_out(small_folder):
     model = tiny_model()
     model.optimizer.build(model.trainable_variables)
