@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
+import kpzoo
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import measure  # noqa: E402
 import readme  # noqa: E402
+import scaling  # noqa: E402
 
 
 @pytest.fixture
@@ -21,6 +24,21 @@ def no_peaks(monkeypatch):
 
 def test_the_page_is_made_of_the_files_of_results():
     assert readme.README.read_text(encoding="utf-8") == readme.text(), "run `python benchmarks/readme.py`"
+
+
+def test_the_page_on_scaling_is_made_of_its_file_of_results():
+    found = json.loads((measure.RESULTS / "scaling.json").read_text(encoding="utf-8"))
+    assert scaling.PAGE.read_text(encoding="utf-8") == scaling.page(found), "run `python benchmarks/scaling.py --page`"
+
+
+def test_the_arithmetic_of_scaling_is_that_of_a_pencil(monkeypatch):
+    monkeypatch.setattr(scaling, "MODELS", {"cpn_res50": ("256x192", 60_000, 350)})
+    line = scaling.arithmetic({"256x192": 100.0})[0]
+    crops_per_s = 30e12 / (6 * kpzoo.info("cpn_res50").macs["256x192"])
+    assert line["crops/s of a GPU"] == round(crops_per_s)
+    assert line["cores to feed 8 GPUs"] == pytest.approx(8 * crops_per_s / 100, abs=1)
+    assert line["hours, 1 GPU"] == pytest.approx(21e6 / crops_per_s / 3600, abs=0.06)
+    assert line["ms of the network"] == round(1.75 * 4 * kpzoo.info("cpn_res50").num_params / 12.5e9 * 1000)
 
 
 def test_rounds_go_through_the_alternatives_forwards_and_backwards():

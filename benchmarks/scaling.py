@@ -1,0 +1,183 @@
+"""What a core makes for a training and what replicas make of an evaluation; and docs/scaling.md, from that.
+
+python benchmarks/scaling.py --write    # measures, a minute, and writes results/scaling.json and the page
+python benchmarks/scaling.py --page     # only writes the page anew, after the file or a model has changed
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import measure
+
+PAGE = Path(__file__).parents[1] / "docs/scaling.md"
+TEXT = Path(__file__).parent / "scaling.md"
+RESULTS = "scaling"
+PHOTO_HW = (480, 640)  # as most of COCO's
+BATCH_SIZE = 32
+
+# What the page's arithmetic takes for granted, none of it measured here.
+GPU_TFLOPS = 30.0  # what a GPU computes of such networks in mixed precision: a tenth of an A100's peak of 312
+HOST_GPUS, NUM_HOSTS = 8, 8
+NETWORK_GBIT = 100.0  # between hosts
+BACKWARD = 2.0  # a step is a forward pass and a backward pass of twice its work
+COCO_PERSONS = 149_813  # of train2017 with keypoints, an epoch of HRNet's and MIPNet's recipes
+CPN_EPOCH = 60_000  # crops, recipes/cpn_res50_coco_256x192.py
+
+MODELS = {  # size, crops in an epoch, epochs: those of the recipes
+    "cpn_res50": ("256x192", CPN_EPOCH, 350),
+    "simplebaseline_res50": ("256x192", COCO_PERSONS, 140),
+    "hrnet_w32": ("256x192", COCO_PERSONS, 210),
+    "mipnet_res50": ("256x192", COCO_PERSONS, 110),
+    "hrnet_w48": ("384x288", COCO_PERSONS, 210),
+    "mipnet_hrnet_w48": ("384x288", COCO_PERSONS, 110),
+}
+
+
+def input_rate(image_hw: tuple[int, int]) -> float:
+    """Returns how many augmented training crops a second one core makes of drawn photos."""
+    import kpzoo
+    from kpzoo.data import synthetic
+    from kpzoo.data.batches import make_dataset
+
+    model = kpzoo.build("cpn_tiny", image_hw=image_hw)
+    with tempfile.TemporaryDirectory() as folder:
+        synthetic.make_dataset(folder, 16, image_hw=PHOTO_HW, split="train")
+        data = kpzoo.data.load(folder, "train")
+        batches = iter(make_dataset(data, model, BATCH_SIZE, augment="hrnet"))
+        for _ in range(3):
+            next(batches)
+        rates = []
+        for _ in range(5):
+            started = time.perf_counter()
+            for _ in range(3):
+                next(batches)
+            rates.append(3 * BATCH_SIZE / (time.perf_counter() - started))
+    return sorted(rates)[len(rates) // 2]
+
+
+def replicas() -> list[dict]:
+    """Returns a table of an evaluation's batches in one and in two logical CPUs."""
+    import numpy as np
+
+    import kpzoo
+    from kpzoo.inference import make_predictor
+    from kpzoo.training import make_strategy
+
+    crops = np.zeros((BATCH_SIZE, 128, 96, 3), np.float32)
+    calls = {}
+    for count in (2, 1):  # two first: TensorFlow starts with them
+        with make_strategy(count).scope():
+            predict = make_predictor(kpzoo.build("cpn_nano", image_hw=(128, 96)))
+        calls[f"{count} logical CPU{'s' * (count > 1)}"] = lambda predict=predict: predict(crops)[0].numpy()
+    return measure.rows(measure.interleaved(calls, 7))
+
+
+def part(name: str) -> list[dict]:
+    """Returns a table that a process of its own has measured: cores and logical devices are chosen once in each."""
+    command = [sys.executable, __file__, "--part", name]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+
+
+def measured_part(name: str) -> list[dict]:
+    if name == "replicas":
+        return replicas()
+    sizes = {"256x192": (256, 192), "384x288": (384, 288)}
+    return [{"crop": label, "crops/s of a core": input_rate(size)} for label, size in sizes.items()]
+
+
+def arithmetic(rates: dict[str, float]) -> list[dict]:
+    """Returns what each recipe asks of `NUM_HOSTS` hosts, and what then limits it.
+
+    Args:
+        rates: Crops a second of a core, by their size.
+    """
+    import kpzoo
+
+    lines = []
+    for name, (size, epoch, epochs) in MODELS.items():
+        info = kpzoo.info(name)
+        height, width = map(int, size.split("x"))
+        area = height * width / (256 * 192)  # convolutions cost in proportion to it
+        work = 2 * info.macs["256x192"] * area * (1 + BACKWARD)  # FLOP of a crop
+        of_gpu = GPU_TFLOPS * 1e12 / work
+        ring = 2 * (NUM_HOSTS - 1) / NUM_HOSTS * 4 * info.num_params / (NETWORK_GBIT * 1e9 / 8)
+        step = BATCH_SIZE / of_gpu
+        lines.append(
+            {
+                "model": f"`{name}` {size}",
+                "GFLOP of a crop's step": work / 1e9,
+                "crops/s of a GPU": round(of_gpu),
+                f"cores to feed {HOST_GPUS} GPUs": round(HOST_GPUS * of_gpu / rates[size] + 0.5),
+                "MB of gradients": round(4 * info.num_params / 1e6),
+                "ms of a step": round(1000 * step),
+                "ms of the network": round(1000 * ring),
+                "hours, 1 GPU": round(epoch * epochs / of_gpu / 3600, 1),
+                f"hours, {HOST_GPUS} GPUs": round(epoch * epochs / of_gpu / HOST_GPUS / 3600, 1),
+                f"hours, {NUM_HOSTS} hosts": round(
+                    epoch * epochs / (HOST_GPUS * NUM_HOSTS * BATCH_SIZE) * max(step, ring) / 3600, 2
+                ),
+            }
+        )
+    return lines
+
+
+def page(found: dict) -> str:
+    """Returns docs/scaling.md for a file of results."""
+    table = found["tables"]["Training crops that one core makes"]
+    rates = {row["crop"]: row["crops/s of a core"] for row in table}
+    lines = arithmetic(rates)
+    cores = f"cores to feed {HOST_GPUS} GPUs"
+    needed = [line[cores] for line in lines]
+    hungriest = max(lines, key=lambda line: line[cores])
+    slowest_network = max(lines, key=lambda line: line["ms of the network"] / line["ms of a step"])
+    machine = found["machine"]
+    alone, both = (row["ms (middle half)"] for row in reversed(found["tables"]["Evaluation of 32 crops by cpn_nano"]))
+    values = dict(
+        gpu_tflops=f"{GPU_TFLOPS:g}", gpus=HOST_GPUS, hosts=NUM_HOSTS, gbit=f"{NETWORK_GBIT:g}", batch=BATCH_SIZE,
+        step=f"{1 + BACKWARD:g}", persons=f"{COCO_PERSONS:,}", cpn_epoch=f"{CPN_EPOCH:,}",
+        all_gpus=HOST_GPUS * NUM_HOSTS, global_batch=HOST_GPUS * NUM_HOSTS * BATCH_SIZE,
+        cpu=machine["cpu"], photo=f"{PHOTO_HW[1]}x{PHOTO_HW[0]}", input_table=measure.table(table),
+        arithmetic=measure.table(lines), fewest=min(needed), most=max(needed), hungriest=hungriest["model"],
+        busiest=slowest_network["model"], busiest_ms=slowest_network["ms of the network"],
+        busiest_step=slowest_network["ms of a step"], alone=alone, both=both, cores=machine["cores"],
+    )  # fmt: skip
+    return TEXT.read_text(encoding="utf-8").format(**values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the file of results and the page")
+    parser.add_argument("--page", action="store_true", help="measure nothing, write the page from the file")
+    parser.add_argument("--part", choices=("input", "replicas"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    path = measure.RESULTS / f"{RESULTS}.json"
+    if args.part:
+        print(json.dumps(measured_part(args.part)))
+        return
+    if not args.page:
+        measure.report(
+            RESULTS,
+            "One core's training crops, and an evaluation that replicas share",
+            "python benchmarks/scaling.py",
+            {
+                "Training crops that one core makes": part("input"),
+                f"Evaluation of {BATCH_SIZE} crops by cpn_nano": part("replicas"),
+            },
+            [],
+            notes=[f"Crops of drawn photos of {PHOTO_HW[1]}x{PHOTO_HW[0]}, augmented as HRNet's; docs/scaling.md."],
+            folder=measure.RESULTS if args.write else None,
+        )
+    if args.write or args.page:
+        PAGE.write_text(page(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    if "input" in sys.argv and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    main()
