@@ -13,6 +13,7 @@ import pytest
 
 import kpzoo
 from kpzoo import callbacks, devices, training
+from kpzoo.data import packing
 from kpzoo.data.batches import make_dataset
 from kpzoo.data.files import load
 from kpzoo.errors import UserError
@@ -82,8 +83,11 @@ def test_two_hosts_train_to_the_weights_of_one_and_the_chief_alone_writes(small_
         assert float(ours["loss"]) == pytest.approx(float(theirs["loss"]), rel=1e-4)
 
 
-def test_hosts_make_the_rows_of_each_batch_between_them(small_folder):
+@pytest.mark.parametrize("packed", [False, True])
+def test_hosts_make_the_rows_of_each_batch_between_them(packed, small_folder, tmp_path):
     model, data = kpzoo.build("mipnet_tiny", image_hw=(64, 64)), load(small_folder, "train")
+    if packed:
+        data = load(packing.write_pack(data, tmp_path / "pack", image_hw=(64, 64)))
     how = dict(augment="hrnet", seed=3, start_step=2)
     whole = make_dataset(data, model, 6, **how).take(3)
     parts = [make_dataset(data, model, 6, **how, host=(index, 2)).take(3) for index in (0, 1)]
