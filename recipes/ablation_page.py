@@ -161,32 +161,38 @@ def values(results: Mapping, name: str, metric: str) -> list[float]:
     return [100 * found[metric] for found in results["rows"].get(name, {}).values()]
 
 
-def seed_deviation(results: Mapping, like: str, metric: str) -> float | None:
-    """Returns the standard deviation between seeds, pooled over all rows that are scored on what `like` is scored on.
+def seed_deviation(results: Mapping, like: str, metric: str) -> tuple[float, int]:
+    """Returns the standard deviation between seeds and its degrees of freedom, 0 where no row has two seeds.
 
-    Two seeds say little of a row's own deviation; those of all rows together say more. None where no row has two.
+    It is pooled over all rows that are scored on what `like` is scored on: two seeds say little of a row's own
+    deviation, those of all rows together say more.
     """
-    squares = freedom = 0.0
+    squares, freedom = 0.0, 0
     for name in results["rows"]:
         found = values(results, name, metric) if name.startswith(CROWDED) == like.startswith(CROWDED) else []
         if len(found) > 1:
             squares += stdev(found) ** 2 * (len(found) - 1)
             freedom += len(found) - 1
-    return sqrt(squares / freedom) if freedom else None
+    return (sqrt(squares / freedom) if freedom else 0.0), freedom
+
+
+# Student's t for 95%, by degrees of freedom from 1; beyond, 1.96 + 2.5 / freedom is right to 0.02.
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 
 def verdict(
-    better: Sequence[float], worse: Sequence[float], deviation: float | None
+    better: Sequence[float], worse: Sequence[float], deviation: float, freedom: int
 ) -> tuple[float, float | None, str]:
     """Returns (difference of means, noise, verdict) on a claim that one row beats another.
 
-    The noise is two standard errors of the difference: 2 * deviation * sqrt(1 / n + 1 / m). A difference beyond it
+    The noise is half of the difference's 95% interval, t * deviation * sqrt(1 / n + 1 / m). A difference beyond it
     confirms the claim, one beyond it in the other direction does not, and all between is noise.
     """
     difference = mean(better) - mean(worse)
-    if deviation is None:
+    if not freedom:
         return difference, None, "undecided, with one seed"
-    noise = 2 * deviation * sqrt(1 / len(better) + 1 / len(worse))
+    student = STUDENT[freedom - 1] if freedom <= len(STUDENT) else 1.96 + 2.5 / freedom
+    noise = student * deviation * sqrt(1 / len(better) + 1 / len(worse))
     if abs(difference) <= noise:
         return difference, noise, "within noise"
     return difference, noise, "confirmed" if difference > 0 else "not confirmed"
@@ -202,7 +208,7 @@ def sentence(results: Mapping, table: Table, claim: tuple[str, str, str]) -> str
     parts = []
     for metric in ("AP", "PCK@0.2"):
         pair = [values(results, name, metric) for name in (better, worse)]
-        difference, noise, found = verdict(*pair, seed_deviation(results, better, metric))
+        difference, noise, found = verdict(*pair, *seed_deviation(results, better, metric))
         spread = "" if noise is None else f" (noise {noise:.1f})"
         parts.append((f"{difference:+.1f} {metric}{spread}", found))
     (ap, by_ap), (pck, by_pck) = parts
@@ -253,31 +259,39 @@ def page(results: Mapping) -> str:
     shown = sorted((table for group in ORDER for table in group), key=list(TABLES).index)
     sections = [section(results, key) for key in shown]
     deviations = {
-        metric: [seed_deviation(results, like, metric) for like in ("cpn", CROWDED)] for metric in ("AP", "PCK@0.2")
+        where: [seed_deviation(results, like, metric) for metric in ("AP", "PCK@0.2")]
+        for where, like in (("on photos", "cpn"), ("in crowds", CROWDED))
     }
     told = "; ".join(
-        f"{metric} {' and '.join('unknown' if found is None else f'{found:.2f}' for found in both)}"
-        for metric, both in deviations.items()
+        f"{where} {ap:.2f} AP and {pck:.2f} PCK, {freedom} degrees of freedom" if freedom else f"{where} not known yet"
+        for where, ((ap, freedom), (pck, _)) in deviations.items()
     )
-    return INTRODUCTION.format(**results, told=told) + "\n".join([*sections, CARE])
+    alone = [
+        found for name, seeds in results["rows"].items() if not name.startswith(CROWDED) for found in seeds.values()
+    ]
+    counts = [f"{alone[0][key]:,}" if alone else "no" for key in ("num_train", "num_val")]
+    return INTRODUCTION.format(**results, told=told, counts=counts) + "\n".join([*sections, CARE])
 
 
 INTRODUCTION = """\
 # What the parts of CPN and MIPNet are worth
 
 Made by `{command}`, this page by `python recipes/ablations.py --page docs/results.md`; the numbers are in
-[results/ablations.json](results/ablations.json) ({settings[versions]}). The papers' figures are theirs: COCO minival
-with a detector's boxes, networks of 30 times the work, trainings of days.
+[results/ablations.json](results/ablations.json) ({settings[versions]}). The papers' figures are
+theirs: COCO minival with a detector's boxes, networks of 30 times the work, trainings of days.
 
-Here every row learns the same 6,284 photos of athletes (Leeds Sports Pose Extended, 14 keypoints) at 128x96 for
-{settings[epochs]} epochs: batches of {settings[batch_size]}, Adam at {settings[learning_rate]} on one cosine,
-{settings[precision]}, {settings[augment]}. AP and PCK@0.2 are x 100, of 1,000 held-out photos with annotated boxes and
-flip test: mean over seeds ± half of their range.
+Here every row learns the same {counts[0]} photos of athletes (Leeds Sports Pose Extended, 14 keypoints) at 128x96:
 
-**How a claim is judged.** The noise of a difference is two standard errors, from the standard deviation between seeds,
-pooled over all rows with two seeds or more (on photos and in crowds: {told}). *Confirmed*: the difference has the
-paper's sign and exceeds the noise. *Not confirmed*: it exceeds it with the other sign. *Within noise*: neither; the
-paper may still be right.
+* {settings[epochs]} epochs in batches of {settings[batch_size]}, Adam at {settings[learning_rate]} on one cosine,
+  {settings[precision]}
+* {settings[augment]}
+* AP and PCK@0.2 x 100 of {counts[1]} held-out photos, annotated boxes, flip test: mean of the seeds ± half
+  of their range
+
+**How a claim is judged.** The noise of a difference is half of its 95% interval: Student's t times its standard error,
+from the deviation between seeds, pooled over all rows that have two ({told}).
+*Confirmed*: the difference has the paper's sign and exceeds the noise. *Not confirmed*: it exceeds it with the other
+sign. *Within noise*: neither; the paper may still be right.
 """
 
 

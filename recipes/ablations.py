@@ -133,6 +133,7 @@ def measure(name: str, seed: int, args) -> dict:
     )
     minutes = (time.perf_counter() - started) / 60
     found = {"num_params": count_params(model), "macs": count_macs(model), "minutes": round(minutes, 1)}
+    found |= {"num_train": training.num_persons(train), "num_val": training.num_persons(val)}
     # One person to a box: there is nothing to suppress but in crowds, where all rows are treated alike.
     values = kpzoo.evaluate(model, val, nms=POSE_NMS if row.start else "auto").values
     found |= {key: value for key, value in values.items() if key in ("AP", "AP50", "AR", "PCK@0.2")}
@@ -185,7 +186,8 @@ def settle(name: str, seed: int, args, wait: bool = False) -> None:
 
 def settings(args) -> dict:
     """Returns what must be the same for all rows of a study."""
-    augment = "scale 0.8 to 1.25, rotation up to 30 degrees, mirrored"
+    low, high = AUGMENT.scale
+    augment = f"scale {low} to {high}, rotation up to {AUGMENT.rotation:g} degrees, mirrored"
     versions = f"kpzoo {kpzoo.__version__}, keras {keras.__version__}, tensorflow {tf.__version__}"
     told = dict(epochs=args.epochs, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, augment=augment)
     return told | {"precision": keras.config.dtype_policy().name, "versions": versions}

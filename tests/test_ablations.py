@@ -18,7 +18,7 @@ import ablations  # noqa: E402
 
 def results(**rows):
     """A results file of rows by their AP; PCK is twice that."""
-    one = {"num_params": 1, "macs": 1}
+    one = {"num_params": 1, "macs": 1, "num_train": 1, "num_val": 1}
     return {
         "command": "",
         "settings": {},
@@ -30,33 +30,38 @@ def results(**rows):
 
 
 @pytest.mark.parametrize(
-    ("better", "worse", "deviation", "difference", "noise", "words"),
+    ("better", "worse", "freedom", "difference", "noise", "words"),
     [
-        ([12.0, 14.0], [10.0, 10.0], 1.0, 3.0, 2.0, "confirmed"),
-        ([10.0, 10.0], [12.0, 14.0], 1.0, -3.0, 2.0, "not confirmed"),
-        ([12.0, 12.0], [10.0, 10.0], 1.0, 2.0, 2.0, "within noise"),
-        ([12.0], [10.0, 10.0, 10.0, 10.0], 1.0, 2.0, 5**0.5, "within noise"),
-        ([12.5], [10.0, 10.0, 10.0, 10.0], 1.0, 2.5, 5**0.5, "confirmed"),
-        ([12.0], [10.0], None, 2.0, None, "undecided, with one seed"),
+        ([12.0, 14.0], [10.0, 10.0], 3, 3.0, 3.18, "within noise"),
+        ([12.0, 14.0], [10.0, 10.0], 4, 3.0, 2.78, "confirmed"),
+        ([10.0, 10.0], [12.0, 14.0], 4, -3.0, 2.78, "not confirmed"),
+        ([12.0], [10.0, 10.0, 10.0, 10.0], 25, 2.0, 2.06 * 1.25**0.5, "within noise"),
+        ([12.5], [10.0, 10.0, 10.0, 10.0], 25, 2.5, 2.06 * 1.25**0.5, "confirmed"),
+        ([12.0], [10.0], 0, 2.0, None, "undecided, with one seed"),
     ],
 )
-def test_a_verdict_follows_from_means_and_deviation(better, worse, deviation, difference, noise, words):
-    found = ablation_page.verdict(better, worse, deviation)
+def test_a_verdict_follows_from_means_and_deviation(better, worse, freedom, difference, noise, words):
+    found = ablation_page.verdict(better, worse, 1.0, freedom)
     assert found == (pytest.approx(difference), noise and pytest.approx(noise), words)
 
 
 def test_deviations_are_pooled_over_rows_scored_on_the_same_pictures():
     found = results(cpn=[10.0, 12.0], cpn_l2=[5.0, 5.0, 5.0], globalnet=[50.0], crowd_1=[0.0, 30.0])
-    assert ablation_page.seed_deviation(found, "cpn", "AP") == pytest.approx((2.0 / 3) ** 0.5)  # (2 + 0) / (1 + 2)
-    assert ablation_page.seed_deviation(found, "crowd_2", "AP") == pytest.approx(450**0.5)
-    assert ablation_page.seed_deviation(results(cpn=[10.0]), "cpn", "AP") is None
+    assert ablation_page.seed_deviation(found, "cpn", "AP") == (pytest.approx((2.0 / 3) ** 0.5), 3)  # (2 + 0) / (1 + 2)
+    assert ablation_page.seed_deviation(found, "crowd_2", "AP") == (pytest.approx(450**0.5), 1)
+    assert ablation_page.seed_deviation(results(cpn=[10.0]), "cpn", "AP") == (0.0, 0)
 
 
 def test_a_sentence_tells_the_papers_difference_ours_and_the_verdict():
     table, claim = ablation_page.TABLES["table7"], ablation_page.TABLES["table7"].claims[0]
     told = ablation_page.sentence(results(cpn=[12.0, 12.2], cpn_l2=[10.0, 10.2]), table, claim)
-    assert "paper +0.8 AP; here +2.0 AP (noise 0.3): **confirmed**" in told
+    assert "paper +0.8 AP; here +2.0 AP (noise 0.6): **confirmed**" in told
     assert "not measured yet" in ablation_page.sentence(results(cpn=[12.0, 12.2]), table, claim)
+
+
+def test_a_plot_has_a_dot_for_each_seed_and_each_figure_of_the_paper():
+    plot = ablation_page.plot(results(cpn=[12.0, 12.2], cpn_l2=[10.0]), "table7")
+    assert plot.count("<circle") == 3 + 5
 
 
 def test_tables_name_rows_that_are_trained_and_claims_that_the_paper_makes():

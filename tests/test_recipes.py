@@ -12,7 +12,8 @@ import pytest
 
 import kpzoo
 from kpzoo.data.crops import AUGMENTS
-from kpzoo.registry import build, list_models, spec_of
+from kpzoo.models import build, list_models
+from kpzoo.registry import spec_of
 from kpzoo.skeletons import CROWDPOSE14
 
 ROOT = Path(__file__).resolve().parents[1]
