@@ -91,7 +91,7 @@ def evaluate(
         return results, metrics.average_precision(annotations, results, protocol, boxes=_source(boxes, box_nms))
 
     results, found = score(np.arange(len(poses)))
-    values, circumstances = dict(found.values), {**found.circumstances, **_circumstances(preset, flip, nms, precision)}
+    values, circumstances = dict(found.values), {**found.circumstances, **_circumstances(model, flip, nms, precision)}
     details, circumstances["boxes_used"] = dict(found.details), len(boxes_xywh)
     if preset.num_instances > 1:
         for instance in range(preset.num_instances):
@@ -150,12 +150,13 @@ def _kept(poses: Poses, image_ids: np.ndarray, preset, nms: float | None) -> np.
     return _per_image(image_ids, lambda rows: suppress(poses[rows], preset, nms))
 
 
-def _circumstances(preset, flip: bool, nms: float | None, precision: str) -> Mapping:
+def _circumstances(model: PoseModel, flip: bool, nms: float | None, precision: str) -> Mapping:
+    preset, policy = model.preset, model.dtype_policy.name
     codec = heatmaps.CODECS[preset.codec]
     return {
         "model": preset.name,
         "image_hw": f"{preset.image_hw[0]}x{preset.image_hw[1]}",
-        "precision": precision,
+        "precision": precision if policy == "float32" else policy,  # a model that was built in it computes in it
         "flip_test": flip,
         "decoder": codec.decoder,
         "crop_rule": codec.crop_rule,

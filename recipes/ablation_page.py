@@ -278,9 +278,10 @@ INTRODUCTION = """\
 
 Made by `{command}`, this page by `python recipes/ablations.py --page docs/results.md`; the numbers are in
 [results/ablations.json](results/ablations.json) ({settings[versions]}). The papers' figures are
-theirs: COCO minival with a detector's boxes, networks of 30 times the work, trainings of days.
+theirs: COCO minival with a detector's boxes, far larger networks, trainings of days.
 
-Here every row learns the same {counts[0]} photos of athletes (Leeds Sports Pose Extended, 14 keypoints) at 128x96:
+Here every row learns the same {counts[0]} photos of athletes (Leeds Sports Pose Extended, 14 keypoints) at 128x96,
+unless its table says otherwise:
 
 * {settings[epochs]} epochs in batches of {settings[batch_size]}, Adam at {settings[learning_rate]} on one cosine,
   {settings[precision]}

@@ -130,6 +130,7 @@ def measure(name: str, seed: int, args) -> dict:
         batch_size=4 if args.smoke else BATCH_SIZE,
         augment=AUGMENT,
         seed=seed,
+        precision=precision(args),
     )
     minutes = (time.perf_counter() - started) / 60
     found = {"num_params": count_params(model), "macs": count_macs(model), "minutes": round(minutes, 1)}
@@ -179,8 +180,6 @@ def settle(name: str, seed: int, args, wait: bool = False) -> None:
             write(path, found)
             print(f"{name}, seed {seed}: AP {found['AP']:.3f}, PCK@0.2 {found['PCK@0.2']:.3f}", flush=True)
             keras.backend.clear_session()
-        elif json.loads(path.read_text())["settings"] != settings(args):
-            raise UserError(f"{str(path)!r} was made with other settings. Use the same, or another --out.")
     merge(args)
 
 
@@ -190,7 +189,20 @@ def settings(args) -> dict:
     augment = f"scale {low} to {high}, rotation up to {AUGMENT.rotation:g} degrees, mirrored"
     versions = f"kpzoo {kpzoo.__version__}, keras {keras.__version__}, tensorflow {tf.__version__}"
     told = dict(epochs=args.epochs, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, augment=augment)
-    return told | {"precision": keras.config.dtype_policy().name, "versions": versions}
+    data = [kpzoo.data.load(args.data, split).crc32 for split in ("train", "val")]
+    return told | {"precision": precision(args), "versions": versions, "data_crc32": data}
+
+
+def check(path: Path, before: dict, args) -> None:
+    """Refuses to mix rows of different studies."""
+    for name, value in settings(args).items():
+        if before.get(name) != value:
+            told = f"{name}={before.get(name)!r}. Received: {value!r}"
+            raise UserError(f"{str(path)!r} was made with {told}. Use the same, or another --out and --results.")
+
+
+def precision(args) -> str:
+    return "float32" if args.smoke else "mixed_bfloat16"
 
 
 def merge(args) -> None:
@@ -198,14 +210,14 @@ def merge(args) -> None:
     args.results.parent.mkdir(parents=True, exist_ok=True)
     with (args.out / ".merge.lock").open("w") as lock:
         locks.hold(lock)
-        results = json.loads(args.results.read_text()) if args.results.exists() else {}
-        if results.get("settings") != settings(args):
-            results = {"command": "python recipes/ablations.py --data PHOTOS", "settings": settings(args), "rows": {}}
+        results = {"command": "python recipes/ablations.py --data PHOTOS", "settings": settings(args), "rows": {}}
+        if args.results.exists():
+            results = json.loads(args.results.read_text())
+            check(args.results, results["settings"], args)
         for path in (args.out / "rows").glob("*.json"):
             found = json.loads(path.read_text())
-            name, seed = found.pop("row"), str(found.pop("seed"))
-            if found.pop("settings") == results["settings"]:
-                results["rows"].setdefault(name, {})[seed] = found
+            check(path, found.pop("settings"), args)
+            results["rows"].setdefault(found.pop("row"), {})[str(found.pop("seed"))] = found
         results["rows"] = {
             name: dict(sorted(results["rows"][name].items())) for name in ROWS if name in results["rows"]
         }
@@ -245,8 +257,8 @@ def main(args) -> None:
             synthetic.make_dataset(args.data, SMOKE_SCENES, split=split, people=(2, 2), overwrite=True)
     elif args.data is None:
         parser.error("--data FOLDER is needed, or --smoke")
-    else:
-        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    if args.results.exists():
+        check(args.results, json.loads(args.results.read_text())["settings"], args)
     for name, seed in work(args.only, args.seeds):
         settle(name, seed, args)
     print(ablation_page.page(json.loads(args.results.read_text())))

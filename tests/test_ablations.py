@@ -1,11 +1,15 @@
 """The ablations' page is made of its results file, and its verdicts of numbers."""
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
+from kpzoo.data import synthetic
+from kpzoo.errors import UserError
 from kpzoo.registry import spec_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -110,3 +114,40 @@ def test_rivals_of_the_third_table_cost_about_the_same():
     rivals = [name for name in ("resnet", "dilated", "hourglass_1", "hourglass_2", "simplebaseline") if name in rows]
     costs = {name: next(iter(rows[name].values()))["macs"] for name in (*rivals, "cpn")}
     assert all(abs(cost / costs["cpn"] - 1) < 0.1 for cost in costs.values()), costs
+
+
+def test_rows_of_different_studies_are_not_mixed(tmp_path, monkeypatch):
+    before = {"epochs": 4, "precision": "mixed_bfloat16"}
+    monkeypatch.setattr(ablations, "settings", lambda args: {**before, "epochs": args.epochs})
+    args = argparse.Namespace(epochs=4, out=tmp_path, results=tmp_path / "results.json")
+    (tmp_path / "rows").mkdir()
+    row = {"row": "cpn", "seed": 0, "AP": 0.5}
+    ablations.write(tmp_path / "rows/cpn_seed0.json", {**row, "settings": before})
+    ablations.merge(args)
+    ablations.write(tmp_path / "rows/cpn_l2_seed1.json", {**row, "row": "cpn_l2", "seed": 1, "settings": before})
+    ablations.merge(args)
+    kept = args.results.read_text()
+    assert json.loads(kept)["rows"] == {"cpn": {"0": {"AP": 0.5}}, "cpn_l2": {"1": {"AP": 0.5}}}
+    with pytest.raises(UserError, match="was made with epochs=4. Received: 1"):
+        ablations.merge(argparse.Namespace(**{**vars(args), "epochs": 1}))
+    assert args.results.read_text() == kept
+
+
+def test_all_rows_of_a_process_compute_alike(tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(ablations, "merge", lambda args: None)
+    monkeypatch.setattr(ablations, "settings", lambda args: {})
+
+    def run(make_model, *args, precision, **how):
+        found.append(precision)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ablations.training, "run", run)
+    synthetic.make_dataset(tmp_path / "scenes", 2, split="train")
+    synthetic.make_dataset(tmp_path / "scenes", 1, split="val")
+    args = argparse.Namespace(smoke=False, data=tmp_path / "scenes", out=tmp_path, epochs=1)
+    for name in ("cpn", "cpn_l2"):
+        with pytest.raises(KeyboardInterrupt):
+            ablations.settle(name, 0, args)
+        keras.backend.clear_session()  # which forgets Keras' own precision
+    assert found == ["mixed_bfloat16"] * 2

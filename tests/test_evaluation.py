@@ -4,6 +4,7 @@ import json
 import struct
 
 import cv2
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -221,3 +222,13 @@ def test_a_sheet_shows_the_heatmaps_of_every_instance(crowd, found):
     sheet = evaluation.heatmap_sheet(model, crowd, 2, found=found)
     assert sheet.shape[1] > 6 * 64  # two crops beside one another, each with two maps
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100
+
+
+def test_a_model_built_in_bfloat16_is_scored_as_such(small_folder):
+    data = files.load(small_folder, "train")
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = kpzoo.build("cpn_tiny", image_hw=(64, 64), skeleton=data.skeleton)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert kpzoo.evaluate(model, data, flip=False).circumstances["precision"] == "mixed_bfloat16"
