@@ -5,6 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
@@ -12,7 +13,7 @@ from importlib import resources
 from operator import index
 from pathlib import Path
 
-from kpzoo import skeletons
+from kpzoo import fresh, skeletons
 from kpzoo import weights as published
 from kpzoo.errors import UserError, unknown
 from kpzoo.importers import load_weights
@@ -187,20 +188,26 @@ def build(
     resolved = spec.options(name, options)
     if normalization == DEFAULT:
         normalization = _by_flavour(spec.normalization, resolved)
-    inputs, outputs = spec.builder(image_hw, skeleton.num_keypoints, normalization, **resolved)
-    model = PoseModel(inputs, outputs, name=name)
-    model.preset = Preset(
-        name=name,
-        image_hw=image_hw,
-        skeleton=skeleton,
-        normalization=normalization,
-        codec=_by_flavour(spec.codec, resolved),
-        num_instances=resolved.get("num_instances", 1),
-        options=json.loads(json.dumps(options)),
-    )
-    if weights is not None:
-        for remark in load_weights(model, weights).remarks:
-            warnings.warn(remark, stacklevel=2)
+    with fresh.no_garbage_collection():
+        with nullcontext({}) if weights is None else fresh.undrawn() as undrawn:
+            inputs, outputs = spec.builder(image_hw, skeleton.num_keypoints, normalization, **resolved)
+            model = PoseModel(inputs, outputs, name=name)
+        model.preset = Preset(
+            name=name,
+            image_hw=image_hw,
+            skeleton=skeleton,
+            normalization=normalization,
+            codec=_by_flavour(spec.codec, resolved),
+            num_instances=resolved.get("num_instances", 1),
+            options=json.loads(json.dumps(options)),
+        )
+        remarks = ()
+        if weights is not None:
+            report = load_weights(model, weights)
+            fresh.draw(model, undrawn, report.fresh)
+            remarks = report.remarks
+    for remark in remarks:
+        warnings.warn(remark, stacklevel=2)
     return model
 
 

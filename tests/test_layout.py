@@ -12,10 +12,10 @@ PACKAGE = Path(__file__).resolve().parents[1] / "kpzoo"
 # A module imports only from modules named before it. Packages whose parts meet in the dict contract alone are siblings.
 ORDER = [
     "errors", "locks", "skeletons", "geometry", "heatmaps", "nms", "images", "sources", "drawing", "matching",
-    "metrics", "charts", "pages", "poses", "outputs", "summary", "pose_model", "weights", "importers", "registry",
-    "models", "losses", "data", "doctor", "person_boxes", "detect", "streams", "graphs", "acceleration", "inference",
-    "bulk", "averages", "callbacks", "runs", "devices", "training", "evaluation", "mistakes", "report", "export",
-    "commands", "cli",
+    "metrics", "charts", "pages", "poses", "outputs", "summary", "pose_model", "weights", "fresh", "importers",
+    "registry", "models", "losses", "data", "doctor", "person_boxes", "detect", "streams", "graphs", "acceleration",
+    "inference", "bulk", "averages", "callbacks", "runs", "devices", "training", "evaluation", "mistakes", "report",
+    "export", "commands", "cli",
 ]  # fmt: skip
 SIBLINGS = {"models", "losses", "importers"}
 WITHOUT_TENSORFLOW = ["errors", "skeletons", "geometry", "nms", "images", "sources", "drawing", "poses", "outputs"]

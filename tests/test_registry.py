@@ -1,10 +1,14 @@
 """The zoo's door: names, options, sizes, weights and what `info` tells without building."""
 
+import gc
 import json
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
+import kpzoo
 import kpzoo.models
 from kpzoo.errors import UserError
 from kpzoo.models import build, info, list_models
@@ -114,3 +118,38 @@ def test_weights_file_of_the_same_model_loads_and_another_is_refused(tmp_path):
     path.write_bytes(b"<html>not found</html>")
     with pytest.raises(UserError, match="own.weights.h5"):
         build("cpn_tiny", image_hw=(64, 64), weights=path)
+
+
+@pytest.mark.parametrize(
+    ("name", "writer"),
+    [("cpn_tiny", "cpn_tiny"), ("mipnet_hrnet_tiny", "hrnet_tiny"), ("mipnet_tiny", "simplebaseline_tiny")],
+)
+@pytest.mark.filterwarnings("ignore:The file")
+def test_a_build_with_weights_is_a_fresh_build_that_loads_them(name, writer, tmp_path):
+    keras.utils.set_random_seed(0)
+    path = kpzoo.save_weights(build(writer, image_hw=(64, 64)), tmp_path / "model.safetensors")
+    keras.utils.set_random_seed(1)
+    expected = build(name, image_hw=(64, 64))
+    kpzoo.load_weights(expected, path)
+    keras.utils.set_random_seed(1)
+    found = build(name, image_hw=(64, 64), weights=path)
+    assert found.get_config() == expected.get_config()
+    for variable, other in zip(found.variables, expected.variables, strict=True):
+        assert variable.path == other.path
+        np.testing.assert_array_equal(variable, other)
+        assert variable.path.split("/")[-1] != "kernel" or np.ptp(variable) > 0, "it was never drawn"
+
+
+def test_a_seed_gives_fresh_weights_and_none_of_them_depends_on_a_build_with_weights(tmp_path):
+    keras.utils.set_random_seed(0)
+    first = build("hrnet_tiny", image_hw=(64, 64))
+    path = kpzoo.save_weights(first, tmp_path / "model.safetensors")
+    np.testing.assert_allclose(first.variables[0][0, 0, 0, :3], [0.178756326, -0.069558784, 0.061329588], rtol=1e-5)
+    draws = []
+    for weights in (None, path):
+        keras.utils.set_random_seed(0)
+        build("hrnet_tiny", image_hw=(64, 64), weights=weights)
+        draws.append(build("mipnet_tiny", image_hw=(64, 64)).get_weights())
+    for one, other in zip(*draws, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert gc.isenabled()

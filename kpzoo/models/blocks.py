@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
+from kpzoo import fresh
 from kpzoo.errors import unknown
 
 HEAD_DTYPE = "float32"  # pixels and heatmaps are computed in full precision under every policy
@@ -239,7 +240,7 @@ def conv(
         x = layers.ZeroPadding2D(dilation * (kernel_size // 2), name=f"{name}_pad")(x)
     elif strides > 1 and x.shape[-1] < ONEDNN_VECTOR:
         x, strides = layers.MaxPooling2D(1, strides, name=f"{name}_skip")(x), 1
-    return layers.Conv2D(
+    layer = layers.Conv2D(
         filters,
         kernel_size,
         strides,
@@ -249,7 +250,9 @@ def conv(
         kernel_initializer=init or he_normal(),
         dtype=dtype,
         name=f"{name}_conv",
-    )(x)
+    )
+    with fresh.kernel_of(layer):
+        return layer(x)
 
 
 def batch_norm(x, norm: Norm = TORCH_NORM, *, name, dtype=None, spread: float = 1.0):
@@ -285,9 +288,11 @@ def max_pool(x, kernel_size: int, *, name):
 
 def deconv_bn_relu(x, filters: int, *, name):
     """Doubles the size by a 4x4 deconvolution; "same" crops one row and column on every side, as padding 1 does."""
-    x = layers.Conv2DTranspose(
+    layer = layers.Conv2DTranspose(
         filters, 4, 2, padding="same", use_bias=False, kernel_initializer=small_normal(), name=f"{name}_conv"
-    )(x)
+    )
+    with fresh.kernel_of(layer):
+        x = layer(x)
     return relu(batch_norm(x, name=name), name=name)
 
 

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 from keras import layers
 
+from kpzoo import fresh
 from kpzoo.errors import UserError, unknown
 from kpzoo.models.blocks import HEAD_DTYPE, TORCH_NORM, FusedBatchNorm
 
@@ -61,7 +62,8 @@ class MIMB(layers.Layer):
 
     def _dense(self, units: int, width: int, name: str, use_bias: bool = True) -> layers.Dense:
         dense = layers.Dense(units, use_bias=use_bias, kernel_initializer=_linear_init(), dtype=HEAD_DTYPE, name=name)
-        dense.build((None, width))
+        with fresh.kernel_of(dense):
+            dense.build((None, width))
         return dense
 
     def call(self, inputs, training=None):
