@@ -181,7 +181,12 @@ class FoldedModel:
             self._network, self._handles = None, {}
         elif precision == "bfloat16":
             self._network = graphs.in_bfloat16(self._network, outputs)
+        self._read = tf.function(self._reads, autograph=False).get_concrete_function()
         self._held = [], [], []
+
+    def _reads(self) -> list[tf.Tensor]:
+        read = tf.raw_ops.ReadVariableOp
+        return [read(resource=handle, dtype=self._dtypes[name]) for name, handle in self._handles.items()]
 
     def __call__(self, inputs: dict[str, tf.Tensor], weights: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         """Adds the forward pass to the graph that is being traced; `weights` are in the order of `self.weights()`."""
@@ -199,8 +204,7 @@ class FoldedModel:
         TensorFlow never writes into memory that somebody has read from a variable and still holds: a write gives the
         variable new memory. So the variables are as they were exactly while each still lies where it did.
         """
-        read = tf.raw_ops.ReadVariableOp
-        reads = [read(resource=handle, dtype=self._dtypes[name]) for name, handle in self._handles.items()]
+        reads = self._read()  # all in one call: one by one they take longer than the comparison
         values = [np.asarray(value) for value in reads]
         places = [value.__array_interface__["data"][0] for value in values]
         if places != self._held[0]:
