@@ -48,7 +48,7 @@ def one_by_one(model, paths, boxes) -> list[np.ndarray]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cpn_res50", help="a name of `kpzoo models`, for one instance")
-    parser.add_argument("--pictures", type=int, default=8)
+    parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="write the result to benchmarks/results")
     args = parser.parse_args(argv)

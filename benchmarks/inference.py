@@ -12,8 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 import kpzoo
+from kpzoo import heatmaps
 from kpzoo.acceleration import PRECISIONS, Accelerated, accelerate, ask_all, has_bfloat16
 from kpzoo.export import parity
+from kpzoo.importers import build_arguments, read_description
+from kpzoo.models.counting import count_macs
 from kpzoo.pose_model import PoseModel
 
 
@@ -52,6 +55,18 @@ def _frozen(model: PoseModel, precision: str) -> Accelerated:
     return Accelerated(model, precision).freeze()
 
 
+def flip_tests(model: PoseModel, count: int) -> dict:
+    """Returns the flip test as one batch of both sides, which is what kpzoo does, and as two calls."""
+    image = tf.random.stateless_uniform((count, *model.preset.image_hw, 3), (0, 0), 0, 255)
+    ask, codec = accelerate(model), heatmaps.CODECS[model.preset.codec]
+
+    def two_calls():
+        both = [ask.heatmaps(side) for side in (image, tf.reverse(image, axis=[2]))]
+        return heatmaps.decode(codec, heatmaps.merge_flipped(codec, *both, model.preset.skeleton.flip_order))[0]
+
+    return {"one batch of both sides": lambda: ask(image)[0].numpy(), "two calls": lambda: two_calls().numpy()}
+
+
 def bars(size: int, ratios: dict[str, float]) -> list[dict]:
     """Returns what was asked for at batches of one and of eight."""
     wanted = {1: 2.0, 8: 1.15}
@@ -83,17 +98,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--model", default="cpn_res50", help="a name of `kpzoo models`")
     parser.add_argument("--weights", help="trained ones, for the change of the keypoints; random ones if not given")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=5, help="in a row, of one crop; of more it is two")
     parser.add_argument("--crops", type=int, default=8, help="people for the change of the keypoints")
     parser.add_argument("--write", action="store_true", help="write the result to benchmarks/results")
     args = parser.parse_args(argv)
-    model = kpzoo.build(args.model, weights=args.weights)
+    given = build_arguments(read_description(args.weights)) if args.weights else {}
+    model = kpzoo.build(args.model, weights=args.weights, **given)
     model = model if args.weights else lively(model)
-    macs = kpzoo.info(args.model).macs["x".join(map(str, model.preset.image_hw))]
+    macs = count_macs(model)
     peak = measure.peaks()
     tables, reached = {}, []
     for size in args.batch_sizes:
-        times = measure.interleaved(alternatives(model, size), args.rounds)
+        calls = args.calls if size == 1 else 2
+        times = measure.interleaved(alternatives(model, size), args.rounds, calls=calls)
 
         def gflops(found, size=size):
             return 2 * macs * size / found.median / 1e6
@@ -113,21 +131,29 @@ def main(argv: list[str] | None = None) -> int:
         if has_bfloat16():
             ratios["bfloat16"] = medians["accelerate, float32, frozen"] / medians["accelerate, bfloat16, frozen"]
         reached += bars(size, ratios)
+        tables[f"Flip test, {size} crops"] = measure.rows(
+            measure.interleaved(flip_tests(model, size), args.rounds, calls=calls)
+        )
     tables[f"Keypoints against Keras, {'trained' if args.weights else 'random'} weights"] = change_in_pixels(
         model, args.crops
     )
     measure.report(
         "inference" if args.model == "cpn_res50" else f"inference_{args.model}",
         "Crops to heatmaps",
-        f"python benchmarks/inference.py --model {args.model} --write",
+        f"python benchmarks/inference.py --model {args.model}{' --weights FILE' if args.weights else ''} --write",
         tables,
         reached,
         notes=[
             f"{macs / 1e9:.2f} G multiply-adds for a crop; an operation counts two.",
             "Batch norms are part of the convolutions, and sums and ReLUs are computed with them.",
-            "Each call first looks whether a variable was written to: about 6 ms of one core for cpn_res50's 446, "
-            "which batch 1 feels. Frozen, the weights are constants, which oneDNN arranges once.",
-            "With random weights no joint has one clear peak, so that keypoints move more than trained ones.",
+            "Each call first looks whether a variable was written to: about 2 ms of one core for cpn_res50's 446. "
+            "Frozen, the weights are constants, which oneDNN arranges once.",
+            f"Calls of an alternative are timed in a row, {args.calls} of one crop or 2 of more, then the next one's.",
+            *(
+                []
+                if args.weights
+                else ["With random weights no joint has one clear peak: see a trained model's table."]
+            ),
         ],
         folder=measure.RESULTS if args.write else None,
     )
