@@ -94,7 +94,8 @@ class Accelerated:
         """Makes constants of the weights, until they change; returns itself.
 
         oneDNN then arranges them once, and not in each call: worth it where one or few crops are asked at a time, again
-        and again. The next call takes seconds and several times the weights' memory.
+        and again. The next call takes seconds and several times the weights' memory, not all of which comes back when
+        it is frozen anew: not for a model that is being trained, and the reason why nothing is frozen unasked.
         """
         self._constant, self._frozen = self._folded.weights(), {}
         return self
