@@ -8,6 +8,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -23,14 +24,14 @@ WORKER = """
     import keras, tensorflow as tf
     import kpzoo
     from kpzoo import training
-    from kpzoo.losses import CPNLoss
+    from kpzoo.losses import HeatmapLoss
 
     data = kpzoo.data.load(sys.argv[1], "train")
 
     def make_model():
         keras.utils.set_random_seed(0)
-        model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
-        model.compile(training.AdamL2(1e-2, l2=0.1, epsilon=1.0), CPNLoss())
+        model = kpzoo.build("simplebaseline_tiny", image_hw=(64, 64))
+        model.compile(keras.optimizers.SGD(1.0, momentum=0.9), HeatmapLoss())
         return model
 
     def validate(model):
@@ -38,8 +39,8 @@ WORKER = """
         return {"peak": float(model({"image": tf.zeros((1, 64, 64, 3))}, training=False)["heatmaps"].numpy().max())}
 
     for epochs in map(int, sys.argv[3:]):  # a second run goes on with the checkpoint of the first
-        training.run(make_model, data, sys.argv[2], epochs=epochs, batch_size=4, augment="cpn", steps_per_epoch=2,
-                     validate=validate, sync_batch_norm=True, ema=0.9, clip_norm=50.0)
+        training.run(make_model, data, sys.argv[2], epochs=epochs, batch_size=4, augment="cpn", steps_per_epoch=1,
+                     validate=validate, sync_batch_norm=True, ema=0.9)
 """
 
 
@@ -74,9 +75,18 @@ def test_two_hosts_train_to_the_weights_of_one_and_the_chief_alone_writes(small_
         assert worker.returncode == 0, errors[-4000:]
     assert [output.count("validated") for output, _ in told] == [2, 0]
     assert alone.communicate(timeout=600)[0].count("validated") == 2
-    one, two = (training.load_run(tmp_path / name).get_weights() for name in ("one", "two"))
-    for ours, theirs in zip(one, two, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+    keras.utils.set_random_seed(0)
+    before = kpzoo.build("simplebaseline_tiny", image_hw=(64, 64))
+    one, two = (training.load_run(tmp_path / name) for name in ("one", "two"))
+    moved, apart = [], []
+    for values in zip(before.trainable_weights, one.trainable_weights, two.trainable_weights, strict=True):
+        first, ours, theirs = (value.numpy() for value in values)
+        moved.append(np.square(ours - first).sum())
+        apart.append(np.square(ours - theirs).sum())
+    # Sums in another order differ by rounding.
+    assert np.sqrt(sum(apart)) < 1e-4 * np.sqrt(sum(moved))
+    for ours, theirs in zip(one.non_trainable_weights, two.non_trainable_weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
     logs = [callbacks.read_log(tmp_path / name / "log.csv") for name in ("one", "two")]
     assert len(logs[0]) == 2
     for ours, theirs in zip(*logs, strict=True):
