@@ -18,7 +18,7 @@ setup(
     long_description_content_type="text/markdown",
     python_requires=">=3.11",
     packages=find_packages(include=["kpzoo", "kpzoo.*"]),
-    package_data={"kpzoo": ["models/*.json"]},
+    package_data={"kpzoo": ["models/*.json", "shipped/*.safetensors"]},
     install_requires=[
         "tensorflow>=2.18",
         "keras>=3.13.2",  # the first without the advisories that SECURITY.md lists

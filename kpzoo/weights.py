@@ -64,7 +64,23 @@ class Weights:
         return "/" not in self.url
 
 
-ROWS: dict[str, Weights] = {}  # tag, such as "cpn_res50.coco_256x192_v1" -> row; a tag is never used again
+LSPET = "research use: photos and labels of Leeds Sports Pose Extended, please cite Johnson and Everingham, CVPR 2011"
+
+# Tag -> row; a tag is never used again.
+ROWS: dict[str, Weights] = {
+    "cpn_nano.lspet_128x96_v1": Weights(
+        model="cpn_nano",
+        url="cpn_nano_lspet_128x96_v1.safetensors",
+        sha256="1e7d29d05a7da62754abca3fb06b5df923320c79c5a65706ec7527ead10647c7",  # cpn_nano
+        image_hw=(128, 96),
+        skeleton="crowdpose14",
+        options={},
+        license=LSPET,
+        origin="trained here",
+        recipe="recipes/cpn_nano_lspet_128x96.py",
+        metrics="docs/results/cpn_nano_lspet.json",
+    ),
+}
 
 
 def tags_of(model: str) -> tuple[str, ...]:

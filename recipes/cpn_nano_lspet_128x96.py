@@ -1,13 +1,16 @@
-"""CPN nano, 128x96, 14 keypoints, on Leeds Sports Pose Extended in COCO format (photos of athletes, one person each).
+r"""CPN nano, 128x96, 14 keypoints, on Leeds Sports Pose Extended in COCO format (photos of athletes, one person each).
 
-    python recipes/cpn_nano_lspet_128x96.py --data lspet --out runs/cpn_nano_lspet
+    python recipes/cpn_nano_lspet_128x96.py --data lspet --out runs/first
+    python recipes/cpn_nano_lspet_128x96.py --data lspet --out runs/second --epochs 20 \
+        --weights runs/first/model.weights.h5
 
 The folder holds `annotations/lspet_train.json`, `annotations/lspet_val.json` and the pictures in `images/train` and
 `images/val`. A run that was stopped goes on where it was. PCK@0.2 and AP of the held-out photos are printed after
 every sixth epoch (without flip test) and at the end (with it), both with annotated boxes.
 
 Differs from CPN's own training, as short trainings on few photos want it: L2 instead of OHKM, one cosine instead of
-halvings, a higher learning rate, smaller turns and zooms, batches of 16, bfloat16.
+halvings, a higher learning rate, batches of 16, bfloat16. Turns and zooms are smaller in the first training, and as
+large as CPN's in the second, which goes on from the weights of the first.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from kpzoo.losses import CPNLoss
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", type=Path, required=True, help="the data set's folder")
 parser.add_argument("--out", type=Path, default=Path("runs/cpn_nano_lspet_128x96"), help="the run's folder")
+parser.add_argument("--weights", type=Path, help="of a first training, to go on from with larger turns and zooms")
 parser.add_argument("--epochs", type=int, default=48, help="passes over the training photos")
 parser.add_argument("--devices", type=int, help="replicas: GPUs, or logical CPUs where there is none")
 parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
@@ -30,7 +34,8 @@ parser.add_argument("--seed", type=int, default=0, help="of weights, order and a
 BATCH_SIZE = 16
 LEARNING_RATE = 4e-3
 L2 = 1e-5
-AUGMENT = crops.Augment((0.8, 1.25), 30.0, 0.6, 0.5, brightness=(0.8, 1.2))
+FIRST = crops.Augment((0.8, 1.25), 30.0, 0.6, 0.5, brightness=(0.8, 1.2))
+SECOND = crops.Augment((0.7, 1.35), 45.0, 0.6, 0.5, brightness=(0.7, 1.3))
 
 
 def main(args: argparse.Namespace) -> None:
@@ -40,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
 
     def make_model():
         keras.utils.set_random_seed(args.seed)
-        model = kpzoo.build("cpn_nano", image_hw=(128, 96), skeleton=train.skeleton)
+        model = kpzoo.build("cpn_nano", image_hw=(128, 96), skeleton=train.skeleton, weights=args.weights)
         schedule = keras.optimizers.schedules.CosineDecay(
             0.0, args.epochs * steps, warmup_target=LEARNING_RATE, warmup_steps=steps // 2
         )
@@ -53,7 +58,7 @@ def main(args: argparse.Namespace) -> None:
         args.out,
         epochs=args.epochs,
         batch_size=BATCH_SIZE,
-        augment=AUGMENT,
+        augment=SECOND if args.weights else FIRST,
         seed=args.seed,
         validate=lambda model: kpzoo.evaluate(model, val, flip=False).values,
         validate_every=6,

@@ -17,7 +17,7 @@ from kpzoo.commands.parsing import (
 )
 from kpzoo.errors import UserError
 
-DEFAULT_MODEL = "mipnet_nano"
+DEFAULT_MODEL = "cpn_nano"
 DETECTION = ("detector", "min_box_score", "min_box_size", "max_boxes", "box_nms", "box_iou", "box_sigma", "every")
 
 
