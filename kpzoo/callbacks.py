@@ -14,27 +14,33 @@ import tensorflow as tf
 
 from kpzoo.errors import UserError
 from kpzoo.images import write_image
-from kpzoo.pose_model import PoseModel
-from kpzoo.summary import SHEET, read_log, write_summary
+from kpzoo.summary import SHEET, number, read_log, write_summary
 
 CHECKPOINTS_KEPT = 2
+WEIGHTS = "model.weights.h5"  # of a run that came to its end
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Writes weights, optimizer and step after each epoch; the last two files stay.
+    """Writes weights and optimizer after each epoch, the number of batches in the name; the last two files stay.
 
     A file gets its name only when it is whole, so that a kill at any moment leaves the one before. (Keras'
-    `BackupAndRestore` keeps a single file, and it knows nothing of the data set's place.)
+    `BackupAndRestore` keeps a single file, and it knows nothing of the data set's place. An optimizer that scales the
+    loss does not count the steps that it leaves out.)
     """
 
     def __init__(self, folder: str | Path):
         super().__init__()
         self.folder = Path(folder) / "checkpoints"
+        self.batches = 0  # of the epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches = batch + 1
 
     def on_epoch_end(self, epoch, logs=None):
         if not math.isfinite((logs or {}).get("loss", 0.0)):
             return  # the last good checkpoint must stay
-        step, part = step_of(self.model), self.folder / "part.weights.h5"
+        step = epoch * ((self.params or {}).get("steps") or self.batches) + self.batches
+        part = self.folder / "part.weights.h5"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.model.save_weights(part, overwrite=True)
@@ -47,11 +53,12 @@ class Checkpoint(keras.callbacks.Callback):
             ) from error
         for old in checkpoints(self.folder)[CHECKPOINTS_KEPT:]:
             old.unlink()
+        (self.folder.parent / WEIGHTS).unlink(missing_ok=True)  # those of a shorter run that goes on
 
 
-def step_of(model: PoseModel) -> int:
-    """Returns how many steps a compiled model has been trained for."""
-    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+def step_of(checkpoint: Path) -> int:
+    """Returns how many batches had been trained on when a checkpoint file was written."""
+    return int(checkpoint.name.removeprefix("step-").removesuffix(".weights.h5"))
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -184,7 +191,8 @@ class EpochLog(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [row for row in read_log(self.path) if int(row["epoch"]) <= epoch]  # an epoch that was cut off is redone
+        # An epoch that was cut off is redone, and one that was written before its validation is written again.
+        rows = [row for row in read_log(self.path) if number(row["epoch"]) <= epoch]
         rows.append({"epoch": epoch + 1, **{name: f"{value:.6g}" for name, value in (logs or {}).items()}})
         part = self.path.with_suffix(".part")
         with part.open("w", newline="") as file:

@@ -35,16 +35,17 @@ def is_chief() -> bool:
     return hosts()[0] == 0
 
 
-def make_strategy(num_devices: int | None = None) -> tf.distribute.Strategy:
+def make_strategy(num_devices: int | None = None, over_hosts: bool = True) -> tf.distribute.Strategy:
     """Returns a strategy over this host's GPUs, over that many logical CPUs, or over all hosts of `TF_CONFIG`.
 
     Args:
         num_devices: How many of each host; None for all GPUs, or one CPU.
+        over_hosts: Whether hosts that `TF_CONFIG` names compute together; otherwise each does all for itself.
     """
     if num_devices is not None and num_devices < 1:
         raise UserError(f"The number of devices must be at least 1. Received: {num_devices}.")
     num_gpus = len(tf.config.list_physical_devices("GPU"))
-    if hosts()[1] > 1:
+    if over_hosts and hosts()[1] > 1:
         if num_devices and num_devices > max(num_gpus, 1):
             raise UserError(f"This host has {num_gpus} GPUs, or one CPU. Received: {num_devices} devices.")
         return _over_hosts(num_devices)
@@ -98,7 +99,7 @@ def _split_cpu(num_devices: int) -> None:
 
 
 def synchronize_batch_norm(model: keras.Model) -> None:
-    """Lets every batch norm of the model use the statistics of the global batch; to be called before `compile`."""
+    """Lets every batch norm of the model use the statistics of the global batch; to be called before `fit`."""
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True

@@ -177,10 +177,16 @@ def over_replicas(gradients: list, optimizer: keras.optimizers.Optimizer) -> lis
     Where several replicas do either, gradients are added up, and clipped, here; each replica goes on with its equal
     share, which Keras adds up again.
     """
-    context = tf.distribute.get_replica_context()
-    limit = inner_optimizer(optimizer).global_clipnorm
-    scales = optimizer is not inner_optimizer(optimizer)
-    if context.num_replicas_in_sync == 1 or not (limit or scales):
+    context, inner = tf.distribute.get_replica_context(), inner_optimizer(optimizer)
+    limit, scales = inner.global_clipnorm, optimizer is not inner
+    if context.num_replicas_in_sync == 1:
+        return gradients
+    if inner.clipnorm or inner.clipvalue:
+        raise UserError(
+            f"Each of {context.num_replicas_in_sync} replicas would clip its own gradients. Received: "
+            f"clipnorm={inner.clipnorm}, clipvalue={inner.clipvalue}. Use `global_clipnorm`, or one device."
+        )
+    if not (limit or scales):
         return gradients
     known = [gradient for gradient in gradients if gradient is not None]
     known = context.all_reduce(tf.distribute.ReduceOp.SUM, known)

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from kpzoo import locks
 from kpzoo.averages import load_averages
-from kpzoo.callbacks import checkpoint_path, checkpoints, step_of
+from kpzoo.callbacks import WEIGHTS, checkpoint_path, checkpoints, step_of
 from kpzoo.errors import UserError
 from kpzoo.models import build
 from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.summary import RECORD
 
-WEIGHTS = "model.weights.h5"
 # Settings that older records lack, and what they were; their precision nobody knows.
 ADDED = {"ema": None, "base_batch": None, "warmup": 0, "sync_batch_norm": False}
 
@@ -50,11 +49,12 @@ def resume(model: PoseModel, folder: str | Path, settings: Mapping) -> int:
         model.optimizer.build(model.trainable_variables)
     for path in checkpoints(folder / "checkpoints"):
         try:
+            step = step_of(path)
             model.load_weights(path)
         except (OSError, KeyError, ValueError) as error:
             print(f"Checkpoint {path} cannot be read ({error}); going on from the one before.", file=sys.stderr)
             continue
-        return step_of(model)
+        return step
     return 0
 
 

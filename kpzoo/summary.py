@@ -27,6 +27,14 @@ def read_log(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def number(text: str | None) -> float:
+    """Returns the number in a field of a log, NaN where there is none."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return math.nan
+
+
 def write_summary(folder: str | Path, finished: bool = True) -> Path:
     """Writes the page of a run's folder, whole or not at all.
 
@@ -59,12 +67,6 @@ def write_summary(folder: str | Path, finished: bool = True) -> Path:
 
 def _columns(rows: list[dict[str, str]]) -> dict[str, list[float]]:
     """Returns the log by column, NaN for what an epoch lacks; rows that were cut off or mended by hand do not count."""
-
-    def number(text) -> float:
-        try:
-            return float(text)
-        except (TypeError, ValueError):
-            return math.nan
 
     rows = [row for row in rows if math.isfinite(number(row.get("epoch")))]
     names = dict.fromkeys(name for row in rows for name in row if name)

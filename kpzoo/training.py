@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from kpzoo.averages import WeightAverages
-from kpzoo.callbacks import Checkpoint, EpochLog, Events, Summary, Throughput, Validate
+from kpzoo.callbacks import WEIGHTS, Checkpoint, EpochLog, Events, Summary, Throughput, Validate
 from kpzoo.data import crops
 from kpzoo.data.batches import make_dataset, num_persons
 from kpzoo.data.compose import Crowd
@@ -22,7 +22,7 @@ from kpzoo.devices import hosts, is_chief, make_strategy, of_chief, synchronize_
 from kpzoo.errors import UserError, unknown
 from kpzoo.importers import save_weights
 from kpzoo.pose_model import PoseModel, inner_optimizer
-from kpzoo.runs import WEIGHTS, follow, held, load_run, resume
+from kpzoo.runs import follow, held, load_run, resume
 from kpzoo.summary import LOG, RECORD
 
 __all__ = ["RECORD", "WEIGHTS", "AdamL2", "Ramp", "callbacks", "halving", "is_chief", "load_run", "make_strategy"]
@@ -266,14 +266,20 @@ def _averaged(model: PoseModel, ask: Callable | None) -> Callable | None:
 def callbacks(
     folder: str | Path, batch_size: int, validate: Validate | None = None, events: Events | None = None
 ) -> list[keras.callbacks.Callback]:
-    """Returns what every run wants: a stop at NaN, speed, validation, TensorBoard, a log, a checkpoint, the page."""
+    """Returns what every run wants: a stop at NaN, speed, a log, a checkpoint, validation, TensorBoard, the page.
+
+    The checkpoint and the epoch's row in the log are there before the validation, which may fail; the row is then
+    written again with its figures.
+    """
     folder = Path(folder)
+    log = EpochLog(folder / LOG)
     return [
         keras.callbacks.TerminateOnNaN(),
         Throughput(batch_size),
+        log,
+        Checkpoint(folder),
         *([validate] if validate else []),
         events or Events(folder),
-        EpochLog(folder / LOG),
-        Checkpoint(folder),
+        log,
         Summary(folder),
     ]

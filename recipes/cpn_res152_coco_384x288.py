@@ -18,7 +18,7 @@ from kpzoo.losses import CPNLoss
 
 BATCH_SIZE = 24
 LEARNING_RATE = 5e-4
-CROPS_PER_HALVING = 60 * 60_000
+EPOCHS_PER_HALVING = 60
 CROPS_PER_EPOCH = 60_000
 EPOCHS = 350  # of the released models
 
@@ -26,7 +26,7 @@ EPOCHS = 350  # of the released models
 def compiled(skeleton, weights, steps_per_epoch):
     keras.utils.set_random_seed(0)
     model = kpzoo.build("cpn_res152", image_hw=(384, 288), skeleton=skeleton, weights=weights)
-    schedule = training.halving(LEARNING_RATE, every=CROPS_PER_HALVING // BATCH_SIZE)
+    schedule = training.halving(LEARNING_RATE, every=EPOCHS_PER_HALVING * steps_per_epoch)
     model.compile(training.AdamL2(schedule, l2=1e-5), CPNLoss(top_k=8, flavour="official"))
     return model
 

@@ -17,7 +17,7 @@ from kpzoo.losses import HeatmapLoss
 
 BATCH_SIZE = 32
 LEARNING_RATE = 5e-4
-CROPS_PER_HALVING = 60 * 60_000
+EPOCHS_PER_HALVING = 60
 CROPS_PER_EPOCH = 60_000
 EPOCHS = 350
 
@@ -25,7 +25,7 @@ EPOCHS = 350
 def compiled(skeleton, weights, steps_per_epoch):
     keras.utils.set_random_seed(0)
     model = kpzoo.build("hourglass_8", image_hw=(256, 192), skeleton=skeleton, weights=weights)
-    schedule = training.halving(LEARNING_RATE, every=CROPS_PER_HALVING // BATCH_SIZE)
+    schedule = training.halving(LEARNING_RATE, every=EPOCHS_PER_HALVING * steps_per_epoch)
     model.compile(keras.optimizers.Adam(schedule), HeatmapLoss())
     return model
 

@@ -132,6 +132,9 @@ def test_a_log_keeps_the_rows_of_a_run_that_had_fewer_columns(tmp_path):
     with (tmp_path / "log.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["epoch", "loss", "loss_refine"], ["1", "2", ""], ["2", "1", "0.75"]]
     assert [row["loss_refine"] for row in summary.read_log(tmp_path / "log.csv")] == ["", "0.75"]
+    (tmp_path / "log.csv").write_text("epoch,loss\n1.0,2\ncut o")  # a spreadsheet's, and what was cut off
+    log.on_epoch_end(1, {"loss": 1.0})
+    assert [row["epoch"] for row in summary.read_log(tmp_path / "log.csv")] == ["1.0", "2"]
 
 
 @pytest.mark.parametrize("name", ["cpn_tiny", "mipnet_tiny"])

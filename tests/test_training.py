@@ -156,6 +156,20 @@ TWO_REPLICAS = """
 
         strategy.run(tf.function(step))
         print("after an overflow", weight.numpy(), optimizer.dynamic_scale.numpy())
+
+        with strategy.scope():  # the sum over replicas is cut to a length of 1, whatever its loss was scaled by
+            weights = keras.Variable([3.0, -4.0], name="weights")
+            clipping = keras.optimizers.SGD(1.0, global_clipnorm=1.0)
+            clipping = keras.optimizers.LossScaleOptimizer(clipping, initial_scale=64.0)
+            clipping.build([weights])
+
+        def clipped():
+            replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+            gradient = clipping.scale_loss(tf.constant([6.0, 8.0])) / replicas
+            clipping.apply(over_replicas([gradient], clipping), [weights])
+
+        strategy.run(tf.function(clipped))
+        print("clipped", weights.numpy().round(5))
     keras.config.set_dtype_policy("float32")
     for name, shapes in {
         "cpn_tiny": dict(image=(4, 64, 64, 3), heatmaps=(4, 16, 16, 17), weights=(4, 17),
@@ -177,6 +191,13 @@ TWO_REPLICAS = """
                 model.compile(training.AdamL2(1e-3, l2=0.1, epsilon=1.0, **clip), default_loss(model.preset))
                 model.optimizer.build(model.trainable_variables)
                 model.averages = WeightAverages(model, 0.9)
+                if replicas == 2:
+                    model.optimizer.clipvalue = 1.0
+                    try:
+                        model.fit(data, verbose=0)
+                    except kpzoo.errors.UserError as error:
+                        print("refused", error)
+                    model.optimizer.clipvalue, model.train_function = None, None
                 history = model.fit(data, shuffle=False, verbose=0)
             weights = {variable.path: variable.numpy() for variable in model.weights}
             weights |= {f"average_{n}": variable.numpy() for n, variable in enumerate(model.averages.values)}
@@ -198,6 +219,8 @@ def test_two_replicas_train_to_the_weights_of_one(tmp_path):
     result = run_python(TWO_REPLICAS, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("after an overflow [1.] 4.0") == 2, result.stdout
+    assert result.stdout.count("clipped [ 2.4 -4.8]") == 2, result.stdout
+    assert result.stdout.count("refused Each of 2 replicas would clip its own gradients.") == 2, result.stdout
     for name in ("cpn_tiny", "mipnet_tiny"):
         one, two = (dict(np.load(tmp_path / f"{name}-{replicas}.npz")) for replicas in (1, 2))
         terms = [metric for metric in one if metric.startswith("loss_")]
@@ -229,18 +252,50 @@ def test_mixed_precision_computes_in_it_and_saves_float32(precision, small_folde
         training.run(lambda: again, load(small_folder, "train"), tmp_path / "other", precision=precision, **how)
 
 
-def test_clipping_looks_at_gradients_whose_loss_was_scaled_for_float16():
-    weights, moved = [3.0, -4.0], []
-    for scaled in (False, True):
-        variable = keras.Variable(weights)
-        optimizer = keras.optimizers.SGD(1.0, global_clipnorm=1.0)
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=64.0) if scaled else optimizer
-        optimizer.build([variable])
-        gradient = optimizer.scale_loss(tf.constant([6.0, 8.0]))
-        optimizer.apply([gradient], [variable])
-        moved.append(variable.numpy())
-    np.testing.assert_allclose(moved[0], [3.0 - 0.6, -4.0 - 0.8], rtol=1e-6)
-    np.testing.assert_allclose(moved[1], moved[0], rtol=1e-6)
+def test_a_run_whose_steps_overflow_goes_on_exactly(small_folder, tmp_path):
+    def make_model():
+        optimizer = training.AdamL2(1e-2, epsilon=1.0)
+        return tiny_model(keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**120))
+
+    def train(name, epochs):
+        how = dict(batch_size=2, steps_per_epoch=5, augment="cpn", ema=0.5)
+        return training.run(make_model, load(small_folder, "train"), tmp_path / name, epochs=epochs, **how)
+
+    whole, _, cut = train("whole", 2), train("cut", 1), train("cut", 2)
+    counts, scales = (
+        [float(getattr(model.optimizer, name).value) for model in (whole, cut)]
+        for name in ("iterations", "dynamic_scale")
+    )
+    assert 0 < counts[0] == counts[1] < 10 and scales[0] == scales[1]  # some steps were left out
+    again = train("cut", 2)  # a run that is over makes no step
+    for one, other, last in zip(whole.get_weights(), cut.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(other, last)
+    names = [path.name for path in callbacks.checkpoints(tmp_path / "cut/checkpoints")]
+    assert names == ["step-000000010.weights.h5", "step-000000005.weights.h5"]
+    rows = [callbacks.read_log(tmp_path / name / "log.csv") for name in ("whole", "cut")]
+    for one, other in zip(*rows, strict=True):
+        assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-5)
+
+
+def test_an_epoch_is_kept_whose_validation_fails_and_the_weights_of_before_are_not(small_folder, tmp_path):
+    def run(epochs, validate):
+        how = dict(batch_size=4, steps_per_epoch=2, augment=None, validate=validate)
+        return training.run(tiny_model, load(small_folder, "train"), tmp_path, epochs=epochs, **how)
+
+    def unreadable(model):
+        raise UserError("A picture cannot be read.")
+
+    first = run(1, lambda model: {"AP": 0.5}).get_weights()
+    with pytest.raises(UserError, match="A picture"):
+        run(2, unreadable)
+    assert callbacks.checkpoints(tmp_path / "checkpoints")[0].name == "step-000000004.weights.h5"
+    for weights, raw in zip(weights_of(tmp_path), raw_weights_of(tmp_path), strict=True):
+        np.testing.assert_array_equal(weights, raw)
+    assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(first, weights_of(tmp_path), strict=True))
+    run(3, lambda model: {"AP": 0.25})
+    rows = callbacks.read_log(tmp_path / "log.csv")
+    assert [(row["epoch"], row["val_AP"]) for row in rows] == [("1", "0.5"), ("2", ""), ("3", "0.25")]
 
 
 @pytest.mark.parametrize("rate", [0.5, training.tenths(0.5, [4])])

@@ -103,7 +103,7 @@ def _evaluate_model(args, results_path):
     from kpzoo import devices
 
     data = _load_data(args)
-    with devices.make_strategy(args.devices).scope() if args.devices else nullcontext():
+    with devices.make_strategy(args.devices, over_hosts=False).scope() if args.devices else nullcontext():
         model = load_model(args, data.skeleton)
     found = kpzoo.evaluate(
         model,

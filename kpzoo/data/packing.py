@@ -71,6 +71,7 @@ def write_pack(
     if not 1 <= num_shards <= count:
         raise UserError(f"The {count} persons cannot be put into {num_shards} shards. Use fewer.")
     with _part_of(folder) as part:
+        _target(folder, overwrite)  # another process may have been quicker
         written = _write_shards(data, persons, part, image_hw, num_shards, quality, progress)
         if not sum(shard.num_records for shard in written):
             raise UserError(f"No labelled person with a readable picture in {str(data.image_folder)!r}.")
@@ -101,7 +102,7 @@ def write_pack(
 def _target(folder: str | Path, overwrite: bool) -> Path:
     if "://" in str(folder):
         raise UserError(f"A pack is written to a local folder. Received: {str(folder)!r}. Copy it there afterwards.")
-    folder = Path(folder).expanduser()
+    folder = Path(folder).expanduser().resolve()  # "." has no name
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if not files.is_pack(folder):
             raise UserError(f"{str(folder)!r} exists and is no pack, so it is not replaced. Choose another folder.")
@@ -112,8 +113,11 @@ def _target(folder: str | Path, overwrite: bool) -> Path:
 
 @contextmanager
 def _part_of(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder beside `folder` that becomes it at the end; what a kill has left of one is removed."""
-    part = folder.with_name(f".{folder.name}.part")
+    """Gives an empty folder beside `folder` that becomes it at the end; what a kill has left of one is removed.
+
+    An old pack that had stepped aside when the kill came is put back.
+    """
+    part, old = _beside(folder, "part"), _beside(folder, "old")
     try:
         part.mkdir(parents=True, exist_ok=True)
         lock = (part / _LOCK).open("w")
@@ -123,6 +127,8 @@ def _part_of(folder: Path) -> Iterator[Path]:
         if not locks.hold(lock, wait=False):
             raise UserError(f"Another process is writing the pack {str(folder)!r}. Wait for it, or use another folder.")
         try:
+            if old.exists() and not folder.exists():
+                os.replace(old, folder)
             for stale in part.iterdir():
                 if stale.name != _LOCK:
                     stale.unlink()
@@ -137,9 +143,13 @@ def _part_of(folder: Path) -> Iterator[Path]:
             raise
 
 
+def _beside(folder: Path, kind: str) -> Path:
+    return folder.with_name(f".{folder.name}.{kind}")
+
+
 def _take_place(part: Path, folder: Path) -> None:
     """Renames a whole pack; the lock goes last, so that nobody else takes the part for one that was left."""
-    old = folder.with_name(f".{folder.name}.old")
+    old = _beside(folder, "old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():  # a folder cannot be replaced in one step: the old one steps aside first
         os.replace(folder, old)
