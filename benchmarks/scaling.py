@@ -16,7 +16,7 @@ from pathlib import Path
 import measure
 
 PAGE = Path(__file__).parents[1] / "docs/scaling.md"
-TEXT = Path(__file__).parent / "scaling.md"
+TEXT = Path(__file__).parent / "scaling.md.template"
 RESULTS = "scaling"
 PHOTO_HW = (480, 640)  # as most of COCO's
 BATCH_SIZE = 32

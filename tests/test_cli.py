@@ -388,3 +388,26 @@ def test_a_closed_pipe_ends_quietly():
     result = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, timeout=900)
     assert "Traceback" not in result.stderr
     assert result.stdout.startswith("model")
+
+
+def test_devices_share_an_evaluation_and_hosts_do_not(trained, small_folder, tmp_path, capsys):
+    arguments = [
+        "evaluate",
+        "--model",
+        trained,
+        "--annotations",
+        small_folder / "annotations/person_keypoints_train.json",
+    ]
+    arguments += ["--images", small_folder / "images/train", "--pose-nms", "1", "--save-results"]
+    assert run(capsys, *arguments, tmp_path / "alone.json")[0] == 0
+    cluster = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 1}}
+    arguments = [*map(str, arguments), str(tmp_path / "shared.json"), "--devices", "2"]
+    command = [sys.executable, "-c", "import sys; from kpzoo import cli; sys.exit(cli.main())", *arguments]
+    environment = {**os.environ, "TF_CONFIG": json.dumps(cluster)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    alone, shared = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "shared"))
+    assert len(alone) == len(shared) > 0
+    for one, other in zip(alone, shared, strict=True):
+        assert one["image_id"] == other["image_id"]
+        assert other["keypoints"] == pytest.approx(one["keypoints"], abs=0.01)

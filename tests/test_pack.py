@@ -204,3 +204,38 @@ def test_a_pack_is_replaced_whole_and_only_if_nobody_else_writes_it(data, folder
     packing.write_pack(data, tmp_path / "new", image_hw=(64, 64), num_shards=2, overwrite=True)
     assert len(load(tmp_path / "new").shards) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "pack"]
+
+
+def test_a_pack_that_a_kill_left_aside_is_put_back(data, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / ".pack.old")
+    (tmp_path / ".pack.part").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        packing.write_pack(data, tmp_path / "pack", image_hw=(64, 64))
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"] and len(load(tmp_path / "pack").shards) == 3
+    shutil.move(tmp_path / "pack", tmp_path / ".pack.old")
+    packing.write_pack(data, tmp_path / "pack", image_hw=(64, 64), num_shards=2, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"] and len(load(tmp_path / "pack").shards) == 2
+
+
+def test_a_pack_that_another_process_has_written_meanwhile_is_not_replaced(data, folder, tmp_path, monkeypatch):
+    hold = packing.locks.hold
+
+    def late(file, wait):
+        shutil.copytree(folder, tmp_path / "pack")
+        return hold(file, wait)
+
+    monkeypatch.setattr(packing.locks, "hold", late)
+    with pytest.raises(UserError, match="exists already"):
+        packing.write_pack(data, tmp_path / "pack", image_hw=(64, 64))
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"] and len(load(tmp_path / "pack").shards) == 3
+
+
+def test_a_pack_is_not_written_over_the_folder_one_is_in_and_an_empty_one_will_do(data, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here/file").write_text("kept")
+    with pytest.raises(UserError, match="here' exists and is no pack"):
+        packing.write_pack(data, ".", image_hw=(64, 64))
+    (tmp_path / "here/file").unlink()
+    assert packing.write_pack(data, ".", image_hw=(64, 64)) == tmp_path / "here"
+    assert load(tmp_path / "here").num_persons == 13

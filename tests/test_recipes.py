@@ -87,7 +87,11 @@ def index() -> str:
     """The index of the recipes, of what their docstrings say and of the results that are committed."""
     text = ["# Recipes\n", "Made of the recipes' first lines and of `docs/results/` by `pytest --accept -k index`.\n"]
     text.append("A recipe is one page: what, command, figures, every number, `fit`. Those for COCO and CrowdPose take")
-    text.append("`--data`, `--out`, `--weights`, `--devices` and `--smoke`; a run that was stopped goes on.\n")
+    text.append("`--data`, `--val-data` (where to validate, if `--data` is a pack), `--out`, `--weights`, `--smoke`,")
+    text.append("`--batch-size` (the learning rate goes with it), and how steps are made: `--devices`, `--precision`,")
+    text.append(
+        "`--sync-batch-norm`, `--base-batch`, `--warmup`, `--ema`, `--clip-norm`. A run that was stopped goes on.\n"
+    )
     kinds = {"Small, for CPUs": [], "COCO": [], "CrowdPose": []}
     for path in sorted(RECIPES.glob("*.py")):
         if "__main__" not in path.read_text():

@@ -78,8 +78,8 @@ def _add_pack(parts) -> None:
     parser.add_argument("folder", help="where to write; copy it as it is, to an object store too")
     parser.add_argument("--split", default="train", help="part of the annotation file's name")
     parser.add_argument("--image-size", type=size, default="256x192", help="largest crops to train on, HEIGHTxWIDTH")
-    parser.add_argument("--shards", type=positive, help="how many files; one for each 4096 persons if not given")
-    parser.add_argument("--quality", type=positive, default=92, help="of the JPEGs, 1 to 100")
+    parser.add_argument("--shards", type=positive, help="how many files; if not given, as many as are of a handy size")
+    parser.add_argument("--quality", type=positive, help="of the JPEGs, 1 to 100")
     parser.add_argument("--overwrite", action="store_true", help="replace a pack that is there")
 
 
@@ -94,7 +94,7 @@ def _pack(args) -> None:
             args.folder,
             image_hw=args.image_size,
             num_shards=args.shards,
-            quality=args.quality,
+            quality=args.quality or packing.QUALITY,
             overwrite=args.overwrite,
             progress=True,
         )

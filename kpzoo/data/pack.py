@@ -79,7 +79,7 @@ class Pack:
     def annotations(self):
         raise UserError(
             f"{self.folder!r} is a pack, which is to train on: it holds crops and no annotations. Use the folder of "
-            "pictures and annotations for evaluation, pictures of the data and composed crowds."
+            "pictures and annotations for evaluation (`--val-data`), pictures of the data and composed crowds."
         )
 
     image_folder = annotations
@@ -102,7 +102,7 @@ def open_pack(root: str | Path, split: str | None = None) -> Pack:
     if split and split not in pack.annotations_name:
         raise UserError(
             f"{folder!r} is a pack of {pack.annotations_name!r} to train on; it has no part {split!r}. "
-            "Validation needs a folder of pictures and annotations."
+            "Validation needs a folder of pictures and annotations: `--val-data FOLDER`, or `--val-split ''` for none."
         )
     for shard in pack.shards:
         path = shard_path(pack, shard)
