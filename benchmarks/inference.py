@@ -72,9 +72,13 @@ def bars(size: int, ratios: dict[str, float]) -> list[dict]:
     wanted = {1: 2.0, 8: 1.15}
     made = []
     if size in wanted:
-        made.append(measure.bar(f"float32 over model.predict, batch {size}", ratios["predict"], wanted[size], unit="x"))
+        made.append(
+            measure.bar(f"float32, frozen, over model.predict, batch {size}", ratios["predict"], wanted[size], unit="x")
+        )
         if "bfloat16" in ratios:
-            made.append(measure.bar(f"bfloat16 over float32, batch {size}", ratios["bfloat16"], 1.5, unit="x"))
+            made.append(
+                measure.bar(f"bfloat16 over float32, both frozen, batch {size}", ratios["bfloat16"], 1.5, unit="x")
+            )
     return made
 
 

@@ -22,15 +22,15 @@ Forward = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
 
 def accelerate(model: PoseModel, precision: str = "float32") -> "Accelerated":
-    """Returns the model as a function from crops to keypoints that is as fast as TensorFlow makes it on a CPU.
+    """Returns the model as a function from crops to keypoints, as `kpzoo.predict` and `kpzoo.evaluate` ask it.
 
-    `kpzoo.predict` and `kpzoo.evaluate` use it by themselves. It follows the model: new weights are noticed in the next
-    call, whoever sets them. Where few crops are asked at a time, again and again, `.freeze()` makes it faster still,
-    and `predict` with it.
+    It follows the model: new weights are noticed in the next call, whoever sets them. Where few crops are asked at a
+    time, again and again, `.freeze()` makes it faster still, and `predict` with it.
 
     Args:
         model: Any model of the zoo.
-        precision: "float32", or "bfloat16" on a CPU that computes with it: faster, and keypoints move a little.
+        precision: "float32", or "bfloat16" on a CPU that computes with it: faster, and some keypoints move a
+            little.
 
     Raises:
         UserError: This machine's CPU does not compute in bfloat16.

@@ -50,7 +50,7 @@ def evaluate(
         nms: OKS above which the lower scored of two poses of an image is dropped; None to keep all; "auto" for what
             the model's reference does: single-instance CPNs keep all, others drop above 0.9.
         protocol: "coco" or "crowdpose", see `metrics.average_precision`.
-        batch_size: Crops in one pass through the network.
+        batch_size: Crops in one pass through the network; with the flip test it sees as many mirrored ones, too.
         results_path: Where to write the poses as a COCO results file.
         progress: Whether to tell the crops per second on stderr.
         precision: See `kpzoo.accelerate`; what compares with others' figures is "float32".

@@ -109,7 +109,8 @@ def predict(
         flip: Whether to average over the mirrored crop.
         nms: OKS above which the lower scored of two poses is dropped, None to keep all. Poses of given boxes are all
             kept where the model answers one for each box.
-        batch_size: Crops in one pass through the network, whatever pictures they are from.
+        batch_size: Crops in one pass through the network, whatever pictures they are from; with the flip test it sees
+            as many mirrored ones, too.
         every: The detector looks at every so many frames of a video; those between have the boxes of the last one.
         precision: See `kpzoo.accelerate`.
 
@@ -215,7 +216,7 @@ def predict_boxes(
         boxes_image_xywh: (P, 4) in image pixels.
         box_scores: (P,).
         flip: Whether to average over the mirrored crop.
-        batch_size: Crops in one pass through the network.
+        batch_size: Crops in one pass through the network; with the flip test it sees as many mirrored ones, too.
         progress: Whether to tell on stderr how far it is.
         precision: See `kpzoo.accelerate`.
 

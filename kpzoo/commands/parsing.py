@@ -92,7 +92,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True, 
 def add_pass_arguments(parser: argparse.ArgumentParser, batch_size: int) -> None:
     """Adds how crops go through a model."""
     parser.add_argument("--no-flip", action="store_true", help="do not average over the mirrored crop")
-    text = "bfloat16 is faster, on CPUs that compute with it; keypoints move a little; float32 if not given"
+    text = "bfloat16 is faster, on CPUs that compute with it; some keypoints move a little; float32 if not given"
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help=text)
     parser.add_argument("--batch-size", type=crop_count, default=batch_size, help="crops in one pass, of any pictures")
 
