@@ -120,7 +120,7 @@ def label_widths(codec: Codec, heatmap_hw: tuple[int, int], num_levels: int) -> 
 def _outer(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
     """Returns the (..., h, w, K) products of (..., K, h) and (..., K, w).
 
-    The products are taken along w and K at once: a fourth of the time of `einsum`, which makes (..., K, h, w) first.
+    The products are taken along w and K at once; `einsum` would make (..., K, h, w) first.
     """
     rows, columns = tf.linalg.matrix_transpose(rows), tf.linalg.matrix_transpose(columns)
     lead, (height, num_keypoints), width = tf.shape(rows)[:-2], rows.shape[-2:], columns.shape[-2]

@@ -1,7 +1,7 @@
 """From encoded pictures to crops, inside the TensorFlow graph: decode, augment, warp.
 
 Nothing here draws random numbers on its own: a step of augmentation takes numbers from 0 to 1 that follow from a seed,
-so that the same seed gives the same crops on every machine and in every order.
+so that the same seed gives the same crops in every order, and on every machine to float rounding.
 """
 
 from dataclasses import dataclass
@@ -228,7 +228,7 @@ def _crop_to_window(corner_yx: tf.Tensor, crop_to_image: tf.Tensor) -> tf.Tensor
 
 
 def _warp_compiled(pixels, corner_yx, crop_to_image, image_hw, fill_rgb) -> tf.Tensor:
-    """As `_warp`, to float rounding, in a third of its time, for where XLA may compile."""
+    """As `_warp`, to float rounding and faster, for where XLA may compile."""
     flat, size_hw = tf.reshape(pixels, [-1]), tf.shape(pixels)[:2]
     # XLA compiles once for each size, so the pixels are padded to one of few: to powers of two.
     bits = tf.math.ceil(tf.math.log(tf.cast(tf.size(flat), tf.float32)) / np.log(2.0))
