@@ -150,7 +150,7 @@ def main(argv: list[str] | None = None) -> int:
         notes=[
             f"{macs / 1e9:.2f} G multiply-adds for a crop; an operation counts two.",
             "Batch norms are part of the convolutions, and sums and ReLUs are computed with them.",
-            "Each call first looks whether a variable was written to: about 2 ms of one core for cpn_res50's 446. "
+            "Each call first looks whether a variable was written to. "
             "Frozen, the weights are constants, which oneDNN arranges once.",
             f"Calls of an alternative are timed in a row, {args.calls} of one crop or 2 of more, then the next one's.",
             *(
