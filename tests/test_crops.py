@@ -170,6 +170,26 @@ def test_augmentation_stays_in_its_range():
     assert 0.4 < mirrored.mean() < 0.6
 
 
+def test_erasing_hides_one_rectangle_and_as_often_as_asked():
+    image, fill = tf.ones((*IMAGE_HW, 3)), (7.0, 8.0, 9.0)
+    augment, rng, shares = crops.Augment(erase_probability=0.5), np.random.default_rng(5), []
+    for _ in range(200):
+        draws = rng.random(5).astype(np.float32)
+        found = crops.erased(image, augment, draws, fill).numpy()
+        hidden = (found == fill).all(axis=-1)
+        assert (found[~hidden] == 1).all()
+        assert hidden.any() == (draws[0] < 0.5)
+        rows, columns = hidden.any(axis=1), hidden.any(axis=0)
+        np.testing.assert_array_equal(hidden, rows[:, None] & columns)
+        if hidden.any():
+            height, width = rows.sum(), columns.sum()
+            side = np.sqrt((0.02 + 0.18 * draws[1]) * hidden.size)
+            assert height <= side * 2 ** (draws[2] - 0.5) + 1 and width <= side / 2 ** (draws[2] - 0.5) + 1
+            assert hidden[int(draws[3] * IMAGE_HW[0]), int(draws[4] * IMAGE_HW[1])]
+            shares.append(hidden.mean())
+    assert max(shares) < 0.21 and np.mean(shares) > 0.05
+
+
 def half_body_by_hand(view, points, visibility, lower, draws, probability, image_hw):
     labelled = [k for k in range(len(points)) if visibility[k] > 0]
     upper_half, lower_half = ([k for k in labelled if bool(lower[k]) == side] for side in (False, True))

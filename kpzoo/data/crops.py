@@ -25,6 +25,8 @@ class Augment:
         brightness: Smallest and largest factor on each colour channel.
         normal: Whether scale and rotation are drawn from clipped normal distributions, and not uniformly.
         half_body_probability: Share of crops that show one half of a well labelled person alone.
+        erase_probability: Share of crops of which a rectangle is hidden (random erasing, arXiv:1708.04896); keypoints
+            under it keep their labels.
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
@@ -34,6 +36,7 @@ class Augment:
     brightness: tuple[float, float] = (1.0, 1.0)
     normal: bool = False
     half_body_probability: float = 0.0
+    erase_probability: float = 0.0
 
 
 AUGMENTS = {
@@ -45,12 +48,16 @@ AUGMENTS = {
     "simplebaseline": Augment((0.7, 1.3), 80.0, 0.6, 0.5, normal=True),  # its ResNets: 0.3 and 40 degrees
 }
 
-NUM_DRAWS = 9  # random numbers for one crop: four of `augmented_view`, three of `brightened`, two of `half_body`
+# Random numbers for one crop: four of `augmented_view`, three of `brightened`, two of `half_body`, five of `erased`.
+NUM_DRAWS = 14
 
 # HRNet's half bodies: of persons with more labelled keypoints than this, most often the upper half, in a wider view.
 _HALF_BODY_LABELLED = 8
 _UPPER_SHARE = 0.69
 HALF_BODY_GROWTH = 1.5
+
+_ERASED_SHARE = 0.02, 0.2  # of the crop's area
+_ERASED_ASPECT = 2.0  # height to width lies between this and its inverse
 
 _LEAST_BITS = 16  # of the size of the smallest window that the compiled warp has code for
 
@@ -276,3 +283,21 @@ def brightened(image: tf.Tensor, augment: Augment, draws: tf.Tensor) -> tf.Tenso
     factors = tf.tile(low + (high - low) * draws, [width])  # a row of pixels at once: channels alone are slow to repeat
     bright = tf.clip_by_value(tf.reshape(image, (height, -1)) * factors, 0.0, 255.0)
     return tf.reshape(bright, (height, width, channels))
+
+
+def erased(image: tf.Tensor, augment: Augment, draws: tf.Tensor, fill_rgb) -> tf.Tensor:
+    """Returns the crop, as often as `augment` says with a rectangle of `fill_rgb`; for five uniform numbers.
+
+    The rectangle's centre lies anywhere in the crop, so that some of it may lie outside.
+    """
+    low, high = _ERASED_SHARE
+    height, width, _ = image.shape
+    side = tf.sqrt((low + (high - low) * draws[1]) * height * width)
+    stretch = _ERASED_ASPECT ** (draws[2] - 0.5)
+    half_hw = side * stretch / 2, side / stretch / 2
+    near_y, near_x = (
+        tf.abs(tf.range(size, dtype=tf.float32) + 0.5 - draw * size) < half
+        for size, draw, half in zip((height, width), (draws[3], draws[4]), half_hw, strict=True)
+    )
+    hidden = near_y[:, None] & near_x & (draws[0] < augment.erase_probability)
+    return tf.where(hidden[..., None], tf.constant(fill_rgb, tf.float32), image)
