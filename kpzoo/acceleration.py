@@ -153,6 +153,12 @@ class Accelerated:
 _accelerated = lru_cache(maxsize=4)(Accelerated)
 
 
+def _shapes(graph: tf.Graph) -> graphs.Shapes:
+    """Returns the shapes of all operations' first outputs."""
+    shapes = {op.name: op.outputs[0].shape for op in graph.get_operations() if op.outputs}
+    return {name: tuple(shape) if shape.rank is not None else () for name, shape in shapes.items()}
+
+
 class FoldedModel:
     """A model's forward pass as a folded graph, with the weights that it needs as an argument.
 
@@ -177,7 +183,7 @@ class FoldedModel:
         reads = [node for node in definition.node if node.op == "ReadVariableOp"]
         self._dtypes = {node.input[0]: tf.as_dtype(node.attr["dtype"].type) for node in reads}
         on_cpu = all("GPU" not in handle.device for handle in self._handles.values())
-        self._network = graphs.folded(definition, outputs, self._handles)
+        self._network = graphs.folded(definition, outputs, self._handles, _shapes(graph))
         if not on_cpu or not self._network.is_whole(self._inputs):
             self._network, self._handles = None, {}
         elif precision == "bfloat16":

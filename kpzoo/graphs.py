@@ -1,4 +1,4 @@
-"""A traced network, rewritten for answering alone: batch norms inside of convolutions, and bfloat16.
+"""A traced network, rewritten for answering alone: batch norms inside of convolutions, fewer products, and bfloat16.
 
 All of it works on `GraphDef`s, which belong to nobody: no option of the process is touched. Weights stay outside, as
 placeholders with a recipe for each, so that a rewritten graph serves whatever values the variables have later.
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 import tensorflow as tf
@@ -15,6 +16,7 @@ from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
 Values = Mapping[str, np.ndarray]  # of variables, by the names of the placeholders that stand for them
+Shapes = Mapping[str, tuple[int | None, ...]]  # by nodes' names; empty where the rank is not known
 
 _CONVOLUTIONS = {"Conv2D": (0, 1), "Conv2DBackpropInput": (1, 2)}  # which inputs have the operation's type; the filter
 _FILTER = 1  # is the same input of both
@@ -70,14 +72,18 @@ class Fold:
         return (values[self.offset] + (bias - values[self.mean]) * self._factor(values)).astype(np.float32)
 
 
-def folded(graph: GraphDef, outputs: Iterable[str], variables: Iterable[str]) -> Network:
+def folded(graph: GraphDef, outputs: Iterable[str], variables: Iterable[str], shapes: Shapes) -> Network:
     """Returns what of a graph leads to its outputs, with batch norms inside of the convolutions before them.
+
+    1x1 convolutions of enlarged maps are computed before these are enlarged.
 
     Args:
         graph: Of a traced network without control flow; it is changed.
         outputs: Names of the nodes that are asked for.
         variables: Names of the placeholders that stand for variables.
+        shapes: Of the nodes' first outputs.
     """
+    pointwise = {node.name for node in graph.node if _is_pointwise(node, shapes)}
     nodes, weights, variables = {node.name: node for node in graph.node}, {}, set(variables)
     reads = {n.name: n.input[0] for n in graph.node if n.op == "ReadVariableOp" and n.input[0] in variables}
     for name, variable in reads.items():
@@ -92,7 +98,68 @@ def folded(graph: GraphDef, outputs: Iterable[str], variables: Iterable[str]) ->
         for name in ("T", "data_format"):
             with_bias.attr[name].CopyFrom(norm.attr[name])
         norm.CopyFrom(with_bias)
-    return _leading_to(outputs, GraphDef(node=nodes.values(), library=graph.library, versions=graph.versions), weights)
+    ordered = [new for node in nodes.values() for new in _before_enlarging(node, nodes, weights, pointwise, shapes)]
+    return _leading_to(outputs, GraphDef(node=ordered, library=graph.library, versions=graph.versions), weights)
+
+
+def _is_pointwise(node: NodeDef, shapes: Shapes) -> bool:
+    if node.op != "Conv2D" or node.attr["data_format"].s not in (b"", b"NHWC"):
+        return False
+    return tuple(shapes[_source(node.input[_FILTER])][:2]) == (1, 1) and set(node.attr["strides"].list.i) == {1}
+
+
+def _before_enlarging(
+    node: NodeDef, nodes: Mapping[str, NodeDef], weights: dict, pointwise: set[str], shapes: Shapes
+) -> list[NodeDef]:
+    """Returns the nodes that stand for a node: several for a 1x1 convolution of maps some of which were enlarged.
+
+    Bilinear resizing mixes pixels, and a 1x1 convolution mixes channels: in either order the same sums come out, but on
+    small maps of fewer products. That of concatenated maps is the sum of those of each, so that RefineNet's largest
+    convolutions need a third of their products. The last node keeps the convolution's name.
+    """
+    if node.name not in pointwise or node.input[_FILTER] not in weights:
+        return [node]
+    before = nodes[_source(node.input[0])]
+    maps = list(before.input[:-1]) if before.op == "ConcatV2" and len(shapes[before.name]) == 4 else [node.input[0]]
+    channels = [shapes[_source(name)][-1] for name in maps]
+    if not any(_enlarges(nodes[_source(name)], shapes) for name in maps) or sum(channels) != shapes[before.name][-1]:
+        return [node]
+    made, terms, ends = [], [], list(accumulate(channels, initial=0))
+    for place, name in enumerate(maps):
+        resized = nodes[_source(name)]
+        grows, label = _enlarges(resized, shapes), f"{node.name}/part_{place}"
+        weights[f"{label}/filter"] = partial(_rows, weights[node.input[_FILTER]], ends[place], ends[place + 1])
+        made.append(_placeholder(f"{label}/filter", tf.float32.as_datatype_enum))
+        made.append(_renamed(node, label, resized.input[0] if grows else name, f"{label}/filter"))
+        if grows:
+            made.append(_renamed(resized, f"{label}/enlarged", label, resized.input[1]))
+        terms.append(made[-1].name)
+    if len(terms) == 1:
+        made[-1].name = node.name
+        return made
+    total = NodeDef(name=node.name, op="AddN", input=terms)
+    total.attr["N"].i = len(terms)
+    total.attr["T"].CopyFrom(node.attr["T"])
+    return [*made, total]
+
+
+def _enlarges(node: NodeDef, shapes: Shapes) -> bool:
+    if node.op != "ResizeBilinear":
+        return False
+    (_, *small, _), (_, *large, _) = shapes[_source(node.input[0])], shapes[node.name]
+    return None not in (*small, *large) and np.prod(large) > np.prod(small)
+
+
+def _renamed(node: NodeDef, name: str, *inputs: str) -> NodeDef:
+    new = NodeDef()
+    new.CopyFrom(node)
+    new.name, new.input[:] = name, inputs
+    return new
+
+
+def _rows(make: Callable[[Values], np.ndarray], start: int, stop: int, values: Values) -> np.ndarray:
+    """Returns the part of a 1x1 filter that reads some of the channels."""
+    return np.ascontiguousarray(make(values)[:, :, start:stop])
 
 
 def _value(variable: str, values: Values) -> np.ndarray:

@@ -55,6 +55,18 @@ def test_no_batch_norm_is_left_behind_a_convolution(models, name):
     assert not {node.op for node in graph.node} & {"ReadVariableOp", "NoOp"}
 
 
+@pytest.mark.parametrize("flavour", ["official", "pytorch"])
+def test_enlarged_maps_are_convolved_while_they_are_small(crops, flavour):
+    model = lively(kpzoo.build("cpn_tiny", image_hw=(64, 64), flavour=flavour))
+    graph = acceleration.FoldedModel(model)._network.graph
+    enlarged = {node.name for node in graph.node if node.op == "ResizeBilinear"}
+    readers = {node.op for node in graph.node if enlarged.intersection(node.input)}
+    assert len(enlarged) >= 3 + 3 * 2  # on the way down the pyramid, and of three levels for two convolutions
+    assert not readers & {"Conv2D", "ConcatV2"}
+    expected = plain(model, crops)
+    np.testing.assert_allclose(accelerate(model).heatmaps(crops), expected, atol=5e-6 * np.ptp(expected))
+
+
 def train_a_step(model):
     def step():
         for variable in model.trainable_variables:
