@@ -61,7 +61,7 @@ def _broken(path: Path, error: BaseException) -> UserError:
 
 def _as_float32(array: np.ndarray) -> np.ndarray:
     array = np.asarray(array)
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
+    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
 
 
 def _reader_of(path: Path) -> Callable[[Path], tuple[Mapping, Mapping]]:
