@@ -3,12 +3,16 @@
     python benchmarks/training_step.py --model cpn_res50 --image_hw 256 192 --batch 8 --write
 
 The bare step is forward, loss, gradients and optimizer. `fit` adds the metrics, the callbacks that every run has, and
-what Keras does. Batches come from memory.
+what Keras does. Batches come from memory. A profile tells which operations the step's time goes to; `--parts` times its
+parts, and what else was tried.
 """
 
 import argparse
 import sys
+import tempfile
 import time
+from collections import Counter
+from pathlib import Path
 
 import measure
 
@@ -20,10 +24,24 @@ from kpzoo import heatmaps, training
 from kpzoo.callbacks import Throughput
 from kpzoo.losses import default_loss
 from kpzoo.models import blocks
+from kpzoo.models.counting import count_macs
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 STEPS = 3  # in one round of `fit`
 BARE = "and optimizer: the bare step"
+
+# Kinds of operations, by what the name of their kernel holds: the first that fits.
+KINDS = {
+    "convolutions: gradient of kernels": "Conv2DBackpropFilter",
+    "convolutions: gradient of features": "Conv2DBackpropInput",
+    "convolutions: forward": "Conv2D",
+    "batch normalisation: gradient": "BatchNormGrad",
+    "batch normalisation: forward": "BatchNorm",
+    "resizing: gradient": "ResizeBilinearGrad",
+    "resizing: forward": "ResizeBilinear",
+    "ReLU: forward and gradient": "Relu",
+    "casts between float32 and bfloat16": "Cast",
+}
 
 
 def make_model(name: str, image_hw: tuple[int, int], policy: str, keras_norm: bool = False):
@@ -53,7 +71,7 @@ def make_batch(model, size: int) -> dict:
     return {"image": tf.random.stateless_uniform((size, *preset.image_hw, 3), (0, 2), 0, 255), **targets}
 
 
-def parts_of(model, batch) -> dict:
+def parts_of(model, batch, jit_compile: bool = False) -> dict:
     """Returns calls for the parts of the bare step, each with what comes before it."""
     inputs, targets = model.split(batch)
     variables = model.trainable_variables
@@ -66,7 +84,7 @@ def parts_of(model, batch) -> dict:
             value = loss()
         return value, tape.gradient(value, variables)
 
-    @tf.function
+    @tf.function(jit_compile=jit_compile)
     def step():
         value, found = gradients()
         model.optimizer.apply(found, variables)
@@ -79,6 +97,32 @@ def parts_of(model, batch) -> dict:
 
     calls = {"forward and loss": tf.function(loss), "and gradients": backward, BARE: step}
     return {name: lambda call=call: call().numpy() for name, call in calls.items()}
+
+
+def profile(model, step, steps: int = 4) -> tuple[list[dict], float]:
+    """Returns the kinds of operations of a step, longest first, and the time of all convolutions in milliseconds."""
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    space, spent, optimizer = xplane_pb2.XSpace(), Counter(), f"{model.optimizer.name}/"
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder):
+            for _ in range(steps):
+                step()
+        [path] = Path(folder).rglob("*.xplane.pb")
+        space.ParseFromString(path.read_bytes())
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            name, _, kernel = (whole := plane.event_metadata[event.metadata_id].name).rpartition(":")
+            if not name or ":" in name or " " in whole:
+                continue  # what runs the operations
+            kind = next((kind for kind, part in KINDS.items() if part in kernel), "all others")
+            spent["optimizer" if name.startswith(optimizer) else kind] += event.duration_ps / 1e9 / steps
+    total = sum(spent.values())
+    rows = [
+        {"operations": kind, "ms of a thread": round(time, 2), "share": f"{100 * time / total:.1f} %"}
+        for kind, time in spent.most_common()
+    ]
+    return rows, sum(time for kind, time in spent.items() if kind.startswith("convolutions"))
 
 
 class Clock(keras.callbacks.Callback):
@@ -103,6 +147,15 @@ def fit_step(model, batch, size: int):
     return call
 
 
+def of_peak(model, policy: str, batch: int, milliseconds: float) -> str:
+    """Returns a sentence on how near the convolutions of a step are to the peak of this run."""
+    gflops = 3 * 2 * count_macs(model) * batch / 1e9  # forward, and two gradients that cost as much
+    return (
+        f"{policy}: a step multiplies and adds {gflops:.3g} GFLOP; its convolutions take {milliseconds:.4g} ms of a "
+        f"thread's time, {gflops / milliseconds * 1000:.4g} GFLOP/s."
+    )
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="cpn_nano")
@@ -110,11 +163,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="for one operation")
-    parser.add_argument("--parts", action="store_true", help="also time the parts, and Keras' batch normalisation")
+    parser.add_argument("--parts", action="store_true", help="also time the parts, Keras' batch normalisation, and XLA")
     parser.add_argument("--write", action="store_true", help="writes the file of results")
     args = parser.parse_args(argv)
     measure.limit_threads(args.threads)
-    alternatives, image_hw = {}, tuple(args.image_hw)
+    alternatives, image_hw, tables, notes = {}, tuple(args.image_hw), {}, []
     for policy in POLICIES:
         model = make_model(args.model, image_hw, policy)
         batch = make_batch(model, args.batch)
@@ -122,8 +175,12 @@ def main(argv: list[str] | None = None) -> int:
         if args.parts:
             other = parts_of(make_model(args.model, image_hw, policy, keras_norm=True), batch)
             parts["the bare step with Keras' batch normalisation"] = other[BARE]
+            parts["the bare step compiled by XLA"] = parts_of(model, batch, jit_compile=True)[BARE]
         else:
             parts = {BARE: parts[BARE]}
+        parts[BARE]()  # traced before it is profiled
+        tables[f"Where the bare step goes, {policy}"], convolutions = profile(model, parts[BARE])
+        notes.append(of_peak(model, policy, args.batch, convolutions))
         parts["in fit"] = fit_step(model, batch, args.batch)
         alternatives |= {f"{policy}: {name}": call for name, call in parts.items()}
     times = measure.interleaved(alternatives, args.rounds, warm_up=1)
@@ -136,12 +193,13 @@ def main(argv: list[str] | None = None) -> int:
         f"Training step: {args.model}, {height}x{width}, batches of {args.batch}",
         f"python benchmarks/training_step.py --model {args.model} --image_hw {height} {width} --batch {args.batch}"
         f"{threads}{' --parts' if args.parts else ''} --write",
-        {"Milliseconds of a step": measure.rows(times)},
+        {"Milliseconds of a step": measure.rows(times), **tables},
         [
             measure.bar("float32: `fit` over the bare step", shares[0], at_most=1.05, unit="x"),
             measure.bar("bfloat16: `fit` over the bare step", shares[1], at_most=1.05, unit="x"),
             measure.bar("bfloat16: times as fast as float32", in_fit[0] / in_fit[1], at_least=1.4, unit="x"),
         ],
+        notes=notes,
         folder=measure.RESULTS if args.write else None,
     )
     return 0
