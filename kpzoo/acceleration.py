@@ -185,6 +185,8 @@ class FoldedModel:
         on_cpu = all("GPU" not in handle.device for handle in self._handles.values())
         self._network = graphs.folded(definition, outputs, self._handles, _shapes(graph))
         if not on_cpu or not self._network.is_whole(self._inputs):
+            if precision != "float32":
+                raise UserError(f"Model {model.name!r} has layers that cannot be turned to {precision}. Use float32.")
             self._network, self._handles = None, {}
         elif precision == "bfloat16":
             self._network = graphs.in_bfloat16(self._network, outputs)

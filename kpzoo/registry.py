@@ -4,7 +4,7 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -26,6 +26,18 @@ MACS_RULE = (
     "multiply-adds of convolutions, deconvolutions (by input positions) and dense layers for one crop and one query; "
     "biases, normalisation, activations, pooling and resizing are not counted"
 )
+
+
+_ONE, _SEVERAL = "a whole number above 0", "a list of whole numbers above 0"
+_COUNTS = {int: _ONE, Sequence[int]: _SEVERAL}  # what a builder's annotation of an option means
+
+
+def _counts_something(value, wanted: str) -> bool:
+    several = isinstance(value, Sequence) and not isinstance(value, str)
+    if several != (wanted == _SEVERAL):
+        return False
+    numbers = value if several else [value]
+    return all(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in numbers)
 
 
 @dataclass(frozen=True)
@@ -55,11 +67,13 @@ class Spec:
 
     def options(self, name: str, given: Mapping) -> dict:
         """Returns all options of the row: `given` over `config` over the builder's defaults."""
-        parameters = inspect.signature(self.builder).parameters.values()
-        own = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-        for option in given:
+        parameters = inspect.signature(self.builder).parameters
+        own = {p.name: p.default for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
+        for option, value in given.items():
             if option not in own:
                 raise unknown(f"option of model {name!r}", option, own)
+            if (wanted := _COUNTS.get(parameters[option].annotation)) and not _counts_something(value, wanted):
+                raise UserError(f"Option `{option}` of model {name!r} must be {wanted}. Received: {value!r}.")
         return {**own, **self.config, **given}
 
 

@@ -69,6 +69,10 @@ def test_info_prints_for_every_model(name):
     "arguments, message",
     [
         (dict(name="cpn_tinny"), "Unknown model name. Received: 'cpn_tinny'. Did you mean .*'cpn_tiny'"),
+        (dict(name="cpn_tiny", width="8"), "Option `width` of model 'cpn_tiny' must be a whole number above 0"),
+        (dict(name="cpn_tiny", width=0), "must be a whole number above 0. Received: 0"),
+        (dict(name="cpn_tiny", blocks=1), "must be a list of whole numbers above 0. Received: 1"),
+        (dict(name="cpn_tiny", widths=(8, 8, 12.5, 16)), "must be a list of whole numbers above 0"),
         (dict(name="cpn_tiny", num_keypoint=3), "Unknown option of model 'cpn_tiny'. Received: 'num_keypoint'"),
         (dict(name="cpn_tiny", refin=None), "Did you mean 'refine'"),
         (dict(name="cpn_tiny", refine="cascades"), "Unknown refine. .* Did you mean 'cascade'"),
