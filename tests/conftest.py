@@ -16,6 +16,13 @@ from kpzoo.skeletons import COCO17  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(__file__).parent / "golden"
+LONGEST = ("test_training.py", "test_faults.py", "test_multi_worker.py", "test_export.py")  # come first, few tests each
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the files that take longest first, so that no process works on one alone at the end."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def pytest_addoption(parser):
