@@ -79,9 +79,10 @@ def test_a_recipe_trains_what_its_name_says(told, path):
     assert ("instance" in model.input) == (type(model.loss).__name__ == "MultiInstanceLoss")
 
 
-def test_every_model_of_full_size_has_a_recipe():
+@pytest.mark.parametrize("dataset", SPLITS)
+def test_every_model_of_full_size_has_a_recipe(dataset):
     full = {name for name in list_models() if not name.endswith(SMALL)}
-    assert {path.stem.split("_coco_")[0] for path in PAGES if "_coco_" in path.stem} == full
+    assert {path.stem.split(f"_{dataset}_")[0] for path in PAGES if f"_{dataset}_" in path.stem} == full
 
 
 def index() -> str:

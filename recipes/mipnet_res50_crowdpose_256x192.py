@@ -1,0 +1,43 @@
+"""MIPNet, ResNet-50, 256x192, on CrowdPose (arXiv:2101.11223).
+
+    python recipes/mipnet_res50_crowdpose_256x192.py --data ~/crowdpose --weights simplebaseline_res50.weights.h5
+
+`~/crowdpose` holds `annotations/crowdpose_{trainval,test}.json` and the pictures in `images/`. It goes on from the
+baseline, whose weights fill all but the MIMBs; `recipes/simplebaseline_res50_crowdpose_256x192.py` trains it. The
+authors' scripts train no such network on CrowdPose: the schedule and the place of the only MIMB, before the last stage,
+are those of their script for ResNet-101.
+
+Measured: not run at full length. The authors report 70.0 AP on CrowdPose test, with HRNet-W48 and a detector's boxes.
+"""
+
+import common
+import keras
+
+import kpzoo
+from kpzoo import training
+from kpzoo.losses import HeatmapLoss, MultiInstanceLoss
+
+BATCH_SIZE = 128
+EPOCHS = 210
+LEARNING_RATE = 1e-3
+DROPS = (90, 120)  # epochs after which the learning rate falls to a tenth
+
+
+def compiled(skeleton, weights, steps_per_epoch):
+    keras.utils.set_random_seed(0)
+    model = kpzoo.build("mipnet_res50", image_hw=(256, 192), skeleton=skeleton, weights=weights, mimb_stages=["c5"])
+    schedule = training.tenths(LEARNING_RATE, at=[epoch * steps_per_epoch for epoch in DROPS])
+    model.compile(keras.optimizers.Adam(schedule), MultiInstanceLoss(HeatmapLoss()))
+    return model
+
+
+if __name__ == "__main__":
+    common.train(
+        common.arguments(__doc__, "mipnet_res50_crowdpose_256x192"),
+        compiled,
+        splits=("trainval", "test"),
+        batch_size=BATCH_SIZE,
+        epochs=EPOCHS,
+        augment="simplebaseline",
+        protocol="crowdpose",
+    )
