@@ -33,7 +33,8 @@ def accelerate(model: PoseModel, precision: str = "float32") -> "Accelerated":
             little.
 
     Raises:
-        UserError: This machine's CPU does not compute in bfloat16.
+        UserError: bfloat16, and this machine's CPU does not compute in it, the model's weights are on a GPU, or it has
+            layers that loop or branch.
 
     >>> ask = kpzoo.accelerate(model)
     >>> keypoints_crop_xy, keypoint_scores = ask(crops, flip=True)
@@ -163,7 +164,7 @@ class FoldedModel:
     """A model's forward pass as a folded graph, with the weights that it needs as an argument.
 
     Models with layers of their own that loop or branch, and weights on a GPU, stay as they are: then it takes no
-    weights, and asks the model.
+    weights, and asks the model; bfloat16 is refused.
 
     Args:
         model: Any model of the zoo.
@@ -186,7 +187,8 @@ class FoldedModel:
         self._network = graphs.folded(definition, outputs, self._handles, _shapes(graph))
         if not on_cpu or not self._network.is_whole(self._inputs):
             if precision != "float32":
-                raise UserError(f"Model {model.name!r} has layers that cannot be turned to {precision}. Use float32.")
+                reason = "has layers that cannot be turned to it" if on_cpu else "has its weights on a GPU"
+                raise UserError(f"Precision {precision!r} is for CPUs; model {model.name!r} {reason}. Use 'float32'.")
             self._network, self._handles = None, {}
         elif precision == "bfloat16":
             self._network = graphs.in_bfloat16(self._network, outputs)

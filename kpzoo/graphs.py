@@ -83,7 +83,10 @@ def folded(graph: GraphDef, outputs: Iterable[str], variables: Iterable[str], sh
         variables: Names of the placeholders that stand for variables.
         shapes: Of the nodes' first outputs.
     """
-    pointwise = {node.name for node in graph.node if _is_pointwise(node, shapes)}
+    # Found before filters are folded: of what takes their place no shapes are known.
+    pointwise = {
+        node.name: shapes[_source(node.input[_FILTER])][2] for node in graph.node if _is_pointwise(node, shapes)
+    }
     nodes, weights, variables = {node.name: node for node in graph.node}, {}, set(variables)
     reads = {n.name: n.input[0] for n in graph.node if n.op == "ReadVariableOp" and n.input[0] in variables}
     for name, variable in reads.items():
@@ -103,32 +106,36 @@ def folded(graph: GraphDef, outputs: Iterable[str], variables: Iterable[str], sh
 
 
 def _is_pointwise(node: NodeDef, shapes: Shapes) -> bool:
-    if node.op != "Conv2D" or node.attr["data_format"].s not in (b"", b"NHWC"):
+    """Returns whether a node mixes channels pixel by pixel, which is what a 1x1 convolution does."""
+    if node.op != "Conv2D" or node.attr["T"].type != tf.float32 or node.attr["padding"].s == b"EXPLICIT":
         return False
-    return tuple(shapes[_source(node.input[_FILTER])][:2]) == (1, 1) and set(node.attr["strides"].list.i) == {1}
+    strided = set(node.attr["strides"].list.i) != {1} or node.attr["data_format"].s not in (b"", b"NHWC")
+    return not strided and tuple(shapes[_source(node.input[_FILTER])][:2]) == (1, 1)
 
 
 def _before_enlarging(
-    node: NodeDef, nodes: Mapping[str, NodeDef], weights: dict, pointwise: set[str], shapes: Shapes
+    node: NodeDef, nodes: Mapping[str, NodeDef], weights: dict, pointwise: Mapping[str, int], shapes: Shapes
 ) -> list[NodeDef]:
     """Returns the nodes that stand for a node: several for a 1x1 convolution of maps some of which were enlarged.
 
     Bilinear resizing mixes pixels, and a 1x1 convolution mixes channels: in either order the same sums come out, but on
     small maps of fewer products. That of concatenated maps is the sum of those of each, so that RefineNet's largest
-    convolutions need a third of their products. The last node keeps the convolution's name.
+    convolutions need a third of their products. The last node keeps the convolution's name; the filters of the parts
+    are added to `weights`.
     """
     if node.name not in pointwise or node.input[_FILTER] not in weights:
         return [node]
     before = nodes[_source(node.input[0])]
-    maps = list(before.input[:-1]) if before.op == "ConcatV2" and len(shapes[before.name]) == 4 else [node.input[0]]
-    channels = [shapes[_source(name)][-1] for name in maps]
-    if not any(_enlarges(nodes[_source(name)], shapes) for name in maps) or sum(channels) != shapes[before.name][-1]:
+    maps = list(before.input[: before.attr["N"].i]) if before.op == "ConcatV2" else [node.input[0]]
+    channels = [_channels(name, shapes) for name in maps]
+    joined = None not in channels and sum(channels) == pointwise[node.name]  # not so along another axis
+    if not joined or not any(_enlarges(nodes[_source(name)], shapes) for name in maps):
         return [node]
     made, terms, ends = [], [], list(accumulate(channels, initial=0))
     for place, name in enumerate(maps):
         resized = nodes[_source(name)]
         grows, label = _enlarges(resized, shapes), f"{node.name}/part_{place}"
-        weights[f"{label}/filter"] = partial(_rows, weights[node.input[_FILTER]], ends[place], ends[place + 1])
+        weights[f"{label}/filter"] = partial(_inputs, weights[node.input[_FILTER]], ends[place], ends[place + 1])
         made.append(_placeholder(f"{label}/filter", tf.float32.as_datatype_enum))
         made.append(_renamed(node, label, resized.input[0] if grows else name, f"{label}/filter"))
         if grows:
@@ -143,8 +150,14 @@ def _before_enlarging(
     return [*made, total]
 
 
+def _channels(name: str, shapes: Shapes) -> int | None:
+    """Returns how many channels a map has; None for what is no map, or not a node's first output."""
+    shape = shapes.get(name.removesuffix(":0"), ())
+    return shape[-1] if len(shape) == 4 else None
+
+
 def _enlarges(node: NodeDef, shapes: Shapes) -> bool:
-    if node.op != "ResizeBilinear":
+    if node.op != "ResizeBilinear" or node.attr["T"].type != tf.float32 or len(shapes[_source(node.input[0])]) != 4:
         return False
     (_, *small, _), (_, *large, _) = shapes[_source(node.input[0])], shapes[node.name]
     return None not in (*small, *large) and np.prod(large) > np.prod(small)
@@ -157,8 +170,8 @@ def _renamed(node: NodeDef, name: str, *inputs: str) -> NodeDef:
     return new
 
 
-def _rows(make: Callable[[Values], np.ndarray], start: int, stop: int, values: Values) -> np.ndarray:
-    """Returns the part of a 1x1 filter that reads some of the channels."""
+def _inputs(make: Callable[[Values], np.ndarray], start: int, stop: int, values: Values) -> np.ndarray:
+    """Returns the part of a filter that reads some of the input's channels."""
     return np.ascontiguousarray(make(values)[:, :, start:stop])
 
 

@@ -28,16 +28,19 @@ MACS_RULE = (
 )
 
 
-_ONE, _SEVERAL = "a whole number above 0", "a list of whole numbers above 0"
-_COUNTS = {int: _ONE, Sequence[int]: _SEVERAL}  # what a builder's annotation of an option means
+# What an option must be, by its builder's annotation.
+_WANTED = {int: "a whole number above 0", Sequence[int]: "a list of whole numbers above 0"}
 
 
-def _counts_something(value, wanted: str) -> bool:
-    several = isinstance(value, Sequence) and not isinstance(value, str)
-    if several != (wanted == _SEVERAL):
-        return False
-    numbers = value if several else [value]
-    return all(isinstance(number, int) and not isinstance(number, bool) and number > 0 for number in numbers)
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _fits(value, annotation) -> bool:
+    """Returns whether an option is what its annotation asks for, if that is in `_WANTED`."""
+    if annotation is int:
+        return _is_count(value)
+    return annotation != Sequence[int] or (isinstance(value, list | tuple) and all(map(_is_count, value)))
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ class Spec:
         for option, value in given.items():
             if option not in own:
                 raise unknown(f"option of model {name!r}", option, own)
-            if (wanted := _COUNTS.get(parameters[option].annotation)) and not _counts_something(value, wanted):
+            if not _fits(value, annotation := parameters[option].annotation):
+                wanted = _WANTED[annotation]
                 raise UserError(f"Option `{option}` of model {name!r} must be {wanted}. Received: {value!r}.")
         return {**own, **self.config, **given}
 

@@ -17,6 +17,7 @@ from kpzoo.summary import RECORD
 
 # Settings that older records lack, and what they were; their precision nobody knows.
 ADDED = {"ema": None, "base_batch": None, "warmup": 0, "sync_batch_norm": False}
+ADDED_TO_AUGMENT = {"erase_probability": 0.0}
 
 
 def resume(model: PoseModel, folder: str | Path, settings: Mapping) -> int:
@@ -84,7 +85,10 @@ def _read_record(folder: Path) -> dict:
 
 def _refuse_changes(before: Mapping, now: Mapping, folder: Path) -> None:
     unknown = {key: ADDED.get(key, now[key]) for key in {*ADDED, "precision"} & now.keys()}
-    for key, was, given in _differences({**unknown, **before}, now):
+    before = {**unknown, **before}
+    if isinstance(before.get("augment"), Mapping):
+        before["augment"] = {**ADDED_TO_AUGMENT, **before["augment"]}
+    for key, was, given in _differences(before, now):
         raise UserError(
             f"The run in {str(folder)!r} was started with {key}={str(was)[:200]}. Received: {str(given)[:200]}. "
             "Use the same settings to go on, or another folder to start anew."

@@ -16,7 +16,8 @@ from kpzoo.skeletons import COCO17  # noqa: E402
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(__file__).parent / "golden"
-LONGEST = ("test_training.py", "test_faults.py", "test_multi_worker.py", "test_export.py")  # come first, few tests each
+# Come first: xdist alone would begin with the files of most tests, not with those that take longest.
+LONGEST = ("test_training.py", "test_faults.py", "test_multi_worker.py", "test_export.py")
 
 
 def pytest_collection_modifyitems(items):

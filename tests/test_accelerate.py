@@ -10,6 +10,7 @@ import kpzoo
 from kpzoo import acceleration, heatmaps
 from kpzoo.acceleration import accelerate, ask_all, ask_both_sides
 from kpzoo.errors import UserError
+from kpzoo.models.blocks import ResizeBilinear
 
 NAMES = ["cpn_tiny", "mipnet_tiny", "hrnet_tiny", "hourglass_tiny", "simplebaseline_tiny"]
 bfloat16 = pytest.mark.skipif(not acceleration.has_bfloat16(), reason="this CPU does not compute in bfloat16")
@@ -61,8 +62,24 @@ def test_enlarged_maps_are_convolved_while_they_are_small(crops, flavour):
     graph = acceleration.FoldedModel(model)._network.graph
     enlarged = {node.name for node in graph.node if node.op == "ResizeBilinear"}
     readers = {node.op for node in graph.node if enlarged.intersection(node.input)}
-    assert len(enlarged) >= 3 + 3 * 2  # on the way down the pyramid, and of three levels for two convolutions
+    assert len(enlarged) == 3 + 3 * 2 + 4  # in the pyramid, of three levels for two convolutions, and of its heads
     assert not readers & {"Conv2D", "ConcatV2"}
+    expected = plain(model, crops)
+    np.testing.assert_allclose(accelerate(model).heatmaps(crops), expected, atol=5e-6 * np.ptp(expected))
+
+
+@pytest.mark.parametrize("axis", [3, 1])
+def test_a_concatenation_is_taken_apart_along_channels_alone(crops, axis):
+    image = keras.Input((64, 64, 3), name="image")
+    small = keras.layers.AveragePooling2D(2)(image)
+    large = ResizeBilinear((64, 64), "half_pixel")(small)
+    both = keras.layers.Concatenate(axis)([large, image, large])
+    conv = keras.layers.Conv2D(17, 1, name="first")
+    maps = keras.layers.Add()([conv(both), keras.layers.Conv2D(17, 1, name="second")(both), 0 * conv(both)])
+    model = kpzoo.pose_model.PoseModel({"image": image}, {"heatmaps": maps}, name="joined")
+    model.preset = kpzoo.build("simplebaseline_tiny", image_hw=(64, 64)).preset
+    graph = acceleration.FoldedModel(model)._network.graph
+    assert [node.op for node in graph.node].count("AddN") == {3: 3, 1: 0}[axis]
     expected = plain(model, crops)
     np.testing.assert_allclose(accelerate(model).heatmaps(crops), expected, atol=5e-6 * np.ptp(expected))
 
@@ -134,7 +151,7 @@ def test_a_model_with_a_loop_stays_as_it_is(crops):
     model = kpzoo.pose_model.PoseModel(inner.input, {"heatmaps": maps}, name="looped")
     model.preset = inner.preset
     np.testing.assert_allclose(accelerate(model).heatmaps(crops), plain(model, crops), atol=1e-6)
-    with pytest.raises(UserError, match="'looped' has layers that cannot be turned to bfloat16. Use float32."):
+    with pytest.raises(UserError, match="model 'looped' has layers that cannot be turned to it. Use 'float32'."):
         acceleration.FoldedModel(model, "bfloat16")
 
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import averages, callbacks, runs, training
+from kpzoo.data import crops
 from kpzoo.data.batches import make_dataset
 from kpzoo.data.files import load
 from kpzoo.errors import UserError
@@ -52,6 +53,19 @@ def test_a_stream_that_starts_later_is_the_rest_of_the_whole(small_folder):
     for a, b in zip(whole, rest, strict=True):
         np.testing.assert_array_equal(a["image"], b["image"])
         np.testing.assert_array_equal(a["heatmaps"], b["heatmaps"])
+
+
+def test_rectangles_are_hidden_and_nothing_else_changes(small_folder):
+    model, data = tiny_model(), load(small_folder, "train")
+    plain, hidden = (
+        next(iter(make_dataset(data, model, 4, augment=crops.Augment(brightness=(0.9, 1.1), erase_probability=share))))
+        for share in (0.0, 1.0)
+    )
+    np.testing.assert_array_equal(plain["heatmaps"], hidden["heatmaps"])
+    changed = (plain["image"].numpy() != hidden["image"].numpy()).any(axis=-1)
+    assert changed.any(axis=(1, 2)).all() and changed.mean() < 0.21
+    fill = np.unique(hidden["image"].numpy()[changed], axis=0)
+    assert len(fill) == 1  # of one colour
 
 
 def test_each_person_comes_once_an_epoch(small_folder):
@@ -394,11 +408,12 @@ def test_a_run_with_other_settings_is_refused(tmp_path):
 
 
 def test_a_run_of_before_there_were_these_options_goes_on(small_folder, tmp_path):
-    data, how = load(small_folder, "train"), dict(batch_size=4, steps_per_epoch=1, augment=None)
+    data, how = load(small_folder, "train"), dict(batch_size=4, steps_per_epoch=1, augment=crops.Augment())
     training.run(tiny_model, data, tmp_path, epochs=1, **how)
     record = json.loads((tmp_path / "run.json").read_text())
     for name in ("ema", "precision", "base_batch", "warmup", "sync_batch_norm"):
         record.pop(name)
+    record["augment"].pop("erase_probability")
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert training.run(tiny_model, data, tmp_path, epochs=2, **how).optimizer.iterations == 2
     with pytest.raises(UserError, match="ema=None. Received: 0.5"):

@@ -271,8 +271,8 @@ def _loader(preset, photo: Callable, augment, seed, crowd):
         image, crop_to_image, mirrored, points, visibility = crop
         if augment:
             image = crops.brightened(image, augment, draws[4:7])
-        if augment and augment.erase_probability:
-            image = crops.erased(image, augment, draws[9:14], fill)
+            if augment.erase_probability:
+                image = crops.erased(image, augment, draws[9:14], fill)
         order = tf.where(mirrored, preset.skeleton.flip_order, np.arange(preset.skeleton.num_keypoints))
         points = crops.to_crop(crop_to_image, tf.gather(points, order, axis=1))
         return {"image": image, "keypoints_crop_xy": points, "visibility": tf.gather(visibility, order, axis=1)}

@@ -40,7 +40,7 @@ def build_hourglass(
         width: Channels inside the hourglasses.
         depth: How often an hourglass halves its input.
     """
-    _check(num_stacks, image_hw, depth)
+    _check(image_hw, depth)
     image, x = image_input(image_hw, normalization)
     x = relu(batch_norm(conv(x, width // 4, 7, 2, use_bias=True, name="stem"), name="stem"), name="stem")
     x = pre_residual(x, width // 2, name="stem_res1")
@@ -104,7 +104,7 @@ def build_corner_hourglass(
         raise UserError(
             f"`widths` and `blocks` need one entry per level, two or more. Received: {list(widths)}, {list(blocks)}."
         )
-    _check(num_stacks, image_hw, len(widths) - 1)
+    _check(image_hw, len(widths) - 1)
     image, x = image_input(image_hw, normalization)
     width = widths[0]
     x = conv_bn_relu(x, width // 2, 7, 2, name="entry")
@@ -150,9 +150,7 @@ def stacked(maps: Sequence) -> dict:
     return {"heatmaps": maps[-1], "global_heatmaps": StackMaps(name="global_heatmaps")(maps[:-1])}
 
 
-def _check(num_stacks: int, image_hw: tuple[int, int], depth: int) -> None:
-    if num_stacks < 1:
-        raise UserError(f"`num_stacks` must be 1 or more. Received: {num_stacks}.")
+def _check(image_hw: tuple[int, int], depth: int) -> None:
     if depth < 1 or any(side % _multiple(depth) for side in image_hw):
         raise UserError(
             f"An hourglass that halves {depth} times needs an `image_hw` of multiples of {_multiple(depth)}. "
