@@ -42,6 +42,19 @@ def test_models_are_listed_as_a_table_and_as_json(capsys):
     assert json.loads(out)[0]["num_params"] == kpzoo.info("cpn_res50").num_params
 
 
+@pytest.mark.parametrize(
+    ("pattern", "name", "told"),
+    [
+        ("cpn_nano", "cpn_nano", "cpn_nano.lspet_128x96_v1"),
+        ("mipnet_hrnet_w3?", "mipnet_hrnet_w32", "of these MIMB"),
+    ],
+)
+def test_of_one_model_alone_all_is_told(pattern, name, told, capsys):
+    code, out, _ = run(capsys, "models", pattern)
+    assert (code, out) == (0, f"{kpzoo.info(name)}\n")
+    assert told in out
+
+
 def test_a_run_holds_what_the_next_commands_need(trained):
     names = {path.name for path in trained.iterdir()}
     assert {"run.json", "model.weights.h5", "log.csv", "checkpoints", "tensorboard"} <= names

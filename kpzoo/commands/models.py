@@ -1,4 +1,4 @@
-"""`kpzoo models`: the zoo as a table."""
+"""`kpzoo models`: the zoo as a table, or all that is known of one model."""
 
 import json
 
@@ -9,7 +9,8 @@ from kpzoo.errors import UserError
 
 def add(commands) -> None:
     parser = command(commands, "models", _run, "List the models of the zoo.", "kpzoo models 'cpn_*'")
-    parser.add_argument("pattern", nargs="?", default="*", help="names to list, with * and ?")
+    text = "names to list, with * and ?; of one name alone come its options, tags of weights and share of MIMBs, too"
+    parser.add_argument("pattern", nargs="?", default="*", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -20,6 +21,9 @@ def _run(args) -> None:
         raise UserError(f"No model matches {args.pattern!r}. `kpzoo models` lists all.")
     if args.json:
         print(json.dumps([{**vars(row), "macs": dict(row.macs), "options": dict(row.options)} for row in rows]))
+        return
+    if len(rows) == 1:
+        print(rows[0])
         return
     print(f"{'model':<24}{'family':<16}{'params':>10}{'MACs at size':>22}  paper")
     for row in rows:

@@ -84,7 +84,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True, 
     """Adds what `load_model` reads."""
     text = "a name of `kpzoo models`, or the folder of a training run"
     parser.add_argument("--model", required=required and not default, default=default, help=text)
-    text = "a weights file, or a tag of `kpzoo info`; the newest tag if not given. A training run brings its own"
+    text = "a weights file, or a tag that `kpzoo models NAME` tells; the newest tag if not given. A run brings its own"
     parser.add_argument("--weights", help=text)
     parser.add_argument("--image-size", type=size, help="crop as HEIGHTxWIDTH, if the model's own is not wanted")
 
