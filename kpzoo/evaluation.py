@@ -1,6 +1,6 @@
 """A model and annotated pictures to metrics, results files and pictures of what was found."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import keras
@@ -19,8 +19,10 @@ from kpzoo.data.results import Results, read_boxes, write_results
 from kpzoo.errors import UserError
 from kpzoo.inference import POSE_NMS, predict_boxes, suppress
 from kpzoo.nms import box_nms as box_nms_of
-from kpzoo.pose_model import PoseModel
+from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.poses import Poses
+
+KEPT_IOUS = (1.0, 0.8, 0.7, 0.6, 0.5, 0.3, 0.1, 0.0)  # from all boxes to none that overlap another
 
 
 def evaluate(
@@ -29,6 +31,7 @@ def evaluate(
     boxes: str | Path = "gt",
     *,
     box_nms: float | None = None,
+    kept_ious: Sequence[float] = (),
     flip: bool = True,
     nms: float | str | None = "auto",
     protocol: str = "coco",
@@ -46,9 +49,13 @@ def evaluate(
             compare.
         box_nms: IoU above which only the better one of two boxes of an image is looked at; None for all. Of annotated
             boxes the better is whose person shows more keypoints, so that 0.5 leaves what a detector finds in a crowd.
+        kept_ious: Such IoUs, such as `KEPT_IOUS`, for AP against how many boxes are kept. All boxes are asked about
+            once, then chosen from for each IoU: `details["kept"]` has its `max_iou`, the `share` of boxes that are
+            kept, and the `AP` that `box_nms` would give.
         flip: Whether to average over the mirrored crop.
         nms: OKS above which the lower scored of two poses of an image is dropped; None to keep all; "auto" for what
-            the model's reference does: single-instance CPNs keep all, others drop above 0.9.
+            the model's reference does: all are kept by the protocol "crowdpose" and of single-instance CPNs, of others
+            those above 0.9 are dropped.
         protocol: "coco" or "crowdpose", see `metrics.average_precision`.
         batch_size: Crops in one pass through the network; with the flip test it sees as many mirrored ones, too.
         results_path: Where to write the poses as a COCO results file.
@@ -72,7 +79,7 @@ def evaluate(
             f"Model {preset.name!r} finds the keypoints of {preset.skeleton.name!r}, {annotations.path} has those of "
             f"{annotations.skeleton.name!r}. Build the model with `skeleton={annotations.skeleton.name!r}`."
         )
-    person_index, image_ids, boxes_xywh, box_scores = _boxes(data, boxes, box_nms)
+    person_index, image_ids, boxes_xywh, box_scores, ranks = _boxes(data, boxes, box_nms)
     paths = data.image_paths(image_ids)
     bad = undecodable(paths)
     if bad:
@@ -82,7 +89,7 @@ def evaluate(
     poses = predict_boxes(model, paths, boxes_xywh, box_scores, **options)
     pose_image_ids = np.repeat(image_ids, preset.num_instances)
     if nms == "auto":
-        nms = None if preset.num_instances == 1 and preset.codec.startswith("cpn") else POSE_NMS
+        nms = _reference_nms(preset, protocol)
 
     def score(rows):
         rows = rows[_kept(poses[rows], pose_image_ids[rows], preset, nms)]
@@ -97,6 +104,9 @@ def evaluate(
         for instance in range(preset.num_instances):
             _, alone = score(np.flatnonzero(poses.instance == instance))
             values[f"AP_instance_{instance}"] = alone.values["AP"]
+    if kept_ious:
+        kept = {max_iou: _best(image_ids, boxes_xywh, ranks, max_iou) for max_iou in kept_ious}
+        details["kept"] = _kept_curve(kept, len(boxes_xywh), preset.num_instances, score)
     if person_index is not None:
         first = poses.keypoints_xy[poses.instance == 0]
         pck = metrics.pck(annotations, person_index, first)
@@ -108,25 +118,48 @@ def evaluate(
     return metrics.Metrics(values, circumstances, details)
 
 
+def _reference_nms(preset: Preset, protocol: str) -> float | None:
+    """Returns the OKS of the pose NMS that the references of model and protocol use, None if they use none."""
+    if protocol == "crowdpose":  # MIPNet's loader of CrowdPose submits all poses, for HRNets and ResNets, too
+        return None
+    return None if preset.num_instances == 1 and preset.codec.startswith("cpn") else POSE_NMS
+
+
+def _kept_curve(kept: Mapping[float, np.ndarray], num_boxes: int, num_instances: int, score: Callable) -> list[dict]:
+    """Returns the share of boxes that are kept at each IoU, and the AP of their poses; `score` takes rows of poses."""
+    box_of_pose = np.repeat(np.arange(num_boxes), num_instances)
+    curve = []
+    for max_iou, boxes in kept.items():
+        _, found = score(np.flatnonzero(np.isin(box_of_pose, boxes)))
+        share = len(boxes) / num_boxes if num_boxes else 1.0
+        curve.append({"max_iou": max_iou, "share": share, "AP": found.values["AP"]})
+    return curve
+
+
 def _source(boxes: str | Path, box_nms: float | None) -> str:
     text = "gt (annotated)" if boxes == "gt" else f"detections of {Path(boxes).name}"
     return text if box_nms is None else f"{text}, best of those above an IoU of {box_nms}"
 
 
 def _boxes(data: PoseData, boxes: str | Path, box_nms: float | None = None):
-    """Returns (person_index or None, image_ids, boxes_image_xywh, box_scores) of the crops to look at."""
+    """Returns (person_index or None, image_ids, boxes_image_xywh, box_scores, ranks) of the crops to look at.
+
+    Of boxes that overlap, box NMS keeps that of the highest rank.
+    """
     if boxes != "gt":
         found = read_boxes(boxes, data.annotations)
         keep = _best(found.image_ids, found.boxes_image_xywh, found.scores, box_nms)
-        return None, found.image_ids[keep], found.boxes_image_xywh[keep], found.scores[keep]
+        scores = found.scores[keep]
+        return None, found.image_ids[keep], found.boxes_image_xywh[keep], scores, scores
     persons = data.annotations.persons
     sizes_hw = data.annotations.image_sizes_hw[persons.image_index]
     clipped, usable = clipped_boxes(persons.boxes_image_xywh, sizes_hw)
     labelled = (persons.visibility > 0).any(axis=1)
     index = np.flatnonzero(~persons.is_crowd & persons.has_box & usable & labelled)
     shown = (persons.visibility[index] == 2).sum(axis=1) + persons.area[index] / (1.0 + persons.area.max(initial=0.0))
-    index = index[_best(persons.image_ids[index], clipped[index], shown, box_nms)]
-    return index, persons.image_ids[index], clipped[index], np.ones(len(index))
+    keep = _best(persons.image_ids[index], clipped[index], shown, box_nms)
+    index, shown = index[keep], shown[keep]
+    return index, persons.image_ids[index], clipped[index], np.ones(len(index)), shown
 
 
 def _best(image_ids: np.ndarray, boxes_xywh: np.ndarray, scores: np.ndarray, max_iou: float | None) -> np.ndarray:
@@ -168,7 +201,7 @@ def _circumstances(model: PoseModel, flip: bool, nms: float | None, precision: s
 
 def prediction_sheet(model: PoseModel, data: PoseData, num_images: int, columns: int = 4) -> np.ndarray:
     """Returns a contact sheet of pictures with the poses that the model finds in the annotated boxes."""
-    person_index, image_ids, boxes_xywh, box_scores = _boxes(data, "gt")
+    _, image_ids, boxes_xywh, box_scores, _ = _boxes(data, "gt")
     chosen = np.unique(image_ids)[:num_images]
     rows = np.flatnonzero(np.isin(image_ids, chosen))
     paths = data.image_paths(image_ids[rows])

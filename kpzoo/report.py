@@ -44,7 +44,7 @@ def write_report(
         "</div>",
         "<h2>Precision and recall, AP and crowding</h2>",
         f'<div class="side">{_precision_recall(found)}',
-        f"{_crowding(annotations, results, protocol)}</div>",
+        f"{_crowding(annotations, results, protocol)}{_kept(found)}</div>",
         "<h2>Mistakes, joint by joint</h2>",
         _mistakes(annotations, results, wrong, protocol),
     ]
@@ -88,6 +88,18 @@ def _crowding(annotations: Annotations, results: Results, protocol: str) -> str:
             values[name] = part.values["AP"]
             notes.append(f"{part.circumstances['persons']} persons")
     return charts.bars(values, notes, "overlap of boxes: mean over persons of the largest IoU with another's", "AP")
+
+
+def _kept(found: metrics.Metrics) -> str:
+    """Returns AP against how many boxes are kept, as far as `found` tells it and some boxes overlap."""
+    rows = found.details.get("kept", ())
+    if all(row["share"] == 1 for row in rows):
+        return ""
+    curve = ([row["share"] for row in rows], [max(row["AP"], 0.0) for row in rows])
+    chart = charts.lines({found.circumstances["model"]: curve}, "share of the boxes that are kept", "AP")
+    ious = ", ".join(f"{row['max_iou']:g}" for row in rows)
+    note = f"Of boxes that overlap by more than an IoU of {ious}, from right to left, only the best visible is kept."
+    return f'<div>{chart}<p class="note" style="max-width: 460px">{note}</p></div>'
 
 
 def _mistakes(annotations: Annotations, results: Results, wrong: mistakes.Mistakes, protocol: str) -> str:

@@ -6,7 +6,7 @@
 baseline, whose weights fill all but the MIMBs. `--smoke` takes two minutes and needs neither.
 
 Measured: not run at full length. The authors report 70.0 AP on CrowdPose test, with larger networks and a detector's
-boxes. Their evaluation there uses no NMS; `kpzoo evaluate` on the run tells which one was used.
+boxes. Their evaluation there uses no pose NMS, and neither does this one.
 """
 
 import common

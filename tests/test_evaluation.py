@@ -43,7 +43,7 @@ def oracle(model, data):
     """Returns what stands in for `make_predictor`: it draws the annotated keypoints as heatmaps, and decodes them."""
     preset = model.preset
     rules = heatmaps.CODECS[preset.codec]
-    index, _, boxes, _ = evaluation._boxes(data, "gt")
+    index, _, boxes, *_ = evaluation._boxes(data, "gt")
     views = geometry.views(boxes, geometry.CROP_RULES[rules.crop_rule], preset.image_hw)
     to_crop = geometry.invert(geometry.crop_to_image(views, preset.image_hw))
     points = geometry.transform(to_crop, data.annotations.persons.keypoints_image_xy[index])
@@ -201,7 +201,7 @@ def test_a_mipnet_is_scored_whole_and_by_instance(crowd):
 
 def test_each_instance_alone_is_what_it_would_be_without_the_other(crowd, monkeypatch):
     model = kpzoo.build("mipnet_cpn_tiny", image_hw=(64, 64))
-    index, _, boxes, scores = evaluation._boxes(crowd, "gt")
+    index, _, boxes, *_ = evaluation._boxes(crowd, "gt")
     truth = crowd.annotations.persons.keypoints_image_xy[index]
     count, (_, num_keypoints, _) = len(index), truth.shape
 
@@ -214,6 +214,60 @@ def test_each_instance_alone_is_what_it_would_be_without_the_other(crowd, monkey
     values = kpzoo.evaluate(model, crowd).values
     assert values["AP"] == values["AP_instance_0"] > 0.99
     assert values["AP_instance_1"] == 0
+
+
+@pytest.fixture
+def asked(crowd, monkeypatch) -> list[int]:
+    """How many boxes were asked about, each time: in place of the network, each box has an answer near the truth."""
+    index, _, boxes, *_ = evaluation._boxes(crowd, "gt")
+    rng, asked = np.random.default_rng(0), []
+    points = crowd.annotations.persons.keypoints_image_xy[index]
+    points = points + rng.normal(0, 4, points.shape)
+    scores = rng.uniform(0.2, 1, len(points))
+
+    def find(model, _, boxes_xywh, *__, **___):
+        asked.append(len(boxes_xywh))
+        rows = [int(np.flatnonzero((boxes == box).all(axis=1))[0]) for box in boxes_xywh]
+        instances = model.preset.num_instances
+        rows, instance = np.repeat(rows, instances), np.tile(np.arange(instances), len(boxes_xywh))
+        found = points[rows], np.ones((len(rows), 17)), scores[rows] / (1 + instance), boxes[rows], instance, COCO17
+        return Poses(*found)
+
+    monkeypatch.setattr(evaluation, "predict_boxes", find)
+    return asked
+
+
+@pytest.mark.parametrize("name", ["cpn_tiny", "mipnet_cpn_tiny"])
+def test_ap_against_the_boxes_kept_is_that_of_box_nms_and_asks_once(crowd, asked, name):
+    model = kpzoo.build(name, image_hw=(64, 64))
+    whole = kpzoo.evaluate(model, crowd, kept_ious=evaluation.KEPT_IOUS)
+    (num_boxes,) = asked
+    kept = whole.details["kept"]
+    assert [row["max_iou"] for row in kept] == list(evaluation.KEPT_IOUS)
+    assert kept[0]["share"] == 1 and kept[0]["AP"] == whole.values["AP"]
+    assert kept[-1]["share"] == len(crowd.annotations.image_ids) / num_boxes < 1  # all people of a scene overlap
+    assert kept[-1]["AP"] < kept[0]["AP"]
+    for row in kept:
+        found = kpzoo.evaluate(model, crowd, box_nms=row["max_iou"])
+        assert row["share"] == found.circumstances["boxes_used"] / num_boxes
+        assert row["AP"] == found.values["AP"]
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "expected", "poses_of_a_box"),
+    [
+        ("cpn_tiny", "coco", "none", 1),
+        ("hrnet_tiny", "coco", 0.9, 1),
+        ("hrnet_tiny", "crowdpose", "none", 1),
+        ("mipnet_cpn_tiny", "coco", 0.9, 1),
+        ("mipnet_cpn_tiny", "crowdpose", "none", 2),
+    ],
+)
+def test_unless_told_the_pose_nms_is_that_of_the_reference(crowd, asked, name, protocol, expected, poses_of_a_box):
+    model = kpzoo.build(name, image_hw=(64, 64))
+    circumstances = kpzoo.evaluate(model, crowd, protocol=protocol).circumstances
+    assert circumstances["oks_nms"] == expected
+    assert circumstances["poses"] == poses_of_a_box * asked[0]
 
 
 @pytest.mark.parametrize("found", [False, True])

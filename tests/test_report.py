@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+import kpzoo
 from kpzoo import charts, cli, metrics, mistakes, report
 from kpzoo.data import files
 from kpzoo.data.results import Results, write_results
@@ -156,6 +157,30 @@ def test_the_report_is_one_file_with_every_part(data, small_folder, tmp_path, ca
         assert expected in shown
     assert cli.main([str(argument) for argument in [*arguments[:-1], tmp_path / "out.txt"]]) == 2
     assert ".html" in capsys.readouterr().err
+
+
+def test_the_report_shows_ap_against_the_boxes_kept_where_some_annotated_ones_overlap(small_folder, tmp_path):
+    kpzoo.save_weights(kpzoo.build("cpn_tiny", image_hw=(64, 64)), tmp_path / "tiny.weights.h5")
+    arguments = ["evaluate", "--model", "cpn_tiny", "--weights", tmp_path / "tiny.weights.h5", "--image-size", "64x64"]
+    arguments += ["--annotations", small_folder / "annotations/person_keypoints_train.json", "--no-flip"]
+    arguments += ["--report", tmp_path / "out.html"]
+    for more, shown in (([], True), (["--box-nms", "0.5"], False)):
+        assert cli.main([str(argument) for argument in [*arguments, *more]]) == 0
+        text = (tmp_path / "out.html").read_text(encoding="utf-8")
+        page = Tags()
+        page.feed(text)
+        assert page.open == []
+        assert ("share of the boxes that are kept 1: " in text) == shown
+        assert ("an IoU of 1, 0.8, 0.7" in text) == shown
+
+
+def test_the_report_shows_no_boxes_kept_where_all_are(data, tmp_path):
+    found = metrics.average_precision(data.annotations, perfect(data, np.arange(6)))
+    for share in (1.0, 0.5):
+        kept = [{"max_iou": 1.0, "share": 1.0, "AP": 0.4}, {"max_iou": 0.5, "share": share, "AP": 0.3}]
+        told = replace(found, details={**found.details, "kept": kept}, circumstances={"model": "cpn_tiny"})
+        path = report.write_report(tmp_path / "out.html", data.annotations, perfect(data, np.arange(6)), told)
+        assert ("boxes that are kept 0.5: 0.3" in path.read_text(encoding="utf-8")) == (share < 1)
 
 
 def test_the_worst_picture_comes_first(data):

@@ -35,9 +35,8 @@ def add(commands) -> None:
     parser.add_argument("--devices", type=positive, help=text)
     text = "IoU above which only the better one of two boxes is looked at; of annotated ones, the better visible"
     parser.add_argument("--box-nms", type=fraction, metavar="IOU", help=text)
-    text = (
-        "OKS above which the worse of two poses is dropped, 1 to keep all; if not given, as the model's reference does"
-    )
+    text = "OKS above which the worse of two poses is dropped, 1 to keep all; if not given, what the model's reference "
+    text += "does: keep all by CrowdPose's protocol and of single-instance CPNs, else 0.9"
     parser.add_argument("--pose-nms", type=fraction, metavar="OKS", help=text)
     parser.add_argument("--save-results", help="write the poses as COCO results JSON")
     parser.add_argument("--report", help="write an .html file: curves, mistakes by joint, the worst pictures")
@@ -100,16 +99,18 @@ def _evaluate_model(args, results_path):
     from kpzoo.data.results import read_results
 
     import_tensorflow()
-    from kpzoo import devices
+    from kpzoo import devices, evaluation
 
     data = _load_data(args)
     with devices.make_strategy(args.devices, over_hosts=False).scope() if args.devices else nullcontext():
         model = load_model(args, data.skeleton)
+    in_report = args.report and args.boxes == "gt" and args.box_nms is None
     found = kpzoo.evaluate(
         model,
         data,
         boxes=args.boxes,
         box_nms=args.box_nms,
+        kept_ious=evaluation.KEPT_IOUS if in_report else (),
         nms="auto" if args.pose_nms is None else args.pose_nms,
         protocol=args.protocol,
         flip=not args.no_flip,
