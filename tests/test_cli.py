@@ -45,7 +45,7 @@ def test_models_are_listed_as_a_table_and_as_json(capsys):
 @pytest.mark.parametrize(
     ("pattern", "name", "told"),
     [
-        ("cpn_nano", "cpn_nano", "cpn_nano.lspet_128x96_v1"),
+        ("cpn_nano", "cpn_nano", "cpn_nano.lspet_"),
         ("mipnet_hrnet_w3?", "mipnet_hrnet_w32", "of these MIMB"),
     ],
 )
