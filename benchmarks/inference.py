@@ -1,23 +1,29 @@
-"""Crops to heatmaps: `model.predict`, the model as it stands in a graph, `kpzoo.accelerate` in both precisions.
+"""Crops to heatmaps: `model.predict`, the model in a graph, exported, and `kpzoo.accelerate` in both precisions.
 
 python benchmarks/inference.py --write             # add --model hrnet_w32, --weights FILE, --batch-sizes 1 8
 """
 
 import argparse
 import sys
+import tempfile
+from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 
+import macs
 import measure
 import numpy as np
 import tensorflow as tf
 
 import kpzoo
 from kpzoo import heatmaps
-from kpzoo.acceleration import PRECISIONS, Accelerated, FoldedModel, accelerate, ask_all, has_bfloat16
-from kpzoo.export import parity
+from kpzoo.acceleration import PRECISIONS, Accelerated, accelerate, ask_all, has_bfloat16
+from kpzoo.export import parity, to_savedmodel
 from kpzoo.importers import build_arguments, read_description
-from kpzoo.models.counting import count_macs
 from kpzoo.pose_model import PoseModel
+
+AS_IT_IS = ("model.predict", "tf.function(model)")
+EXPORTED = "SavedModel, serving_default"
 
 
 def lively(model: PoseModel) -> PoseModel:
@@ -39,9 +45,12 @@ def alternatives(model: PoseModel, count: int) -> dict:
     inputs = {"image": crops, "instance": np.tile(np.eye(people, dtype=np.float32)[None], (count, 1, 1))}
     inputs = {name: inputs[name] for name in model.input}
     image, as_it_is = tf.constant(crops), tf.function(lambda image: ask_all(model, image))
+    exported = _exported(model).signatures["serving_default"]
+    tensors = {name: tf.constant(value) for name, value in inputs.items()}
     found = {
         "model.predict": lambda: model.predict(inputs, batch_size=count, verbose=0),
         "tf.function(model)": lambda: as_it_is(image).numpy(),
+        EXPORTED: lambda: exported(**tensors)["heatmaps"].numpy(),
     }
     for precision in PRECISIONS[: 1 + has_bfloat16()]:
         ask, frozen = accelerate(model, precision), _frozen(model, precision)
@@ -55,53 +64,51 @@ def _frozen(model: PoseModel, precision: str) -> Accelerated:
     return Accelerated(model, precision).freeze()
 
 
-def accelerated_macs(model: PoseModel) -> int:
-    """Returns the multiply-adds of one crop that are left in the rewritten graph: of all that leads to heatmaps."""
-    folded = FoldedModel(model)
-    weights, image = folded.weights(), tf.TensorSpec((1, *model.preset.image_hw, 3))
+@cache
+def _exported(model: PoseModel):
+    """Returns the model's SavedModel, loaded."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tf.saved_model.load(str(to_savedmodel(model, Path(folder) / "1")))
 
-    def forward(inputs):
-        return folded(inputs, [tf.zeros(weight.shape, weight.dtype) for weight in weights])
 
-    ask = tf.function(lambda image: ask_all(model, image, forward), autograph=False)
-    graph = ask.get_concrete_function(image).graph
-    [answer] = graph.outputs
-    needed = tf.compat.v1.graph_util.extract_sub_graph(graph.as_graph_def(), [answer.op.name]).node
-    macs = 0
-    for op in (graph.get_operation_by_name(node.name) for node in needed):
-        if op.type == "Conv2D":
-            macs += np.prod(op.outputs[0].shape[:3]) * np.prod(op.inputs[1].shape)
-        elif op.type == "Conv2DBackpropInput":  # a deconvolution, whose input is the third
-            macs += np.prod(op.inputs[2].shape[:3]) * np.prod(op.inputs[1].shape)
-        elif op.type == "MatMul":
-            macs += np.prod(op.outputs[0].shape) * op.inputs[0].shape[-1]
-    return int(macs)
+def work(model: PoseModel, count: int, names: Iterable[str]) -> dict[str, float]:
+    """Returns the multiply-adds of a call of each alternative."""
+    known = dict.fromkeys(AS_IT_IS, macs.of_all(model))
+    known[EXPORTED] = macs.accelerated(model, outputs=tuple(model.output))
+    fewer = macs.accelerated(model)
+    return {name: count * known.get(name, fewer) for name in names}
 
 
 def flip_tests(model: PoseModel, count: int) -> dict:
-    """Returns the flip test as one batch of both sides, which is what kpzoo does, and as two calls."""
+    """Returns what answers with keypoints after the flip test: of both sides in one batch, in two calls, exported."""
     image = tf.random.stateless_uniform((count, *model.preset.image_hw, 3), (0, 0), 0, 255)
     ask, codec = accelerate(model), heatmaps.CODECS[model.preset.codec]
+    exported, flip = _exported(model).signatures["predict_crops"], tf.constant(True)
 
     def two_calls():
         both = [ask.heatmaps(side) for side in (image, tf.reverse(image, axis=[2]))]
         return heatmaps.decode(codec, heatmaps.merge_flipped(codec, *both, model.preset.skeleton.flip_order))[0]
 
-    return {"one batch of both sides": lambda: ask(image)[0].numpy(), "two calls": lambda: two_calls().numpy()}
+    return {
+        "accelerate, one batch of both sides": lambda: ask(image)[0].numpy(),
+        "accelerate, two calls": lambda: two_calls().numpy(),
+        "SavedModel, predict_crops": lambda: exported(image=image, flip=flip)["keypoints_crop_xy"].numpy(),
+    }
 
 
-def bars(size: int, ratios: dict[str, float]) -> list[dict]:
+def bars(size: int, times: dict[str, measure.Times]) -> list[dict]:
     """Returns what was asked for at batches of one and of eight."""
-    wanted = {1: 2.0, 8: 1.15}
-    made = []
-    if size in wanted:
-        made.append(
-            measure.bar(f"float32, frozen, over model.predict, batch {size}", ratios["predict"], wanted[size], unit="x")
-        )
-        if "bfloat16" in ratios:
-            made.append(
-                measure.bar(f"bfloat16 over float32, both frozen, batch {size}", ratios["bfloat16"], 1.5, unit="x")
-            )
+    wanted, made = {1: 2.0, 8: 1.15}, []
+    if size not in wanted:
+        return made
+    medians = {name: found.median for name, found in times.items()}
+    for form in ("", ", frozen"):
+        ratio = medians["model.predict"] / medians[f"accelerate, float32{form}"]
+        name = f"accelerate, float32{form}, over model.predict, batch {size}"
+        made.append(measure.bar(name, ratio, at_least=wanted[size], unit="x"))
+    if "accelerate, bfloat16, frozen" in medians:
+        ratio = medians["accelerate, float32, frozen"] / medians["accelerate, bfloat16, frozen"]
+        made.append(measure.bar(f"bfloat16 over float32, both frozen, batch {size}", ratio, at_least=1.5, unit="x"))
     return made
 
 
@@ -126,39 +133,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--weights", help="trained ones, for the change of the keypoints; random ones if not given")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=5, help="in a row, of one crop; of more it is two")
+    parser.add_argument("--calls", type=int, default=5, help="in a row, of one crop; of more a fifth")
     parser.add_argument("--crops", type=int, default=8, help="people for the change of the keypoints")
     parser.add_argument("--write", action="store_true", help="write the result to benchmarks/results")
     args = parser.parse_args(argv)
     given = build_arguments(read_description(args.weights)) if args.weights else {}
     model = kpzoo.build(args.model, weights=args.weights, **given)
     model = model if args.weights else lively(model)
-    macs, fewer = count_macs(model), accelerated_macs(model)
-    peak = measure.peaks()
+    people = model.preset.num_instances
+    asked = f", all {people} instances" if people > 1 else ""
     tables, reached = {}, []
     for size in args.batch_sizes:
-        calls = args.calls if size == 1 else 2
+        calls = args.calls if size == 1 else max(1, args.calls // 5)
         times = measure.interleaved(alternatives(model, size), args.rounds, calls=calls)
-
-        def gflops(name, size=size, times=times):
-            return 2 * (fewer if name.startswith("accelerate") else macs) * size / times[name].median / 1e6
-
-        tables[f"{args.model}, batch {size}"] = [
-            {
-                "alternative": name,
-                "ms (middle half)": str(found),
-                "GFLOP/s": gflops(name),
-                "of float32's peak": f"{100 * gflops(name) / peak['float32']:.0f} %",
-                "over model.predict": f"{times['model.predict'].median / found.median:.2f}x",
-            }
-            for name, found in times.items()
-        ]
-        medians = {name: found.median for name, found in times.items()}
-        ratios = {"predict": medians["model.predict"] / medians["accelerate, float32, frozen"]}
-        if has_bfloat16():
-            ratios["bfloat16"] = medians["accelerate, float32, frozen"] / medians["accelerate, bfloat16, frozen"]
-        reached += bars(size, ratios)
-        tables[f"Flip test, {size} crops"] = measure.rows(
+        first = times["model.predict"].median
+        tables[f"{args.model}, batch {size}{asked}"] = measure.rows(
+            times,
+            work(model, size, times),
+            **{"over model.predict": lambda found, first=first: f"{first / found.median:.2f}x"},
+        )
+        reached += bars(size, times)
+        tables[f"Crops to keypoints, flip test, batch {size}{asked}"] = measure.rows(
             measure.interleaved(flip_tests(model, size), args.rounds, calls=calls)
         )
     tables[f"Keypoints against Keras, {'trained' if args.weights else 'random'} weights"] = change_in_pixels(
@@ -167,16 +162,19 @@ def main(argv: list[str] | None = None) -> int:
     measure.report(
         "inference" if args.model == "cpn_res50" else f"inference_{args.model}",
         "Crops to heatmaps",
-        f"python benchmarks/inference.py --model {args.model}{' --weights FILE' if args.weights else ''} --write",
+        f"python benchmarks/inference.py --model {args.model}{' --weights FILE' if args.weights else ''}"
+        f"{f' --rounds {args.rounds}' if args.rounds != 5 else ''}{f' --calls {args.calls}' if args.calls != 5 else ''}"
+        " --write",
         tables,
         reached,
         notes=[
-            f"{macs / 1e9:.2f} G multiply-adds for a crop, {fewer / 1e9:.2f} G in the accelerated graph, which leaves "
-            "out what no answer needs and enlarges maps behind 1x1 convolutions; an operation counts two.",
+            "The accelerated graph leaves out what no answer needs and enlarges maps behind 1x1 convolutions; the "
+            "exported one answers with all that the model does.",
             "Batch norms are part of the convolutions, and sums and ReLUs are computed with them.",
-            "Each call first looks whether a variable was written to. "
-            "Frozen, the weights are constants, which oneDNN arranges once.",
-            f"Calls of an alternative are timed in a row, {args.calls} of one crop or 2 of more, then the next one's.",
+            "`kpzoo.predict` and `kpzoo.evaluate` ask the form that is not frozen: each call first looks whether a "
+            "variable was written to. Frozen, the weights are constants, which oneDNN arranges once.",
+            f"Calls of an alternative are timed in a row, {args.calls} of one crop or {max(1, args.calls // 5)} of "
+            "more, then the next one's.",
             *(
                 []
                 if args.weights

@@ -9,6 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,14 @@ class Times(NamedTuple):
     median: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> "Times":
+        return cls(*np.percentile(list(values), [50, 25, 75]).tolist())
+
+    def scaled(self, factor: float) -> "Times":
+        """Returns the same in another unit."""
+        return Times(*(factor * value for value in self))
 
     def __str__(self) -> str:
         return f"{self.median:.4g} ({self.low:.4g} … {self.high:.4g})"
@@ -60,7 +69,7 @@ def interleaved(
             results = [alternatives[name]() for _ in range(calls)]
             elapsed = (time.perf_counter() - started) * 1000
             taken[name].append((sum(results) if isinstance(results[0], OwnTime) else elapsed) / calls)
-    return {name: Times(*np.percentile(values, [50, 25, 75]).tolist()) for name, values in taken.items()}
+    return {name: Times.of(values) for name, values in taken.items()}
 
 
 def limit_threads(intra_op: int | None) -> None:
@@ -104,6 +113,7 @@ def _installed(names: Iterable[str]) -> list[str]:
     return [name for name in names if known(name)]
 
 
+@cache  # a run has one peak
 def peaks(size: int = 2048, rounds: int = 5) -> dict[str, float]:
     """Returns the GFLOP/s of a large matrix product in float32 and bfloat16: what no network can exceed."""
 
@@ -125,10 +135,39 @@ def bar(name: str, reached: float, at_least: float | None = None, at_most: float
     return {"bar": name, "wanted": wanted, "reached": f"{reached:.3g}{unit}", "met": "yes" if reached_it else "no"}
 
 
-def rows(times: Mapping[str, Times], **columns: Callable[[Times], object]) -> list[dict]:
-    """Returns a table of times; each further column is made of the alternative's `Times`."""
+def speed(name: str, multiply_adds: float, milliseconds: float) -> dict:
+    """Returns the columns of what a call computes, in GFLOP/s and of the peak in its precision.
+
+    Args:
+        name: Of the alternative: "bfloat16" in it means that this is its precision.
+        multiply_adds: Of a call; each is two operations.
+        milliseconds: Of a call.
+    """
+    gflops = 2 * multiply_adds / milliseconds / 1e6
+    peak = peaks()["bfloat16" if "bfloat16" in name else "float32"]
+    columns = {"G multiply-adds": multiply_adds / 1e9, "GFLOP/s": gflops}
+    return {**columns, "of the peak": f"{100 * gflops / peak:.0f} %"}
+
+
+def rows(
+    times: Mapping[str, Times],
+    multiply_adds: Mapping[str, float] | None = None,
+    **columns: Callable[[Times], object],
+) -> list[dict]:
+    """Returns a table of times.
+
+    Args:
+        times: What `interleaved` returned.
+        multiply_adds: Of a call of each alternative, for the columns of `speed`.
+        **columns: What else there is to tell, made of the alternative's `Times`.
+    """
     return [
-        {"alternative": name, "ms (middle half)": str(found), **{key: make(found) for key, make in columns.items()}}
+        {
+            "alternative": name,
+            "ms (middle half)": str(found),
+            **(speed(name, multiply_adds[name], found.median) if multiply_adds else {}),
+            **{key: make(found) for key, make in columns.items()},
+        }
         for name, found in times.items()
     ]
 

@@ -1,11 +1,14 @@
-"""What a second person of a box costs: MIPNets asked for one instance, for two at once, and twice for one.
+"""What further people of a box cost: MIPNets asked for one instance, for all at once, and one after the other.
 
 python benchmarks/queries.py --write
+
+N = 1 is the network that the MIPNet was made of, which has no queries. All of a family are timed in turn.
 """
 
 import argparse
 import sys
 
+import macs
 import measure
 import numpy as np
 import tensorflow as tf
@@ -13,67 +16,74 @@ from inference import lively
 
 import kpzoo
 from kpzoo.acceleration import FoldedModel
-from kpzoo.models.counting import layer_macs
 from kpzoo.pose_model import PoseModel
 
-BARS = {"mipnet_hrnet_w32": 1.45, "mipnet_res50": 1.70}
-
-
-def bound(model: PoseModel) -> float:
-    """Returns how many times the multiply-adds of one query two queries are: the trunk counts once."""
-    per_query, names = 0, set()
-    for layer in model.layers:  # in the order of the data flow
-        inputs = layer.input if isinstance(layer.input, list) else [layer.input]
-        behind = any(tensor._keras_history.operation.name in names for tensor in inputs)
-        if behind or type(layer).__name__ == "RepeatPerQuery":
-            names.add(layer.name)
-            per_query += layer_macs(layer)
-    return 1 + per_query / sum(layer_macs(layer) for layer in model.layers)
+FAMILIES = {"mipnet_hrnet_w32": "hrnet_w32", "mipnet_res50": "simplebaseline_res50"}
+BARS = {"mipnet_hrnet_w32": 1.45, "mipnet_res50": 1.70}  # two queries at once against one
 
 
 def asking(model: PoseModel, size: int) -> dict:
-    """Returns what asks for one and for two instances of `size` crops."""
-    folded = FoldedModel(model)
+    """Returns what asks for instances of `size` crops, and the multiply-adds of that: {name: (call, multiply-adds)}."""
+    folded, people = FoldedModel(model), model.preset.num_instances
     weights = folded.weights()
     image = tf.random.stateless_uniform((size, *model.preset.image_hw, 3), (0, 0), 0, 255)
-    both = np.tile(np.eye(model.preset.num_instances, dtype=np.float32)[None], (size, 1, 1))
-    specs = [tf.TensorSpec((None, *model.preset.image_hw, 3)), tf.TensorSpec((None, None, both.shape[-1]))]
+    every = np.tile(np.eye(people, dtype=np.float32)[None], (size, 1, 1))
+    shapes = {"image": (None, *image.shape[1:]), "instance": (None, None, people)}
+    specs = [{name: tf.TensorSpec(shapes[name]) for name in model.input}]
     specs.append([tf.TensorSpec(weight.shape, weight.dtype) for weight in weights])
 
     @tf.function(input_signature=specs, autograph=False)
-    def ask(image, instance, weights):
-        return folded({"image": image, "instance": instance}, weights)["heatmaps"]
+    def ask(inputs, weights):
+        return folded(inputs, weights)["heatmaps"]
 
-    def one(place=0):
-        return ask(image, tf.constant(both[:, place : place + 1]), weights).numpy()
+    def of(start, stop):
+        given = {"image": image, "instance": tf.constant(every[:, start:stop])}
+        return ask({name: given[name] for name in model.input}, weights).numpy()
 
+    one, name = size * macs.accelerated(model, 1), f"N = {people}"
+    if people == 1:
+        return {f"{name}: {model.name}": (lambda: of(0, 1), one)}
     return {
-        "one query": one,
-        "two queries at once": lambda: ask(image, tf.constant(both), weights).numpy(),
-        "two calls": lambda: (one(0), one(1)),
+        f"{name}: one query": (lambda: of(0, 1), one),
+        f"{name}: {people} queries at once": (lambda: of(0, people), size * macs.accelerated(model)),
+        f"{name}: {people} calls": (lambda: [of(place, place + 1) for place in range(people)], people * one),
     }
+
+
+def table(times: dict[str, measure.Times], work: dict[str, float]) -> list[dict]:
+    """Returns the rows of a family, with what each takes of the first and of one query of the same N."""
+    first = next(iter(times.values())).median
+    rows = measure.rows(times, work, **{"of the first": lambda found: f"{found.median / first:.2f}x"})
+    for row in rows:
+        one = row["alternative"].partition(":")[0] + ": one query"
+        if one in times:
+            row["of one query"] = f"{times[row['alternative']].median / times[one].median:.2f}x"
+    return rows
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--models", nargs="+", default=list(FAMILIES), choices=kpzoo.list_models("mipnet_*"))
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", action="store_true", help="write the result to benchmarks/results")
     args = parser.parse_args(argv)
     tables, reached, notes = {}, [], []
-    for name, limit in BARS.items():
-        model = lively(kpzoo.build(name))
-        times = measure.interleaved(asking(model, args.batch_size), args.rounds)
-        first = times["one query"].median
-        tables[f"{name}, batch {args.batch_size}, float32"] = measure.rows(
-            times, **{"of one query": lambda found, first=first: f"{found.median / first:.2f}x"}
-        )
-        ratio = times["two queries at once"].median / first
-        reached.append(measure.bar(f"{name}, two queries against one", ratio, at_most=limit, unit="x"))
-        notes.append(f"{name}: two queries are {bound(model):.2f} times the multiply-adds of one.")
+    for name in args.models:
+        twin = [kpzoo.build(FAMILIES[name])] if name in FAMILIES else []
+        models = [*twin, *(kpzoo.build(name, num_instances=people) for people in (2, 3))]
+        asked = {key: both for model in models for key, both in asking(lively(model), args.batch_size).items()}
+        times = measure.interleaved({key: call for key, (call, _) in asked.items()}, args.rounds, warm_up=1)
+        work = {key: multiply_adds for key, (_, multiply_adds) in asked.items()}
+        tables[f"{name}, batch {args.batch_size}, float32"] = table(times, work)
+        if name in BARS:
+            ratio = times["N = 2: 2 queries at once"].median / times["N = 2: one query"].median
+            reached.append(measure.bar(f"{name}, two queries against one", ratio, at_most=BARS[name], unit="x"))
+        bounds = (f"{macs.bound(models[-1], queries):.2f}" for queries in (2, 3))
+        notes.append("{}: two queries are {} times the multiply-adds of one, three {}.".format(name, *bounds))
     measure.report(
         "queries",
-        "A MIPNet's second instance",
+        "A MIPNet's further instances",
         "python benchmarks/queries.py --write",
         tables,
         reached,

@@ -28,7 +28,7 @@ from kpzoo.models.counting import count_macs
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 STEPS = 3  # in one round of `fit`
-BARE = "and optimizer: the bare step"
+FORWARD, BARE = "forward and loss", "and optimizer: the bare step"
 
 # Kinds of operations, by what the name of their kernel holds: the first that fits.
 KINDS = {
@@ -95,7 +95,7 @@ def parts_of(model, batch, jit_compile: bool = False) -> dict:
         value, found = gradients()
         return value + 0 * sum(tf.reduce_sum(one[..., :1]) for one in found)
 
-    calls = {"forward and loss": tf.function(loss), "and gradients": backward, BARE: step}
+    calls = {FORWARD: tf.function(loss), "and gradients": backward, BARE: step}
     return {name: lambda call=call: call().numpy() for name, call in calls.items()}
 
 
@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--write", action="store_true", help="writes the file of results")
     args = parser.parse_args(argv)
     measure.limit_threads(args.threads)
-    alternatives, image_hw, tables, notes = {}, tuple(args.image_hw), {}, []
+    alternatives, work, image_hw, tables, notes = {}, {}, tuple(args.image_hw), {}, []
     for policy in POLICIES:
         model = make_model(args.model, image_hw, policy)
         batch = make_batch(model, args.batch)
@@ -183,6 +183,8 @@ def main(argv: list[str] | None = None) -> int:
         notes.append(of_peak(model, policy, args.batch, convolutions))
         parts["in fit"] = fit_step(model, batch, args.batch)
         alternatives |= {f"{policy}: {name}": call for name, call in parts.items()}
+        forward = args.batch * count_macs(model)
+        work |= {f"{policy}: {name}": forward * (1 if name == FORWARD else 3) for name in parts}
     times = measure.interleaved(alternatives, args.rounds, warm_up=1)
     in_fit = [times[f"{policy}: in fit"].median for policy in POLICIES]
     shares = [fit / times[f"{policy}: {BARE}"].median for policy, fit in zip(POLICIES, in_fit, strict=True)]
@@ -193,13 +195,13 @@ def main(argv: list[str] | None = None) -> int:
         f"Training step: {args.model}, {height}x{width}, batches of {args.batch}",
         f"python benchmarks/training_step.py --model {args.model} --image_hw {height} {width} --batch {args.batch}"
         f"{threads}{' --parts' if args.parts else ''} --write",
-        {"Milliseconds of a step": measure.rows(times), **tables},
+        {"Milliseconds of a step": measure.rows(times, work), **tables},
         [
             measure.bar("float32: `fit` over the bare step", shares[0], at_most=1.05, unit="x"),
             measure.bar("bfloat16: `fit` over the bare step", shares[1], at_most=1.05, unit="x"),
             measure.bar("bfloat16: times as fast as float32", in_fit[0] / in_fit[1], at_least=1.4, unit="x"),
         ],
-        notes=notes,
+        notes=["A step's multiply-adds are three forward passes': each gradient of a convolution costs one.", *notes],
         folder=measure.RESULTS if args.write else None,
     )
     return 0
