@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import measure
 
@@ -22,13 +23,16 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import geometry, heatmaps
-from kpzoo.data import batches, crops, pack, packing
+from kpzoo.data import batches, compose, crops, pack, packing
+from kpzoo.data.cutouts import Cutouts
 
 BATCH = 32
 IMAGE_HW = (256, 192)
 AUGMENT = replace(crops.AUGMENTS["cpn"], half_body_probability=0.3)  # turned, scaled, mirrored, brightened, halved
+COMPOSED = ("kpzoo, composed crops, 1 thread", "kpzoo, composed crops, 2 threads")
 LOOP = "loop of OpenCV and NumPy, 1 core"
 NOTHING = "nothing: an element through one map"
+FEWER = 8  # times fewer batches of composed crops, which take so much longer
 SAMPLES = 288  # of which the stages are timed
 FILL = (0.0, 0.0, 0.0)  # of HRNet's crops
 
@@ -48,13 +52,13 @@ def sample_time(make_iterator, num_batches: int, warm_up: int = 4):
     return call
 
 
-def stream_on(cores: int, model, data):
+def stream_on(cores: int, model, data, crowd=None):
     """Returns what makes an iterator over kpzoo's batches, worked on by that many threads."""
 
     def make():
         options = tf.data.Options()
         options.threading.private_threadpool_size = cores
-        stream = batches.make_dataset(data, model, BATCH, augment=AUGMENT, check_images=False)
+        stream = batches.make_dataset(data, model, BATCH, augment=AUGMENT, crowd=crowd, check_images=False)
         return iter(stream.with_options(options))
 
     return make
@@ -98,6 +102,24 @@ def opencv_loop(data):
             yield [np.stack(parts) for parts in zip(*made, strict=True)]
 
     return make
+
+
+def ways(data, model, folder: str, num_batches: int) -> dict:
+    """Returns calls that take the time of a sample, each way's; the pack goes to `folder`."""
+    crowd = compose.Crowd(Cutouts(data), share=1.0)
+    packed = pack.open_pack(packing.write_pack(data, f"{folder}/pack", image_hw=IMAGE_HW))
+    sources = {
+        LOOP: opencv_loop(data),
+        "kpzoo, 1 thread": stream_on(1, model, data),
+        "kpzoo, 2 threads": stream_on(2, model, data),
+        "kpzoo, packed, 1 thread": stream_on(1, model, packed),
+        "kpzoo, packed, 2 threads": stream_on(2, model, packed),
+    }
+    calls = {name: sample_time(source, num_batches) for name, source in sources.items()}
+    fewer = max(1, num_batches // FEWER)
+    for threads, name in enumerate(COMPOSED, 1):
+        calls[name] = sample_time(stream_on(threads, model, data, crowd), fewer, warm_up=1)
+    return calls
 
 
 def stages(data, count: int) -> dict:
@@ -159,17 +181,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     data = kpzoo.data.load(args.data, args.split)
     model = kpzoo.build("mipnet_tiny", image_hw=IMAGE_HW)
-    sources = {
-        LOOP: opencv_loop(data),
-        "kpzoo, 1 thread": stream_on(1, model, data),
-        "kpzoo, 2 threads": stream_on(2, model, data),
-    }
     with tempfile.TemporaryDirectory() as folder:
-        packed = pack.open_pack(packing.write_pack(data, f"{folder}/pack", image_hw=IMAGE_HW))
-        sources |= {"kpzoo, packed, 1 thread": stream_on(1, model, packed)}
-        sources |= {"kpzoo, packed, 2 threads": stream_on(2, model, packed)}
-        calls = {name: sample_time(source, args.batches) for name, source in sources.items()}
-        found = measure.interleaved(calls, args.rounds, warm_up=0)
+        found = measure.interleaved(ways(data, model, folder, args.batches), args.rounds, warm_up=0)
     lines = [
         {
             "way": name,
@@ -181,14 +194,18 @@ def main(argv: list[str] | None = None) -> int:
     two, loop = 1000 / found["kpzoo, 2 threads"].median, 1000 / found[LOOP].median
     of_pack = 1000 / found["kpzoo, packed, 2 threads"].median
     times = measure.interleaved(stages(data, SAMPLES), args.rounds, warm_up=1)
-    parts = [{"stage": name, "µs/sample": round(time.median / SAMPLES * 1000)} for name, time in times.items()]
+    parts = [
+        {"stage": name, "µs/sample (middle half)": str(time.scaled(1000 / SAMPLES))} for name, time in times.items()
+    ]
     decoding = (times["decode the window"].median - times[NOTHING].median) / SAMPLES  # ms
     whole, whole_packed = (found[f"kpzoo, {kind}1 thread"].median for kind in ("", "packed, "))
     rest = whole - decoding
+    one, both = (found[name].median for name in COMPOSED)
+    folder, pictures = Path(args.data).resolve().name, set(data.annotations.persons.image_index.tolist())
     measure.report(
         "input_pipeline",
         "Input pipeline: 256x192, targets of two people, full augmentation",
-        "python benchmarks/input_pipeline.py --data coco --split train --write",
+        f"python benchmarks/input_pipeline.py --data {folder} --split {args.split} --write",
         {"Samples per second": lines, "Where the time of a sample goes, one thread": parts},
         [
             measure.bar("samples/s on 2 cores", two, at_least=450),
@@ -199,6 +216,10 @@ def main(argv: list[str] | None = None) -> int:
             f"Decoding the window of the JPEG is {decoding / whole:.0%} of what one thread does for a sample. All else "
             f"takes {1000 * rest:.0f} µs, so a pack that is twice as fast has {1000 * (whole / 2 - rest):.0f} µs for "
             f"decoding its smaller JPEG; it needs about {1000 * (whole_packed - rest):.0f}.",
+            f"A composed crop (`--crowd`) takes {one - whole:.1f} ms more of one thread than a photo's. Scenes are put "
+            f"together in Python, under a lock: two threads make {one / both:.2f} times as many as one.",
+            f"The photos are those of {folder}, split {args.split}: {batches.num_persons(data)} labelled people in "
+            f"{len(pictures)} photos, read from the system's memory.",
             "Every stage is timed with what it costs to hand an element on, which the row of nothing tells.",
         ],
         folder=measure.RESULTS if args.write else None,
