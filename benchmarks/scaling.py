@@ -1,7 +1,9 @@
-"""What a core makes for a training and what replicas make of an evaluation; and docs/scaling.md, from that.
+"""What a core makes of two sizes of crops and what replicas make of an evaluation; and docs/scaling.md.
 
 python benchmarks/scaling.py --write    # measures, a minute, and writes results/scaling.json and the page
-python benchmarks/scaling.py --page     # only writes the page anew, after the file or a model has changed
+python benchmarks/scaling.py --page     # only writes the page anew, after a file of results or a model has changed
+
+The page takes how fast photos are cut from results/input_pipeline.json.
 """
 
 import argparse
@@ -17,7 +19,8 @@ import measure
 
 PAGE = Path(__file__).parents[1] / "docs/scaling.md"
 TEXT = Path(__file__).parent / "scaling.md.template"
-RESULTS = "scaling"
+RESULTS, INPUT = "scaling", "input_pipeline"
+DRAWN, RATE = "Training crops that one core makes", "crops/s of a core"
 PHOTO_HW = (480, 640)  # as most of COCO's
 BATCH_SIZE = 32
 
@@ -37,6 +40,7 @@ MODELS = {  # size, crops in an epoch, epochs: those of the recipes
     "hrnet_w48": ("384x288", COCO_PERSONS, 210),
     "mipnet_hrnet_w48": ("384x288", COCO_PERSONS, 110),
 }
+TWO_QUERIES = {"mipnet_res50": 1.67, "mipnet_hrnet_w48": 1.42}  # over one: `macs.bound`, for trainings ask for two
 
 
 def input_rate(image_hw: tuple[int, int]) -> float:
@@ -88,7 +92,7 @@ def measured_part(name: str) -> list[dict]:
     if name == "replicas":
         return replicas()
     sizes = {"256x192": (256, 192), "384x288": (384, 288)}
-    return [{"crop": label, "crops/s of a core": input_rate(size)} for label, size in sizes.items()]
+    return [{"crop": label, RATE: input_rate(size)} for label, size in sizes.items()]
 
 
 def arithmetic(rates: dict[str, float]) -> list[dict]:
@@ -104,7 +108,8 @@ def arithmetic(rates: dict[str, float]) -> list[dict]:
         info = kpzoo.info(name)
         height, width = map(int, size.split("x"))
         area = height * width / (256 * 192)  # convolutions cost in proportion to it
-        work = 2 * info.macs["256x192"] * area * (1 + BACKWARD)  # FLOP of a crop
+        queries = TWO_QUERIES.get(name, 1.0)
+        work = 2 * info.macs["256x192"] * area * queries * (1 + BACKWARD)  # FLOP of a crop
         of_gpu = GPU_TFLOPS * 1e12 / work
         ring = 2 * (NUM_HOSTS - 1) / NUM_HOSTS * 4 * info.num_params / (NETWORK_GBIT * 1e9 / 8)
         step = BATCH_SIZE / of_gpu
@@ -127,11 +132,29 @@ def arithmetic(rates: dict[str, float]) -> list[dict]:
     return lines
 
 
-def page(found: dict) -> str:
-    """Returns docs/scaling.md for a file of results."""
-    table = found["tables"]["Training crops that one core makes"]
-    rates = {row["crop"]: row["crops/s of a core"] for row in table}
-    lines = arithmetic(rates)
+def feeding(drawn: list[dict], samples: list[dict]) -> list[dict]:
+    """Returns how many training crops of photos and of packs one core makes in a second, by their size.
+
+    Args:
+        drawn: What a core makes of drawn pictures: larger crops of photos are taken to be as many times slower.
+        samples: The ways of the input pipeline's benchmark, with crops of 256x192 and two threads on as many cores.
+    """
+    drawn = {row["crop"]: row["crops/s of a core"] for row in drawn}
+    photos, packed = (
+        next(float(row["samples/s"].split()[0]) for row in samples if row["way"] == way) / 2
+        for way in ("kpzoo, 2 threads", "kpzoo, packed, 2 threads")
+    )
+    return [
+        {"crop": size, RATE: round(photos * rate / drawn["256x192"]), "packed": round(packed * rate / drawn["256x192"])}
+        for size, rate in drawn.items()
+    ]
+
+
+def page() -> str:
+    """Returns docs/scaling.md for the files of results."""
+    found, fed = (json.loads((measure.RESULTS / f"{name}.json").read_text("utf-8")) for name in (RESULTS, INPUT))
+    table = feeding(found["tables"][DRAWN], fed["tables"]["Samples per second"])
+    lines = arithmetic({row["crop"]: row[RATE] for row in table})
     cores = f"cores to feed {HOST_GPUS} GPUs"
     needed = [line[cores] for line in lines]
     hungriest = max(lines, key=lambda line: line[cores])
@@ -142,10 +165,11 @@ def page(found: dict) -> str:
         gpu_tflops=f"{GPU_TFLOPS:g}", gpus=HOST_GPUS, hosts=NUM_HOSTS, gbit=f"{NETWORK_GBIT:g}", batch=BATCH_SIZE,
         step=f"{1 + BACKWARD:g}", persons=f"{COCO_PERSONS:,}", cpn_epoch=f"{CPN_EPOCH:,}",
         all_gpus=HOST_GPUS * NUM_HOSTS, global_batch=HOST_GPUS * NUM_HOSTS * BATCH_SIZE,
-        cpu=machine["cpu"], photo=f"{PHOTO_HW[1]}x{PHOTO_HW[0]}", input_table=measure.table(table),
+        cpu=fed["machine"]["cpu"], drawn=f"{PHOTO_HW[1]}x{PHOTO_HW[0]}", input_table=measure.table(table),
         arithmetic=measure.table(lines), fewest=min(needed), most=max(needed), hungriest=hungriest["model"],
         busiest=slowest_network["model"], busiest_ms=slowest_network["ms of the network"],
         busiest_step=slowest_network["ms of a step"], alone=alone, both=both, cores=machine["cores"],
+        queries=" and ".join(f"{times:g} queries of `{name}`" for name, times in TWO_QUERIES.items()),
     )  # fmt: skip
     return TEXT.read_text(encoding="utf-8").format(**values)
 
@@ -156,7 +180,6 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="measure nothing, write the page from the file")
     parser.add_argument("--part", choices=("input", "replicas"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    path = measure.RESULTS / f"{RESULTS}.json"
     if args.part:
         print(json.dumps(measured_part(args.part)))
         return
@@ -164,9 +187,9 @@ def main() -> None:
         measure.report(
             RESULTS,
             "One core's training crops, and an evaluation that replicas share",
-            "python benchmarks/scaling.py",
+            "python benchmarks/scaling.py --write",
             {
-                "Training crops that one core makes": part("input"),
+                DRAWN: part("input"),
                 f"Evaluation of {BATCH_SIZE} crops by cpn_nano": part("replicas"),
             },
             [],
@@ -174,7 +197,7 @@ def main() -> None:
             folder=measure.RESULTS if args.write else None,
         )
     if args.write or args.page:
-        PAGE.write_text(page(json.loads(path.read_text(encoding="utf-8"))), encoding="utf-8")
+        PAGE.write_text(page(), encoding="utf-8")
 
 
 if __name__ == "__main__":
