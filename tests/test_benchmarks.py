@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 
 import kpzoo
+from kpzoo.data import synthetic
+from kpzoo.models.counting import count_macs
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import macs  # noqa: E402
 import measure  # noqa: E402
 import readme  # noqa: E402
 import scaling  # noqa: E402
@@ -26,9 +29,8 @@ def test_the_page_is_made_of_the_files_of_results():
     assert readme.README.read_text(encoding="utf-8") == readme.text(), "run `python benchmarks/readme.py`"
 
 
-def test_the_page_on_scaling_is_made_of_its_file_of_results():
-    found = json.loads((measure.RESULTS / "scaling.json").read_text(encoding="utf-8"))
-    assert scaling.PAGE.read_text(encoding="utf-8") == scaling.page(found), "run `python benchmarks/scaling.py --page`"
+def test_the_page_on_scaling_is_made_of_its_files_of_results():
+    assert scaling.PAGE.read_text(encoding="utf-8") == scaling.page(), "run `python benchmarks/scaling.py --page`"
 
 
 def test_the_arithmetic_of_scaling_is_that_of_a_pencil(monkeypatch):
@@ -39,6 +41,40 @@ def test_the_arithmetic_of_scaling_is_that_of_a_pencil(monkeypatch):
     assert line["cores to feed 8 GPUs"] == pytest.approx(8 * crops_per_s / 100, abs=1)
     assert line["hours, 1 GPU"] == pytest.approx(21e6 / crops_per_s / 3600, abs=0.06)
     assert line["ms of the network"] == round(1.75 * 4 * kpzoo.info("cpn_res50").num_params / 12.5e9 * 1000)
+
+
+def test_a_core_feeds_what_one_of_two_threads_makes_of_photos():
+    drawn = [{"crop": "256x192", scaling.RATE: 600.0}, {"crop": "384x288", scaling.RATE: 300.0}]
+    samples = [
+        {"way": "kpzoo, 1 thread", "samples/s": "490 (480 … 500)"},
+        {"way": "kpzoo, 2 threads", "samples/s": "900 (880 … 910)"},
+        {"way": "kpzoo, packed, 2 threads", "samples/s": "1200 (1100 … 1300)"},
+    ]
+    assert [list(row.values()) for row in scaling.feeding(drawn, samples)] == [
+        ["256x192", 450, 600],
+        ["384x288", 225, 300],
+    ]
+
+
+def test_two_queries_cost_a_step_what_the_page_on_scaling_says(monkeypatch):
+    model = kpzoo.build("mipnet_res50")
+    assert scaling.TWO_QUERIES["mipnet_res50"] == pytest.approx(macs.bound(model), abs=0.005)
+    monkeypatch.setattr(scaling, "MODELS", {name: ("256x192", 1000, 1) for name in ("mipnet_res50", "cpn_res50")})
+    mipnet, cpn = (line["GFLOP of a crop's step"] for line in scaling.arithmetic({"256x192": 100.0}))
+    work = kpzoo.info("mipnet_res50").macs["256x192"], kpzoo.info("cpn_res50").macs["256x192"]
+    assert mipnet / cpn == pytest.approx(1.67 * work[0] / work[1])
+
+
+@pytest.mark.parametrize("queries", [1, 2])
+def test_the_accelerated_graph_of_queries_multiplies_what_layers_say(queries):
+    model = kpzoo.build("mipnet_tiny", image_hw=(64, 64))
+    expected = count_macs(model) * macs.bound(model, queries)
+    assert macs.accelerated(model, queries) == pytest.approx(expected, rel=0.01)
+
+
+def test_speed_counts_two_operations_and_takes_the_peak_of_the_precision(no_peaks):
+    assert measure.speed("float32", 1e9, 40.0) == {"G multiply-adds": 1.0, "GFLOP/s": 50.0, "of the peak": "50 %"}
+    assert measure.speed("x, bfloat16", 1e9, 40.0)["of the peak"] == "25 %"
 
 
 def test_rounds_go_through_the_alternatives_forwards_and_backwards():
@@ -81,10 +117,25 @@ def test_the_evaluation_benchmark_finds_equal_numbers(no_peaks, capsys):
     assert "| largest difference of the ten numbers | ≤ 1e-12 | 0 | yes |" in capsys.readouterr().out
 
 
-def test_the_input_benchmark_times_the_loop_the_stream_and_each_stage(no_peaks, small_folder, monkeypatch, capsys):
+def test_the_benchmark_of_queries_asks_the_twin_and_two_and_three(no_peaks, monkeypatch, capsys):
+    import queries
+
+    monkeypatch.setattr(queries, "FAMILIES", {"mipnet_tiny": "simplebaseline_tiny"})
+    queries.main(["--models", "mipnet_tiny", "--batch-size", "1", "--rounds", "1"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| N = ")]
+    assert [row.split("|")[1].strip().partition(": ")[::2] for row in rows] == [
+        ("N = 1", "simplebaseline_tiny"),
+        *((f"N = {n}", what) for n in (2, 3) for what in ("one query", f"{n} queries at once", f"{n} calls")),
+    ]
+
+
+def test_the_input_benchmark_times_the_loop_the_stream_and_each_stage(no_peaks, tmp_path, monkeypatch, capsys):
     import input_pipeline
 
     monkeypatch.setattr(input_pipeline, "SAMPLES", 32)
-    input_pipeline.main(["--data", str(small_folder), "--batches", "1", "--rounds", "1"])
+    synthetic.make_dataset(tmp_path / "drawn", 6, split="train", seed=3)
+    input_pipeline.main(["--data", str(tmp_path / "drawn"), "--batches", "1", "--rounds", "1"])
     text = capsys.readouterr().out
-    assert all(part in text for part in (input_pipeline.LOOP, "kpzoo, 2 threads", "decode the window"))
+    for part in (input_pipeline.LOOP, "kpzoo, 2 threads", *input_pipeline.COMPOSED, "decode the window"):
+        assert f"| {part} |" in text
+    assert "The photos are those of drawn, split train" in text
