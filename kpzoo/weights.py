@@ -68,16 +68,16 @@ LSPET = "research use: photos and labels of Leeds Sports Pose Extended, please c
 
 # Tag -> row; a tag is never used again.
 ROWS: dict[str, Weights] = {
-    "cpn_nano.lspet_128x96_v1": Weights(
+    "cpn_nano.lspet_128x128_v1": Weights(
         model="cpn_nano",
-        url="cpn_nano_lspet_128x96_v1.safetensors",
-        sha256="1e7d29d05a7da62754abca3fb06b5df923320c79c5a65706ec7527ead10647c7",  # cpn_nano
-        image_hw=(128, 96),
+        url="cpn_nano_lspet_128x128_v1.safetensors",
+        sha256="72855a18d92ea866cc66958d51299254b0fdbb6c9a97fc34c0c4f43ce47bb196",  # cpn_nano
+        image_hw=(128, 128),
         skeleton="crowdpose14",
         options={},
         license=LSPET,
         origin="trained here",
-        recipe="recipes/cpn_nano_lspet_128x96.py",
+        recipe="recipes/cpn_nano_lspet_128x128.py",
         metrics="docs/results/cpn_nano_lspet.json",
     ),
 }

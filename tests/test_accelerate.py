@@ -172,7 +172,7 @@ def test_bfloat16_is_near_and_heads_stay_in_float32(models, crops, name):
 @bfloat16
 def test_predictions_and_scores_in_bfloat16_are_near(models, small_folder):
     data, options = kpzoo.data.load(small_folder, "train"), dict(flip=True, precision="bfloat16")
-    model = kpzoo.build("cpn_nano", weights="cpn_nano.lspet_128x96_v1")
+    model = kpzoo.build("cpn_nano", weights="cpn_nano.lspet_128x128_v1")
     path, box = data.image_paths(data.annotations.image_ids[:1])[0], [[4.0, 4.0, 60.0, 60.0]]
     found, known = kpzoo.predict(model, path, box, **options), kpzoo.predict(model, path, box)
     assert not np.array_equal(found.keypoint_scores, known.keypoint_scores)  # it was computed in bfloat16
