@@ -78,7 +78,7 @@ ROWS: dict[str, Weights] = {
         license=LSPET,
         origin="trained here",
         recipe="recipes/cpn_nano_lspet_128x128.py",
-        metrics="docs/results/cpn_nano_lspet.json",
+        metrics="docs/results/cpn_nano_lspet_128x128.json",
     ),
 }
 
