@@ -117,6 +117,7 @@ def results_of(path: Path) -> str:
     if not found.exists():
         return ""
     values = json.loads(found.read_text())
+    values = values.get("metrics", values)
     figures = [f"{100 * values[key]:.1f} {key}" for key in ("AP", "PCK@0.2") if key in values]
     return f"[{', '.join(figures) or 'figures'}](../docs/results/{found.name})"
 
