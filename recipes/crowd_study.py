@@ -49,7 +49,7 @@ AUGMENT = crops.Augment(scale=(0.85, 1.2), rotation=20.0, rotation_probability=0
 # those that are held out, photos learn lighter ones, as MIPNet learned on COCO what it showed on OCHuman.
 TRAIN = {"figures": dict(crowding=0.8, people=[1, 3]), "photos": dict(crowding=0.4, people=[1, 3])}
 CROWDING = {"apart": 0.0, "near": 0.25, "touching": 0.5, "close": 0.75, "ochuman": 1.0}
-KEPT_IOUS = (1.0, 0.8, 0.7, 0.6, 0.5, 0.3)  # overlap above which only the best visible box is kept; 1 keeps all
+FIGURES = ("AP", "AP50", "AR", "PCK@0.2")
 ONE_BOX_IOU = 0.5
 TWINS = {"single": "without MIMBs", "multi": "with MIMBs"}
 TITLES = {"figures": "Drawn figures", "photos": "People cut out of photos"}
@@ -105,16 +105,11 @@ def train_part(part: str, data, folder: Path, args, weights: Path | None = None)
     )
 
 
-def score(model, data, ious=KEPT_IOUS) -> dict:
-    """Returns AP with all annotated boxes, and for each of `ious` AP and the share of boxes that it keeps."""
-    whole = kpzoo.evaluate(model, data, nms=POSE_NMS, batch_size=BATCH_SIZE)
-    alone = {name: value for name, value in whole.values.items() if name.startswith("AP_instance")}
-    kept = []
-    for max_iou in ious:
-        found = kpzoo.evaluate(model, data, box_nms=max_iou, nms=POSE_NMS, batch_size=BATCH_SIZE)
-        share = found.circumstances["boxes_used"] / whole.circumstances["boxes_used"]
-        kept.append({"max_iou": max_iou, "share": share, "AP": found.values["AP"]})
-    return {name: whole.values[name] for name in ("AP", "AP50", "AR", "PCK@0.2")} | alone | {"kept": kept}
+def score(model, data) -> dict:
+    """Returns AP with all annotated boxes, and AP against the share of boxes that is kept."""
+    found = kpzoo.evaluate(model, data, kept_ious=evaluation.KEPT_IOUS, nms=POSE_NMS, batch_size=BATCH_SIZE)
+    values = {name: value for name, value in found.values.items() if name in FIGURES or name.startswith("AP_instance")}
+    return values | {"kept": found.details["kept"]}
 
 
 def found_people(model, data) -> list[dict]:
@@ -161,10 +156,7 @@ def study(kind: str, args) -> dict:
     }
     for twin in TWINS:
         model = train_part(twin, train, folder, args, start)
-        found[twin] = {
-            name: score(model, data, KEPT_IOUS if data is crowded else (ONE_BOX_IOU,))
-            for name, data in zip(CROWDING, held_out, strict=True)
-        }
+        found[twin] = {name: score(model, data) for name, data in zip(CROWDING, held_out, strict=True)}
         found[twin] |= {"num_params": model.count_params(), "found": found_people(model, crowded)}
         sheets = {"heatmaps": evaluation.heatmap_sheet(model, crowded, 8, found=True)}
         sheets["poses"] = evaluation.prediction_sheet(model, crowded, 16)
