@@ -14,13 +14,20 @@ from kpzoo.pose_model import PoseModel
 SMOKE_BATCH, SMOKE_STEPS, SMOKE_SCENES = 2, 3, 3
 
 
-def arguments(doc: str, name: str) -> argparse.Namespace:
-    """Returns what a recipe was asked for; with `--smoke` its data are a few drawn scenes in a temporary folder."""
+def arguments(doc: str, name: str, baseline: str | None = None) -> argparse.Namespace:
+    """Returns what a recipe was asked for; with `--smoke` its data are a few drawn scenes in a temporary folder.
+
+    Args:
+        doc: The recipe's docstring, for its help.
+        name: Of the recipe.
+        baseline: The model whose weights it goes on from: `--weights` must then be given, if only as "none".
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="the data set's folder")
-    parser.add_argument("--val-data", type=Path, help="the folder to validate on, if --data is a pack")
+    parser.add_argument("--data", help="the data set's folder, or a pack's, or the address of one")
+    parser.add_argument("--val-data", help="the folder to validate on, if --data is a pack")
     parser.add_argument("--out", type=Path, default=Path("runs") / name, help="the run's folder; a stopped run goes on")
-    parser.add_argument("--weights", type=Path, help="a .weights.h5 file to start from")
+    text = "what to start from: a weights file, a tag of `kpzoo info`, or none for fresh weights"
+    parser.add_argument("--weights", help=f"{text}; needed, that of a trained {baseline}" if baseline else text)
     text = "crops in a step over all devices, if not the recipe's; its learning rate is then scaled with it"
     parser.add_argument("--batch-size", type=crop_count, help=text)
     add_scaling_arguments(parser)
@@ -28,6 +35,9 @@ def arguments(doc: str, name: str) -> argparse.Namespace:
     args = parser.parse_args()
     if not args.smoke and args.data is None:
         parser.error("--data FOLDER is needed, or --smoke")
+    if baseline and not (args.smoke or args.weights):
+        parser.error(f"--weights FILE of a trained {baseline} is needed, or --weights none to start without it")
+    args.weights = None if args.weights == "none" else args.weights
     return args
 
 
@@ -56,7 +66,7 @@ def train(
     """
     if args.smoke:
         args.out = Path(tempfile.mkdtemp(prefix="kpzoo_smoke_"))
-        args.data, args.weights = args.out / "scenes", None
+        args.data, args.val_data, args.weights = args.out / "scenes", None, None
         for split in splits:
             synthetic.make_dataset(args.data, SMOKE_SCENES, split=split, people=(2, 2), crowding=0.7)
         batch_size, crops_per_epoch, epochs = SMOKE_BATCH, SMOKE_BATCH * SMOKE_STEPS, 1

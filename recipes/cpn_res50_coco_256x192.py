@@ -1,6 +1,6 @@
 """CPN, ResNet-50, 256x192, on COCO train2017 (arXiv:1711.07319, tables 3 and 6).
 
-    python recipes/cpn_res50_coco_256x192.py --data ~/coco --out runs/cpn_res50    # --smoke: a minute on a CPU
+    python recipes/cpn_res50_coco_256x192.py --data ~/coco --out runs/cpn_res50    # --smoke: minutes on a CPU
 
 `~/coco` holds `annotations/person_keypoints_{train,val}2017.json`, `train2017/` and `val2017/`. A run that was stopped
 goes on where it was. The numbers are those of the authors' code: batches of 32 crops, Adam at 5e-4, halved after each

@@ -32,7 +32,7 @@ def compiled(skeleton, weights, steps_per_epoch):
 
 if __name__ == "__main__":
     common.train(
-        common.arguments(__doc__, "mipnet_cpn_res50_coco_256x192"),
+        common.arguments(__doc__, "mipnet_cpn_res50_coco_256x192", baseline="cpn_res50"),
         compiled,
         splits=("train2017", "val2017"),
         batch_size=BATCH_SIZE,

@@ -32,7 +32,7 @@ def compiled(skeleton, weights, steps_per_epoch):
 
 if __name__ == "__main__":
     common.train(
-        common.arguments(__doc__, "mipnet_hrnet_w32_coco_256x192"),
+        common.arguments(__doc__, "mipnet_hrnet_w32_coco_256x192", baseline="hrnet_w32"),
         compiled,
         splits=("train2017", "val2017"),
         batch_size=BATCH_SIZE,

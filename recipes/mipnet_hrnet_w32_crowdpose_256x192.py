@@ -3,7 +3,7 @@
     python recipes/mipnet_hrnet_w32_crowdpose_256x192.py --data ~/crowdpose --weights hrnet_w32.weights.h5
 
 `~/crowdpose` holds `annotations/crowdpose_{trainval,test}.json` and the pictures in `images/`. It goes on from the
-baseline, whose weights fill all but the MIMBs. `--smoke` takes two minutes and needs neither.
+baseline, whose weights fill all but the MIMBs. `--smoke` takes minutes on a CPU and needs neither.
 
 Measured: not run at full length. The authors report 70.0 AP on CrowdPose test, with larger networks and a detector's
 boxes. Their evaluation there uses no pose NMS, and neither does this one.
@@ -32,7 +32,7 @@ def compiled(skeleton, weights, steps_per_epoch):
 
 if __name__ == "__main__":
     common.train(
-        common.arguments(__doc__, "mipnet_hrnet_w32_crowdpose_256x192"),
+        common.arguments(__doc__, "mipnet_hrnet_w32_crowdpose_256x192", baseline="hrnet_w32"),
         compiled,
         splits=("trainval", "test"),
         batch_size=BATCH_SIZE,

@@ -3,7 +3,7 @@
     python recipes/mipnet_hrnet_w48_coco_384x288.py --data ~/coco --weights pose_hrnet_w48_384x288.weights.h5
 
 It goes on from the authors' HRNet, whose weights fill all but the MIMBs: `kpzoo convert pose_hrnet_w48_384x288.pth
-pose_hrnet_w48_384x288.weights.h5 --model hrnet_w48`. `--smoke` takes some minutes and needs none.
+pose_hrnet_w48_384x288.weights.h5 --model hrnet_w48`. `--smoke` takes minutes on a CPU and needs none.
 
 Measured: not run at full length. The authors report, with annotated boxes, 78.8 AP on COCO val2017 and 74.1 AP on
 OCHuman val. Two people of a crop are learned at once: a batch of 80 crops is 160 rows behind the first MIMB.
@@ -32,7 +32,7 @@ def compiled(skeleton, weights, steps_per_epoch):
 
 if __name__ == "__main__":
     common.train(
-        common.arguments(__doc__, "mipnet_hrnet_w48_coco_384x288"),
+        common.arguments(__doc__, "mipnet_hrnet_w48_coco_384x288", baseline="hrnet_w48"),
         compiled,
         splits=("train2017", "val2017"),
         batch_size=BATCH_SIZE,

@@ -32,7 +32,7 @@ def compiled(skeleton, weights, steps_per_epoch):
 
 if __name__ == "__main__":
     common.train(
-        common.arguments(__doc__, "mipnet_hrnet_w48_crowdpose_384x288"),
+        common.arguments(__doc__, "mipnet_hrnet_w48_crowdpose_384x288", baseline="hrnet_w48"),
         compiled,
         splits=("trainval", "test"),
         batch_size=BATCH_SIZE,

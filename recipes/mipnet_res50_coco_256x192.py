@@ -3,7 +3,7 @@
     python recipes/mipnet_res50_coco_256x192.py --data ~/coco --weights simplebaseline.weights.h5
 
 It goes on from the baseline, whose weights fill all but the MIMBs; `recipes/simplebaseline_res50_coco_256x192.py`
-trains it, and `kpzoo convert` makes the file of a published one. `--smoke` takes a minute and needs neither.
+trains it, and `kpzoo convert` makes the file of a published one. `--smoke` takes minutes on a CPU and needs neither.
 
 Measured: not run at full length. The paper's figures quoted in this project are of other sizes. Two people of a crop
 are learned at once: a batch of 128 crops is 256 rows behind the first MIMB.
@@ -32,7 +32,7 @@ def compiled(skeleton, weights, steps_per_epoch):
 
 if __name__ == "__main__":
     common.train(
-        common.arguments(__doc__, "mipnet_res50_coco_256x192"),
+        common.arguments(__doc__, "mipnet_res50_coco_256x192", baseline="simplebaseline_res50"),
         compiled,
         splits=("train2017", "val2017"),
         batch_size=BATCH_SIZE,

@@ -33,7 +33,7 @@ def compiled(skeleton, weights, steps_per_epoch):
 
 if __name__ == "__main__":
     common.train(
-        common.arguments(__doc__, "mipnet_res50_crowdpose_256x192"),
+        common.arguments(__doc__, "mipnet_res50_crowdpose_256x192", baseline="simplebaseline_res50"),
         compiled,
         splits=("trainval", "test"),
         batch_size=BATCH_SIZE,

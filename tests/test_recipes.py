@@ -12,9 +12,12 @@ import pytest
 
 import kpzoo
 from kpzoo.data.crops import AUGMENTS
+from kpzoo.losses import default_loss
 from kpzoo.models import build, list_models
 from kpzoo.registry import spec_of
 from kpzoo.skeletons import CROWDPOSE14
+from kpzoo.summary import read_log
+from kpzoo.training import load_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes"
@@ -22,6 +25,20 @@ INDEX = RECIPES / "README.md"
 SMALL = ("tiny", "nano")
 PAGES = sorted(path for path in RECIPES.glob("*.py") if re.search(r"_(coco|crowdpose)_\d+x\d+$", path.stem))
 SPLITS = {"coco": ("train2017", "val2017"), "crowdpose": ("trainval", "test")}
+
+
+@pytest.fixture
+def common(monkeypatch):
+    """What recipes share, with `common.ask(argument, …)`: what a recipe is given by these arguments."""
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import common
+
+    def ask(*arguments, **options):
+        monkeypatch.setattr(sys, "argv", ["recipe", *arguments])
+        return common.arguments("", "recipe", **options)
+
+    monkeypatch.setattr(common, "ask", ask, raising=False)
+    return common
 
 
 @cache
@@ -35,10 +52,8 @@ def tiny(name):
 
 
 @pytest.fixture
-def told(monkeypatch):
+def told(monkeypatch, common):
     """What a recipe asks for: calls it with `told(path)`, and returns the arguments of the run, and of the build."""
-    monkeypatch.syspath_prepend(str(RECIPES))
-    import common
 
     def ask(path):
         asked = {}
@@ -83,6 +98,40 @@ def test_a_recipe_trains_what_its_name_says(told, path):
 def test_every_model_of_full_size_has_a_recipe(dataset):
     full = {name for name in list_models() if not name.endswith(SMALL)}
     assert {path.stem.split(f"_{dataset}_")[0] for path in PAGES if f"_{dataset}_" in path.stem} == full
+
+
+def test_recipes_take_a_pack_of_an_object_store_and_weights_by_their_tag(common):
+    args = common.ask("--data", "gs://bucket/pack", "--val-data", "gs://bucket/val", "--weights", "cpn.lspet_v1")
+    assert (args.data, args.val_data, args.weights) == ("gs://bucket/pack", "gs://bucket/val", "cpn.lspet_v1")
+
+
+def test_a_recipe_that_goes_on_from_a_baseline_says_so_if_it_is_not_given(common, capsys):
+    with pytest.raises(SystemExit):
+        common.ask("--data", "coco", baseline="hrnet_w32")
+    assert "--weights FILE of a trained hrnet_w32 is needed" in capsys.readouterr().err
+    for given, weights in ((["--weights", "none"], None), (["--weights", "w.h5"], "w.h5"), (["--smoke"], None)):
+        assert common.ask("--data", "coco", *given, baseline="hrnet_w32").weights == weights
+    for path in PAGES:
+        is_mipnet = path.stem.startswith("mipnet_")
+        assert bool(re.search(r"common\.arguments\(__doc__, \S+, baseline=", path.read_text())) == is_mipnet, path.name
+
+
+def test_smoke_trains_validates_and_scores_a_model_on_drawn_scenes(common, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(common.tempfile, "tempdir", str(tmp_path))
+
+    def compiled(skeleton, weights, steps_per_epoch):
+        assert (weights, steps_per_epoch) == (None, common.SMOKE_STEPS)
+        model = build("cpn_tiny", image_hw=(64, 64), skeleton=skeleton)
+        model.compile("adam", default_loss(model.preset))
+        return model
+
+    how = dict(splits=("train2017", "val2017"), batch_size=32, epochs=210, augment="hrnet", crops_per_epoch=60_000)
+    common.train(common.ask("--smoke", "--data", "not_there", "--val-data", "nor_here"), compiled, **how)
+    (folder,) = tmp_path.glob("kpzoo_smoke_*")
+    assert "AP" in capsys.readouterr().out
+    (row,) = read_log(folder / "log.csv")
+    assert row["epoch"] == "1" and float(row["loss"]) > 0 and 0 <= float(row["val_AP"]) <= 1
+    assert load_run(folder).preset.name == "cpn_tiny"
 
 
 def index() -> str:
