@@ -110,17 +110,12 @@ class Validate(keras.callbacks.Callback):
         self.every = every
 
     def on_epoch_end(self, epoch, logs=None):
-        if is_due(self, epoch):
+        if (epoch + 1) % self.every == 0 or epoch + 1 == self.params["epochs"]:
             logs.update({f"val_{name}": float(value) for name, value in self.measure().items()})
 
 
-def is_due(callback: keras.callbacks.Callback, epoch: int) -> bool:
-    """Returns whether it is the last epoch or an `every`-th one."""
-    return (epoch + 1) % callback.every == 0 or epoch + 1 == callback.params["epochs"]
-
-
 class Events(keras.callbacks.Callback):
-    """Writes the logs of each epoch for TensorBoard, and pictures of what the model finds.
+    """Writes the logs of each epoch for TensorBoard, and a picture of what the model finds.
 
     TensorFlow writes these files itself: TensorBoard need not be installed. (Keras' callback takes TensorBoard's own
     functions, and it knows no pictures.)
@@ -128,14 +123,12 @@ class Events(keras.callbacks.Callback):
     Args:
         folder: That of the run; the files go to its `tensorboard/`, the newest picture is `predictions.jpg` as well.
         draw: Gives the picture, (H, W, 3) uint8 RGB; None for none.
-        every: How many epochs lie between two pictures.
     """
 
-    def __init__(self, folder: str | Path, draw: Callable[[], np.ndarray] | None = None, every: int = 1):
+    def __init__(self, folder: str | Path, draw: Callable[[], np.ndarray] | None = None):
         super().__init__()
         self.folder = Path(folder)
         self.draw = draw
-        self.every = every
         self._writer = None
 
     def on_epoch_end(self, epoch, logs=None):
@@ -145,7 +138,7 @@ class Events(keras.callbacks.Callback):
             for name, value in (logs or {}).items():
                 part = "val" if name.startswith("val_") else "train"
                 _write_event(f"{part}/{name.removeprefix('val_')}", np.float32(value), "scalars", data_class=1)
-            if self.draw and is_due(self, epoch):
+            if self.draw:
                 image = np.asarray(self.draw())
                 png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
                 size = [str(side).encode() for side in image.shape[1::-1]]

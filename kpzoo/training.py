@@ -138,8 +138,8 @@ def run(
         visibility_rule: See `kpzoo.data.make_dataset`.
         crowd: See `kpzoo.data.make_dataset`.
         validate: Gives figures of the model on held-out data, such as AP.
-        validate_every: How many epochs lie between two such measurements, and pictures.
-        draw: Gives a picture of what the model finds, such as `evaluation.progress_sheet`.
+        validate_every: How many epochs lie between two such measurements.
+        draw: Gives a picture of what the model finds, such as `evaluation.progress_sheet`, after each epoch.
         devices: See `make_strategy`.
         ema: Momentum of moving averages of the weights, such as 0.999, which are validated and saved in their place;
             None for none. See `WeightAverages`.
@@ -180,7 +180,7 @@ def run(
             follow(model, folder, start)
         how = dict(augment=augment, seed=seed, start_step=start, visibility_rule=visibility_rule, crowd=crowd)
         measure = Validate(_averaged(model, validate), validate_every) if validate else None
-        events = Events(folder, _averaged(model, draw), validate_every)
+        events = Events(folder, _averaged(model, draw))
         written = callbacks(folder, batch_size, measure, events)
         model.fit(
             _batches(strategy, data, model, batch_size, how),

@@ -36,11 +36,11 @@ def events(folder) -> list[tuple[str, int, object]]:
 def test_event_files_have_numbers_and_pictures_and_need_no_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    writer = callbacks.Events(tmp_path, lambda: picture, every=2)
-    writer.set_params({"epochs": 3})
+    writer = callbacks.Events(tmp_path, lambda: picture)
     for epoch, loss in enumerate([0.5, 0.25, 0.125]):
         writer.on_epoch_end(epoch, {"loss": loss, "val_AP": 0.75})
-        assert (tmp_path / summary.SHEET).exists() == (epoch > 0)
+        assert (tmp_path / summary.SHEET).exists()
+        (tmp_path / summary.SHEET).unlink()
     writer.on_train_end()
     found = events(tmp_path / "tensorboard")
     numbers = [(tag, step, float(value)) for tag, step, value in found if tag != "val/predictions"]
@@ -49,7 +49,7 @@ def test_event_files_have_numbers_and_pictures_and_need_no_tensorboard(tmp_path,
     ]  # fmt: skip
     assert [step for tag, step, value in numbers if (tag, value) == ("val/AP", 0.75)] == [1, 2, 3]
     pictures = [(step, value) for tag, step, value in found if tag == "val/predictions"]
-    assert [step for step, _ in pictures] == [2, 3]  # every second epoch, and the last
+    assert [step for step, _ in pictures] == [1, 2, 3]
     width, height, png = pictures[0][1]
     assert (width, height) == (b"30", b"20")
     shown = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
@@ -150,21 +150,20 @@ def test_a_run_that_goes_on_shows_one_curve_with_the_terms_of_the_loss(name, sma
     def draw(model):
         return evaluation.progress_sheet(model, data, 2)
 
-    for epochs in (1, 2):  # the second part goes on after the first
-        training.run(
-            make_model, data, tmp_path, epochs=epochs, batch_size=4, steps_per_epoch=2, augment=None, draw=draw
-        )
+    how = dict(batch_size=4, steps_per_epoch=2, augment=None, draw=draw, validate_every=5)
+    for epochs in (1, 3):  # the second part goes on after the first
+        training.run(make_model, data, tmp_path, epochs=epochs, validate=lambda model: {"AP": 0.5}, **how)
     terms = {"cpn_tiny": ("loss_refine", "loss_global"), "mipnet_tiny": ("loss_instance_0", "loss_instance_1")}[name]
     rows = summary.read_log(tmp_path / "log.csv")
-    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert [(row["epoch"], row["val_AP"]) for row in rows] == [("1", "0.5"), ("2", ""), ("3", "0.5")]
     for row in rows:
         assert math.isclose(sum(float(row[term]) for term in terms), float(row["loss"]), rel_tol=1e-4)
     found = events(tmp_path / "tensorboard")
     for tag in (*(f"train/{term}" for term in terms), "train/pck", "train/learning_rate", "train/images_per_s"):
-        assert [step for known, step, _ in found if known == tag] == [1, 2]
-    assert [step for tag, step, _ in found if tag == "val/predictions"] == [1, 2]
+        assert [step for known, step, _ in found if known == tag] == [1, 2, 3]
+    assert [step for tag, step, _ in found if tag == "val/predictions"] == [1, 2, 3]  # not validated, yet drawn
     page = (tmp_path / "summary.html").read_text()
-    assert "2 epochs, 4 steps of 4 crops." in page and "http-equiv" not in page and "data:image/jpeg" in page
+    assert "3 epochs, 6 steps of 4 crops." in page and "http-equiv" not in page and "data:image/jpeg" in page
 
 
 def test_a_sheet_shows_all_poses_that_are_found_beside_those_that_are_annotated(small_folder, monkeypatch):
