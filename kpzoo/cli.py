@@ -1,4 +1,4 @@
-"""The command line: `kpzoo models | data | train | evaluate | predict | export`, over the functions of the same names.
+"""The command line: each command is a module of `kpzoo.commands`, over functions that Python has as well.
 
 TensorFlow is imported by the commands that need it, and silently. Exit codes: 0 done, 2 a mistake in what was asked or
 something that could not be read, 1 a fault of kpzoo, 130 stopped by Ctrl-C or SIGTERM.

@@ -159,9 +159,14 @@ class MultiInstanceLoss(PerCropLoss):
         return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
 
 
-def default_loss(preset: Preset) -> PerCropLoss:
-    """Returns the loss of the paper that the model's school comes from."""
+def default_loss(preset: Preset, missing: str = "repeat") -> PerCropLoss:
+    """Returns the loss of the paper that the model's school comes from.
+
+    Args:
+        preset: Of the model.
+        missing: See `MultiInstanceLoss`, for models with several instances.
+    """
     loss = HeatmapLoss()
     if preset.codec.startswith("cpn"):
         loss = CPNLoss(top_k=min(8, preset.skeleton.num_keypoints), flavour=preset.codec.removeprefix("cpn_"))
-    return MultiInstanceLoss(loss) if preset.num_instances > 1 else loss
+    return MultiInstanceLoss(loss, missing) if preset.num_instances > 1 else loss

@@ -16,7 +16,7 @@ from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.summary import RECORD
 
 # Settings that older records lack, and what they were; their precision nobody knows.
-ADDED = {"ema": None, "base_batch": None, "warmup": 0, "sync_batch_norm": False}
+ADDED = {"ema": None, "base_batch": None, "warmup": 0, "sync_batch_norm": False, "instance_rule": "paper"}
 ADDED_TO_AUGMENT = {"erase_probability": 0.0}
 
 

@@ -108,6 +108,7 @@ def run(
     steps_per_epoch: int | None = None,
     seed: int = 0,
     visibility_rule: str | None = None,
+    instance_rule: str = "paper",
     crowd: Crowd | None = None,
     validate: Callable[[PoseModel], Mapping[str, float]] | None = None,
     validate_every: int = 1,
@@ -136,6 +137,7 @@ def run(
         steps_per_epoch: None for as many as pass over the data once.
         seed: Of order and augmentation.
         visibility_rule: See `kpzoo.data.make_dataset`.
+        instance_rule: See `kpzoo.data.make_dataset`.
         crowd: See `kpzoo.data.make_dataset`.
         validate: Gives figures of the model on held-out data, such as AP.
         validate_every: How many epochs lie between two such measurements.
@@ -154,12 +156,14 @@ def run(
     Returns:
         The trained model.
     """
+    crops.augmentation(augment)  # an unknown one is refused before anything is written
     strategy = make_strategy(devices)
     if batch_size % strategy.num_replicas_in_sync:
         raise UserError(f"A batch of {batch_size} does not split over {strategy.num_replicas_in_sync} devices.")
     steps_per_epoch = steps_per_epoch or max(1, num_persons(data) // batch_size)
     settings = dict(batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed, num_persons=num_persons(data))
-    settings |= {"annotations_crc32": data.crc32, "visibility_rule": visibility_rule}
+    rules = dict(visibility_rule=visibility_rule, instance_rule=instance_rule)
+    settings |= {"annotations_crc32": data.crc32, **rules}
     settings |= dict(ema=ema, base_batch=base_batch, warmup=warmup, sync_batch_norm=sync_batch_norm)
     settings["augment"] = asdict(augment) if isinstance(augment, crops.Augment) else augment
     settings["crowd"] = crowd.settings() if crowd else None
@@ -178,7 +182,7 @@ def run(
         start = of_chief(strategy, resume(model, folder, settings) if chief else 0)
         if not chief:
             follow(model, folder, start)
-        how = dict(augment=augment, seed=seed, start_step=start, visibility_rule=visibility_rule, crowd=crowd)
+        how = dict(augment=augment, seed=seed, start_step=start, crowd=crowd, **rules)
         measure = Validate(_averaged(model, validate), validate_every) if validate else None
         events = Events(folder, _averaged(model, draw))
         written = callbacks(folder, batch_size, measure, events)

@@ -31,7 +31,7 @@ def arguments(doc: str, name: str, baseline: str | None = None) -> argparse.Name
     text = "crops in a step over all devices, if not the recipe's; its learning rate is then scaled with it"
     parser.add_argument("--batch-size", type=crop_count, help=text)
     add_scaling_arguments(parser)
-    parser.add_argument("--smoke", action="store_true", help="three steps on a few drawn scenes, to see that all works")
+    parser.add_argument("--smoke", action="store_true", help="three steps on a few drawn scenes, in minutes")
     args = parser.parse_args()
     if not args.smoke and args.data is None:
         parser.error("--data FOLDER is needed, or --smoke")

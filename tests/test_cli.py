@@ -20,7 +20,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 
 OPTIONS = ["--epochs", "1", "--batch-per-device", "4", "--base-batch", "8", "--warmup", "3", "--ema", "0.9"]
-OPTIONS += ["--clip-norm", "10", "--precision", "mixed_bfloat16", "--sync-batch-norm"]
+OPTIONS += ["--half-body", "0.4", "--clip-norm", "10", "--precision", "mixed_bfloat16", "--sync-batch-norm"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_run_holds_what_the_next_commands_need(trained):
 
 def test_train_tells_machines_the_log_and_the_figures_of_a_run_and_nothing_else(trained, small_folder, capsys):
     arguments = ["--model", "cpn_tiny", "--image-size", "64x64", "--data", small_folder, "--val-split", "train"]
-    arguments += ["--out", trained, *OPTIONS, "--json"]  # the run is done already
+    arguments += ["--out", trained, *OPTIONS, "--json", "--resume"]  # the run is done already
     code, out, _ = run(capsys, "train", *arguments)
     told = json.loads(out)
     assert code == 0 and told["out"] == str(trained)
@@ -78,6 +78,7 @@ def test_the_options_of_a_training_are_in_its_record_and_other_ones_refused(trai
     record = json.loads((trained / "run.json").read_text())
     expected = dict(batch_size=4, base_batch=8, warmup=3, ema=0.9, precision="mixed_bfloat16", sync_batch_norm=True)
     assert {name: record[name] for name in expected} == expected
+    assert record["augment"]["half_body_probability"] == 0.4 and record["augment"]["rotation"] == 45  # else as "cpn"
     assert record["optimizer"]["config"]["global_clipnorm"] == 10
     rate = record["optimizer"]["config"]["learning_rate"]["config"]
     assert (rate["factor"], rate["warmup"]) == (0.5, 3)
@@ -85,6 +86,17 @@ def test_the_options_of_a_training_are_in_its_record_and_other_ones_refused(trai
     code, _, err = run(capsys, "train", *arguments, "--out", trained, "--epochs", "2", "--batch-size", "4")
     assert code == 2
     assert "started with precision=mixed_bfloat16. Received: float32" in err
+
+
+def test_the_rules_for_several_people_of_a_box_reach_data_and_loss(small_folder, tmp_path, monkeypatch):
+    runs = []
+    monkeypatch.setattr(training, "run", lambda make_model, *_, **how: runs.append((make_model().loss, how)))
+    arguments = ["train", "--model", "mipnet_tiny", "--image-size", "64x64", "--data", str(small_folder)]
+    arguments += ["--val-split", "", "--out", str(tmp_path)]
+    for given in ([], ["--instance-rule", "official", "--missing", "ignore"]):
+        assert cli.main([*arguments, *given]) == 0
+    assert [(loss.missing, how["instance_rule"]) for loss, how in runs] == [("repeat", "paper"), ("ignore", "official")]
+    assert runs[0][1]["augment"] == "cpn"
 
 
 def test_evaluate_scores_a_model_and_its_results_file_alike(trained, small_folder, tmp_path, capsys):
@@ -341,7 +353,10 @@ def test_data_make_and_show(tmp_path, capsys):
         (["predict", "a.jpg", "--model", "r", "--out", "x", "--box-iou", "0.3"], "--box-nms hard or linear"),
         (["predict", "a.jpg", "--model", "r", "--out", "x", "--box-sigma", "0.3"], "--box-nms gaussian"),
         (["predict", "a.jpg", "--model", "r", "--out", "x", *BOX, "--every", "2"], "Drop --every, or --box"),
-        (["train", "--model", "cpn_res5O", "--data", "nowhere", "--out", "x"], "nowhere"),
+        (["train", "--model", "cpn_res50", "--data", "nowhere", "--out", "x"], "nowhere"),
+        (["train", "--model", "cpn_res5O", "--data", "nowhere", "--out", "x"], "Did you mean 'cpn_res50'"),
+        (["train", "--model", "m", "--data", "d", "--out", "x", "--resume"], "'x' holds no training run to go on with"),
+        (["train", "--model", "cpn_tiny", "--data", "d", "--out", "x", "--missing", "ignore"], "are for MIPNets"),
         (["export", "--model", "cpn_tiny", "--out", "x"], "Pass --weights FILE"),
         (["export", "--model", "cpn_reess50", "--out", "x"], "Did you mean 'cpn_res50'"),
         (["data", "make", "x", "--crowding", "7"], "crowding"),

@@ -138,7 +138,8 @@ def index() -> str:
     """The index of the recipes, of what their docstrings say and of the results that are committed."""
     text = ["# Recipes\n", "Made of the recipes' first lines and of `docs/results/` by `pytest --accept -k index`.\n"]
     text.append("A recipe is one page: what, command, figures, every number, `fit`. Those for COCO and CrowdPose take")
-    text.append("`--data`, `--val-data` (where to validate, if `--data` is a pack), `--out`, `--weights`, `--smoke`,")
+    text.append("`--data`, `--val-data` (where to validate, if `--data` is a pack), `--out`, `--weights` (MIPNets ask for")
+    text.append("their baseline's, or for `none`), `--smoke` (three steps on drawn scenes: minutes on a CPU),")
     text.append("`--batch-size` (the learning rate goes with it), and how steps are made: `--devices`, `--precision`,")
     text.append(
         "`--sync-batch-norm`, `--base-batch`, `--warmup`, `--ema`, `--clip-norm`. A run that was stopped goes on.\n"

@@ -411,13 +411,15 @@ def test_a_run_of_before_there_were_these_options_goes_on(small_folder, tmp_path
     data, how = load(small_folder, "train"), dict(batch_size=4, steps_per_epoch=1, augment=crops.Augment())
     training.run(tiny_model, data, tmp_path, epochs=1, **how)
     record = json.loads((tmp_path / "run.json").read_text())
-    for name in ("ema", "precision", "base_batch", "warmup", "sync_batch_norm"):
+    for name in ("ema", "precision", "base_batch", "warmup", "sync_batch_norm", "instance_rule"):
         record.pop(name)
     record["augment"].pop("erase_probability")
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert training.run(tiny_model, data, tmp_path, epochs=2, **how).optimizer.iterations == 2
     with pytest.raises(UserError, match="ema=None. Received: 0.5"):
         training.run(tiny_model, data, tmp_path, epochs=2, **how, ema=0.5)
+    with pytest.raises(UserError, match="instance_rule=paper. Received: official"):
+        training.run(tiny_model, data, tmp_path, epochs=2, **how, instance_rule="official")
 
 
 def test_a_run_on_other_annotations_or_in_anothers_folder_is_refused(small_folder, tmp_path):
@@ -439,6 +441,11 @@ def test_a_run_with_another_augmentation_is_refused_and_any_keras_loss_is_record
         return model
 
     data, how = load(small_folder, "train"), dict(epochs=1, batch_size=4, steps_per_epoch=1)
+    with pytest.raises(UserError, match="Did you mean 'hrnet'"):
+        training.run(plain, data, tmp_path, augment="hrnett", **how)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="Did you mean 'official'"):
+        training.run(plain, data, tmp_path / "no_rule", augment="cpn", instance_rule="offical", **how)
     training.run(plain, data, tmp_path, augment="cpn", **how)
     for changed in (dict(augment="hrnet"), dict(augment="cpn", visibility_rule="visible")):
         with pytest.raises(UserError, match="augment=cpn. Received: hrnet|visibility_rule=None. Received: visible"):

@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import kpzoo
@@ -18,6 +19,8 @@ from kpzoo.commands.parsing import (
     seed,
     size,
 )
+from kpzoo.errors import UserError
+from kpzoo.summary import LOG, RECORD, read_log
 
 
 def add(commands) -> None:
@@ -35,6 +38,7 @@ def add(commands) -> None:
     parser.add_argument("--val-split", default="val", help="part of the validation annotations' name; '' for none")
     parser.add_argument("--val-data", help="the folder to validate on, if it is not that of --data")
     parser.add_argument("--out", required=True, help="folder of the run; an unfinished run there is continued")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, never start one")
     parser.add_argument("--epochs", type=positive, default=30, help="passes over the data")
     batch = parser.add_mutually_exclusive_group()
     batch.add_argument("--batch-size", type=crop_count, default=32, help="crops in a step, over all devices and hosts")
@@ -43,20 +47,32 @@ def add(commands) -> None:
     parser.add_argument("--augment", default="cpn", help="cpn, hrnet or simplebaseline")
     text = "share of the crops that show people of several photos put into one, 0 to 1"
     parser.add_argument("--crowd", type=fraction, default=0.0, help=text)
+    text = "share of the crops that show one half of a person alone, if not the augmentation's"
+    parser.add_argument("--half-body", type=fraction, metavar="SHARE", help=text)
     parser.add_argument("--json", action="store_true", help="print what came of it as JSON, the progress on stderr")
     parser.add_argument("--seed", type=seed, default=0, help="of weights, order and augmentation")
+    group = parser.add_argument_group("several people in one box", "How MIPNets learn them.")
+    text = "with how many keypoints in the crop another person is learned: 3 as the paper says, 4 as its authors' code"
+    group.add_argument("--instance-rule", choices=("paper", "official"), default="paper", help=text)
+    text = "what is learned where there is no other person: the first one's pose, as in the paper, or nothing, which "
+    text += "the paper reports to train worse"
+    group.add_argument("--missing", choices=("repeat", "ignore"), default="repeat", help=text)
     add_scaling_arguments(parser)
 
 
 def _run(args) -> None:
+    if args.resume and not (Path(args.out) / RECORD).exists():
+        raise UserError(f"{args.out!r} holds no training run to go on with. Check --out, or drop --resume.")
     import_tensorflow()
     import keras
 
     from kpzoo import evaluation, training
     from kpzoo.data import compose
     from kpzoo.losses import default_loss
-    from kpzoo.summary import LOG, read_log
 
+    several = kpzoo.info(args.model).options.get("num_instances", 1) > 1
+    if not several and (args.instance_rule, args.missing) != ("paper", "repeat"):
+        raise UserError(f"--instance-rule and --missing are for MIPNets, which {args.model!r} is not. Drop them.")
     train = kpzoo.data.load(args.data, args.split)
     val = kpzoo.data.load(args.val_data or args.data, args.val_split) if args.val_split else None
     batch_size = args.batch_size
@@ -68,7 +84,8 @@ def _run(args) -> None:
     def make_model():
         keras.utils.set_random_seed(args.seed)
         model = kpzoo.build(args.model, image_hw=args.image_size, skeleton=train.skeleton, weights=args.weights)
-        model.compile(training.AdamL2(training.halving(args.learning_rate, every)), default_loss(model.preset))
+        loss = default_loss(model.preset, args.missing)
+        model.compile(training.AdamL2(training.halving(args.learning_rate, every)), loss)
         return model
 
     with redirect_stdout(sys.stderr if args.json else sys.stdout):
@@ -78,21 +95,34 @@ def _run(args) -> None:
             args.out,
             epochs=args.epochs,
             batch_size=batch_size,
-            augment=args.augment,
+            augment=_augment(args),
             seed=args.seed,
+            instance_rule=args.instance_rule,
             crowd=compose.Crowd(compose.Cutouts(train), args.crowd) if args.crowd else None,
             validate=val and (lambda model: kpzoo.evaluate(model, val, flip=False).values),
             draw=val and (lambda model: evaluation.progress_sheet(model, val)),
             **scaling_options(args),
         )
-    if not training.is_chief():
-        return
-    found = kpzoo.evaluate(model, val) if val else None
+    if training.is_chief():
+        _tell(args, kpzoo.evaluate(model, val) if val else None)
+
+
+def _augment(args):
+    """Returns the augmentation that was asked for; its name if it is as its authors have it."""
+    if args.half_body is None:
+        return args.augment
+    from kpzoo.data import crops
+
+    return replace(crops.augmentation(args.augment), half_body_probability=args.half_body)
+
+
+def _tell(args, found) -> None:
+    """Prints what came of the run; `found` is its score, if there is data to score it on."""
     if args.json:
         rows = [{name: float(value) for name, value in row.items() if value} for row in read_log(Path(args.out) / LOG)]
-        measured = {"metrics": found.values, **found.circumstances} if val else {}
+        measured = {"metrics": found.values, **found.circumstances} if found else {}
         print(json.dumps({"out": args.out, "log": rows, **measured}))
         return
-    if val:
+    if found:
         print(found)
     print(f"The run is in {args.out}, and summary.html about it. Use it as `--model {args.out}`.")

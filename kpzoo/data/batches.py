@@ -74,7 +74,7 @@ def make_dataset(
         )
     codec = heatmaps.CODECS[preset.codec]
     rule = visibility_rule or (codec.visibility if data.skeleton.name == "coco17" else "labelled")
-    augment = _augment(augment)
+    augment = crops.augmentation(augment)
     if instance_rule not in INSTANCE_RULES:
         raise unknown("instance rule", instance_rule, INSTANCE_RULES)
     stream = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
@@ -162,14 +162,6 @@ def num_persons(data: PoseData | Pack) -> int:
     if isinstance(data, Pack):
         return data.num_persons
     return len(training_persons(data.annotations)["boxes_image_xywh"])
-
-
-def _augment(augment) -> crops.Augment | None:
-    if augment is None or isinstance(augment, crops.Augment):
-        return augment
-    if augment not in crops.AUGMENTS:
-        raise unknown("augmentation", augment, crops.AUGMENTS)
-    return crops.AUGMENTS[augment]
 
 
 def _persons(data: PoseData, check_images: bool) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 import tensorflow as tf
 
+from kpzoo.errors import unknown
 from kpzoo.geometry import CropRule
 
 
@@ -47,6 +48,16 @@ AUGMENTS = {
     "hrnet": Augment((0.65, 1.35), 90.0, 0.6, 0.5, normal=True, half_body_probability=0.3),
     "simplebaseline": Augment((0.7, 1.3), 80.0, 0.6, 0.5, normal=True),  # its ResNets: 0.3 and 40 degrees
 }
+
+
+def augmentation(augment: str | Augment | None) -> Augment | None:
+    """Returns the augmentation that a key of `AUGMENTS` names, or what was given if it is none."""
+    if augment is None or isinstance(augment, Augment):
+        return augment
+    if augment not in AUGMENTS:
+        raise unknown("augmentation", augment, AUGMENTS)
+    return AUGMENTS[augment]
+
 
 # Random numbers for one crop: four of `augmented_view`, three of `brightened`, two of `half_body`, five of `erased`.
 NUM_DRAWS = 14
