@@ -121,7 +121,7 @@ def test_smoke_trains_validates_and_scores_a_model_on_drawn_scenes(common, tmp_p
 
     def compiled(skeleton, weights, steps_per_epoch):
         assert (weights, steps_per_epoch) == (None, common.SMOKE_STEPS)
-        model = build("cpn_tiny", image_hw=(64, 64), skeleton=skeleton)
+        model = build("simplebaseline_tiny", image_hw=(64, 64), skeleton=skeleton)
         model.compile("adam", default_loss(model.preset))
         return model
 
@@ -131,15 +131,15 @@ def test_smoke_trains_validates_and_scores_a_model_on_drawn_scenes(common, tmp_p
     assert "AP" in capsys.readouterr().out
     (row,) = read_log(folder / "log.csv")
     assert row["epoch"] == "1" and float(row["loss"]) > 0 and 0 <= float(row["val_AP"]) <= 1
-    assert load_run(folder).preset.name == "cpn_tiny"
+    assert load_run(folder).preset.name == "simplebaseline_tiny"
 
 
 def index() -> str:
     """The index of the recipes, of what their docstrings say and of the results that are committed."""
     text = ["# Recipes\n", "Made of the recipes' first lines and of `docs/results/` by `pytest --accept -k index`.\n"]
     text.append("A recipe is one page: what, command, figures, every number, `fit`. Those for COCO and CrowdPose take")
-    text.append("`--data`, `--val-data` (where to validate, if `--data` is a pack), `--out`, `--weights` (MIPNets ask for")
-    text.append("their baseline's, or for `none`), `--smoke` (three steps on drawn scenes: minutes on a CPU),")
+    text.append("`--data`, `--val-data` (where to validate, if `--data` is a pack), `--out`, `--weights` (MIPNets ask")
+    text.append("for their baseline's, or for `none`), `--smoke` (three steps on drawn scenes: minutes on a CPU),")
     text.append("`--batch-size` (the learning rate goes with it), and how steps are made: `--devices`, `--precision`,")
     text.append(
         "`--sync-batch-norm`, `--base-batch`, `--warmup`, `--ema`, `--clip-norm`. A run that was stopped goes on.\n"
