@@ -15,7 +15,6 @@ import tensorflow as tf
 from inference import lively
 
 import kpzoo
-from kpzoo.acceleration import FoldedModel
 from kpzoo.pose_model import PoseModel
 
 FAMILIES = {"mipnet_hrnet_w32": "hrnet_w32", "mipnet_res50": "simplebaseline_res50"}
@@ -24,8 +23,8 @@ BARS = {"mipnet_hrnet_w32": 1.45, "mipnet_res50": 1.70}  # two queries at once a
 
 def asking(model: PoseModel, size: int) -> dict:
     """Returns what asks for instances of `size` crops, and the multiply-adds of that: {name: (call, multiply-adds)}."""
-    folded, people = FoldedModel(model), model.preset.num_instances
-    weights = folded.weights()
+    network, people = macs.folded(model), model.preset.num_instances
+    weights = network.weights()
     image = tf.random.stateless_uniform((size, *model.preset.image_hw, 3), (0, 0), 0, 255)
     every = np.tile(np.eye(people, dtype=np.float32)[None], (size, 1, 1))
     shapes = {"image": (None, *image.shape[1:]), "instance": (None, None, people)}
@@ -34,7 +33,7 @@ def asking(model: PoseModel, size: int) -> dict:
 
     @tf.function(input_signature=specs, autograph=False)
     def ask(inputs, weights):
-        return folded(inputs, weights)["heatmaps"]
+        return network(inputs, weights)["heatmaps"]
 
     def of(start, stop):
         given = {"image": image, "instance": tf.constant(every[:, start:stop])}
