@@ -45,7 +45,8 @@ back, larger people in the crop and longer training did the rest. What is left i
 up, too, and wrists and ankles that others' limbs cross.
 
 **Looked at.** Of 48 held-out photos with annotated boxes about 30 poses were good, a dozen half good (a limb, or left
-and right), half a dozen bad: folded, flying or half hidden people. Their scores are low, and unsure limbs are not drawn.
+and right), half a dozen bad: folded, flying or half hidden people. Their scores are low, and unsure limbs are not
+drawn.
 
 **Origin and terms.** Photos and labels: Leeds Sports Pose Extended, S. Johnson and M. Everingham, *Learning Effective
 Human Pose Estimation from Inaccurate Annotation*, CVPR 2011, which asks for this citation. The photos belong to their
