@@ -80,6 +80,18 @@ ROWS: dict[str, Weights] = {
         recipe="recipes/cpn_nano_lspet_128x128.py",
         metrics="docs/results/cpn_nano_lspet_128x128.json",
     ),
+    "mipnet_nano.crowds_128x96_v1": Weights(
+        model="mipnet_nano",
+        url="mipnet_nano_crowds_128x96_v1.safetensors",
+        sha256="ffca120fde37a6cba31aecc4e7f99c43ca0f46c92d94e0578925fd954e6b3166",  # mipnet_nano
+        image_hw=(128, 96),
+        skeleton="crowdpose14",
+        options={},
+        license=LSPET,
+        origin="trained here",
+        recipe="recipes/crowd_study.py",
+        metrics="docs/results/mipnet_nano_crowds_128x96.json",
+    ),
 }
 
 

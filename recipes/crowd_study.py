@@ -113,26 +113,28 @@ def score(model, data) -> dict:
 
 
 def found_people(model, data) -> list[dict]:
-    """Returns how many people are found (OKS above 0.5): in their own box at the first asking, and by any pose at all.
+    """Returns of how many people a pose is found (OKS above 0.5), and of how many another's instead.
 
-    Those of whom less than half of the keypoints is shown come first, then the others.
+    `own` and `another` are of the first answer to a person's own box, `any` of all poses of the picture. Those of whom
+    less than half of the keypoints is shown come first, then the others.
     """
     persons, count = data.annotations.persons, model.preset.num_instances
     rows = np.flatnonzero((persons.visibility > 0).any(axis=1))
     image_ids, sigmas = persons.image_ids[rows], np.array(data.skeleton.sigmas)
     boxes, paths = persons.boxes_image_xywh[rows], data.image_paths(image_ids)
     poses = predict_boxes(model, paths, boxes, np.ones(len(rows)), batch_size=BATCH_SIZE).keypoints_xy
-    own, best = np.zeros((2, len(rows)))
+    likeness = np.zeros((len(rows), len(poses)))  # of each person to each pose of the same picture
     for place, row in enumerate(rows):
         labelled, truth = persons.visibility[row] > 0, persons.keypoints_image_xy[row]
-        near = poses[np.repeat(image_ids, count) == image_ids[place]]
-        own[place], best[place] = (
-            oks(truth[labelled], some[:, labelled], persons.area[row], sigmas[labelled]).max()
-            for some in (poses[place * count][None], near)
-        )
+        near = np.repeat(image_ids, count) == image_ids[place]
+        likeness[place, near] = oks(truth[labelled], poses[near][:, labelled], persons.area[row], sigmas[labelled])
+    first = likeness[:, ::count]  # (P, P): the first answer to each person's box
+    own = np.diag(first)
+    shares = {"own": own > 0.5, "another": (first.max(axis=0) > 0.5) & (first.max(axis=0) > own)}
+    shares["any"] = likeness.max(axis=1) > 0.5
     hidden = (persons.visibility[rows] == 2).mean(axis=1) < 0.5
     return [
-        {"persons": int(who.sum()), "own": float((own[who] > 0.5).mean()), "any": float((best[who] > 0.5).mean())}
+        {"persons": int(who.sum()), **{name: float(share[who].mean()) for name, share in shares.items()}}
         for who in (hidden, ~hidden)
     ]
 
@@ -188,13 +190,13 @@ def page(results: dict) -> str:
         losses = [100 * (all_boxes(row) - one_box(row)) for row in crowded]
         alone = [100 * crowded[1][f"AP_instance_{instance}"] for instance in (0, 1)]
         text.append(PAGE_CROWDED.format(losses=losses, alone=alone))
-        text += ["| people of whom is shown | persons | own box, without MIMBs | with | any pose, without | with |"]
-        text += ["| :-- | --: | --: | --: | --: | --: |"]
-        for label, *rows in zip(
-            ("less than half", "half or more"), *(found[twin]["found"] for twin in TWINS), strict=True
-        ):
-            shares = (f"{100 * row[by]:.0f} %" for by in ("own", "any") for row in rows)
-            text.append(f"| {label} | {rows[0]['persons']} | {' | '.join(shares)} |")
+        text += ["| people of whom is shown | persons | network | own box | somebody else's | any pose |"]
+        text += ["| :-- | --: | :-- | --: | --: | --: |"]
+        for place, label in enumerate(("less than half", "half or more")):
+            for twin, title in TWINS.items():
+                row = found[twin]["found"][place]
+                shares = " | ".join(f"{100 * row[name]:.0f} %" for name in ("own", "another", "any"))
+                text.append(f"| {label} | {row['persons']} | {title} | {shares} |")
         text.append("")
         text.append(f"![AP against crowding and against the boxes kept](images/crowd_study_{kind}.svg)")
     return "\n".join([*text, PAGE_CARE])
@@ -222,11 +224,20 @@ persons that they learn, the boxes overlap by an IoU of {train_overlap:.2f} on a
 PAGE_CROWDED = """
 On the most crowded scenes the network without MIMBs loses {losses[0]:.1f} AP when one box of each overlapping pair is
 kept, its twin {losses[1]:.1f}. The first instance alone has {alone[0]:.1f} AP there, the second alone {alone[1]:.1f}.
-Who is found there (OKS above 0.5) in the person's own box at the first asking, and by any pose of the picture:
+Of whom a pose is found there (OKS above 0.5): by the first answer to the person's own box, whether that answer is the
+pose of somebody else instead, and by any pose of the picture. Only what "somebody else" counts can a second answer win.
 """
 
 
 PAGE_CARE = """
+## Why the gain with all boxes is smaller than the paper's
+
+A second answer can win only people whose own box is answered with somebody else's pose. Of figures these are mostly
+those who are hidden for the most part: with such crowds to learn from and exact boxes, the network without MIMBs tells
+from the box whom it is about. Of photos there are more of them, but second answers find few. Neither OKS-NMS nor the
+lower scores of second answers hide the others, for "any pose" counts before both. They are people behind others, whom
+networks of this size find badly even where a box asks for them.
+
 ## To be read with care
 
 One seed, and networks of 0.2 GMACs at 128x96 after a training of minutes: the paper's do 150 times the work and start

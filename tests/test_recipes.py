@@ -161,6 +161,14 @@ def index() -> str:
     return "\n".join(text)
 
 
+def test_the_page_of_the_crowd_study_is_made_of_its_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import crowd_study
+
+    results = json.loads((ROOT / "docs/results/crowd_study.json").read_text())
+    assert (ROOT / "docs/crowd_study.md").read_text() == crowd_study.page(results)
+
+
 def results_of(path: Path) -> str:
     """What is committed of a recipe's results, as a link."""
     found = ROOT / "docs/results" / f"{path.stem}.json"
