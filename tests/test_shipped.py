@@ -43,9 +43,9 @@ annotated boxes; the first rows without flip test, one training each:
 
 {log}
 
-What limited it was learning by heart: photos that were learned from were found far better than others. With that held
-back, larger people in the crop and longer training did the rest. What is left is left and right, which annotators mix
-up, too, and wrists and ankles that others' limbs cross.
+What limited it was learning by heart: photos that were learned from were found far better than others. Which of the
+second training's changes helped how much was not told apart. The recipe repeats its two trainings; the other rows were
+trials that nothing here repeats.
 
 **Looked at.** Of 48 held-out photos, by `kpzoo predict` with annotated boxes, 29 poses were good, 16 half good (a limb,
 or left and right), 3 bad: folded, flying or half hidden people. Their scores are low, and unsure limbs are not drawn.
