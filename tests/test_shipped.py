@@ -33,7 +33,7 @@ Measured on the 1,000 held-out photos of the data set's val split, with annotate
     kpzoo evaluate --model {first} --annotations lspet/annotations/lspet_val.json --images lspet/images/val --json
 
 `mipnet_nano` answers for two people in each box; PCK@0.2 is of its first answers, AP of both together. It learned
-scenes that were composed of these photos: [crowd_study.md](crowd_study.md) has its figures in crowds.
+light crowds that were composed of these photos: [crowd_study.md](crowd_study.md) has its figures in crowds.
 
 PCK@0.2 counts keypoints within a fifth of the torso's length. Two annotators of one photo agree on about three of four
 keypoints within a tenth of the person's size.
