@@ -8,13 +8,16 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import kpzoo
+from kpzoo.data import synthetic
 from kpzoo.data.crops import AUGMENTS
 from kpzoo.losses import default_loss
 from kpzoo.models import build, list_models
 from kpzoo.registry import spec_of
+from kpzoo.report import overlap
 from kpzoo.skeletons import CROWDPOSE14
 from kpzoo.summary import read_log
 from kpzoo.training import load_run
@@ -167,6 +170,46 @@ def test_the_page_of_the_crowd_study_is_made_of_its_results(monkeypatch):
 
     results = json.loads((ROOT / "docs/results/crowd_study.json").read_text())
     assert (ROOT / "docs/crowd_study.md").read_text() == crowd_study.page(results)
+
+
+def test_the_crowd_study_tells_whose_pose_each_answer_is(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import crowd_study
+
+    likeness = np.array([[0.9, 0.6, 0.0], [0.8, 0.7, 0.0], [0.0, 0.3, 0.5]])  # of the answers to three boxes, to people
+    assert crowd_study.whose(likeness).tolist() == ["own", "another", "nobody"]
+
+
+def test_the_crowd_study_scores_people_who_are_well_seen_and_who_stand(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPES))
+    import crowd_study
+
+    synthetic.make_dataset(tmp_path, 60, crowding=0.9, people=(2, 2))
+    data = kpzoo.data.load(tmp_path, "train")
+    for chosen, wanted in ((crowd_study.well_seen(data), shows_most), (crowd_study.standing(data), is_upright)):
+        persons = data.annotations.persons
+        kept = np.isin(persons.image_ids, chosen.annotations.persons.image_ids)
+        rows = list(zip(persons.keypoints_image_xy, persons.visibility, strict=True))
+        by_hand = np.array([wanted(keypoints, visibility) for keypoints, visibility in rows])
+        whole = np.array([by_hand[persons.image_ids == image_id].all() for image_id in persons.image_ids])
+        if wanted is shows_most:
+            whole &= overlap(data.annotations)[persons.image_index] >= 0.5
+        assert kept.tolist() == whole.tolist()
+        assert 0 < kept.sum() < len(kept)
+        assert len(chosen.annotations.persons.ids) == kept.sum()
+
+
+def shows_most(keypoints_xy: np.ndarray, visibility: np.ndarray) -> bool:
+    return (visibility == 2).sum() >= 0.6 * (visibility > 0).sum()
+
+
+def is_upright(keypoints_xy: np.ndarray, visibility: np.ndarray) -> bool:
+    """Whether the torso is within 40 degrees of the vertical, the legs within 50, of COCO's 17 keypoints."""
+    shoulders, hips, ankles = ((keypoints_xy[i] + keypoints_xy[i + 1]) / 2 for i in (5, 11, 15))
+    if not (visibility[[5, 6, 11, 12, 15, 16]] > 0).all():
+        return False
+    leanings = [np.degrees(np.arctan2(abs(down[0]), down[1])) for down in (hips - shoulders, ankles - hips)]
+    return leanings[0] < 40 and leanings[1] < 50
 
 
 def results_of(path: Path) -> str:
