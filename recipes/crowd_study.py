@@ -254,7 +254,8 @@ def page(results: dict) -> str:
             for label, ap in (("all annotated", all_boxes), ("one of each overlapping pair", one_box)):
                 before, after = (100 * ap(found[twin][name]) for twin in TWINS)
                 text.append(f"| {who} | {label} | {before:.1f} | {after:.1f} | {after - before:+.1f} |")
-        text += [PAGE_CROWDED, "| the most crowded scenes | all | everybody well seen |", "| :-- | --: | --: |"]
+        text.append(PAGE_CROWDED.format(iou=ONE_BOX_IOU, least=LEAST_SEEN))
+        text += ["| the most crowded scenes | all | everybody well seen |", "| :-- | --: | --: |"]
         columns = [reasons(found, name) for name in ("ochuman", SEEN)]
         text += [f"| {label} | {' | '.join(column[label] for column in columns)} |" for label in columns[0]]
         text.append("")
@@ -319,7 +320,8 @@ persons that they learn, the boxes overlap by an IoU of {train_overlap:.2f} on a
 
 PAGE_CROWDED = """
 Where the gain comes from. A pose is somebody's from an OKS of 0.5 on, and the one's whom it fits best. "Everybody well
-seen" are such scenes of boxes that overlap by 0.5 or more, where everybody shows at least 60 % of the keypoints.
+seen" are such scenes of boxes that overlap by {iou} or more, where everybody shows {least:.0%} of the keypoints, or
+more.
 """
 
 
