@@ -340,13 +340,14 @@ PAGE_CARE = """
 * **A misread box mostly stays so.** Where the first answer is somebody else's pose, the second mostly is, too; of well
   seen figures it is the box's person in about half of these boxes. Who is missed otherwise must be found from the box
   of whoever stands in front.
-* Scores hide a point or two: AR, which hardly depends on them, gains so much more than AP. OKS-NMS hides nobody whom
-  "any pose" tells, which counts before it.
+* Scores hide less than two points: AR, which hardly depends on them, gains at most so much more than AP. OKS-NMS hides
+  nobody whom "any pose" tells, which counts before it.
 
 ## To be read with care
 
 One seed, and networks of 0.2 GMACs at 128x96 after a training of minutes: the paper's do 150 times the work and start
-from weights that were trained on COCO for days. What is below a point or two of AP is noise here.
+from weights that were trained on COCO for days. What is below a point or two of AP is noise here. The weights given for
+photos are those of `cpn_nano_lspet_128x128.py`, as trained; those that ship are the same, with kernels in float16.
 """
 
 
