@@ -84,6 +84,7 @@ def _read_record(folder: Path) -> dict:
 
 
 def _refuse_changes(before: Mapping, now: Mapping, folder: Path) -> None:
+    before, now = without_modules(before), without_modules(now)
     unknown = {key: ADDED.get(key, now[key]) for key in {*ADDED, "precision"} & now.keys()}
     before = {**unknown, **before}
     if isinstance(before.get("augment"), Mapping):
@@ -93,6 +94,17 @@ def _refuse_changes(before: Mapping, now: Mapping, folder: Path) -> None:
             f"The run in {str(folder)!r} was started with {key}={str(was)[:200]}. Received: {str(given)[:200]}. "
             "Use the same settings to go on, or another folder to start anew."
         )
+
+
+def without_modules(value):
+    """Returns JSON values of `serialize_keras_object` without the modules of registered classes.
+
+    Keras finds a registered class by its name, so that the module may move between two parts of a run.
+    """
+    if isinstance(value, Mapping):
+        dropped = {"module"} if value.get("registered_name") else set()
+        return {key: without_modules(part) for key, part in value.items() if key not in dropped}
+    return [without_modules(part) for part in value] if isinstance(value, list) else value
 
 
 def _differences(before: Mapping, now: Mapping, prefix: str = "") -> Iterator[tuple[str, object, object]]:

@@ -22,7 +22,7 @@ from kpzoo.devices import hosts, is_chief, make_strategy, of_chief, synchronize_
 from kpzoo.errors import UserError, unknown
 from kpzoo.importers import save_weights
 from kpzoo.pose_model import PoseModel, inner_optimizer
-from kpzoo.runs import follow, held, load_run, resume
+from kpzoo.runs import follow, held, load_run, resume, without_modules
 from kpzoo.summary import LOG, RECORD
 
 __all__ = ["RECORD", "WEIGHTS", "AdamL2", "Ramp", "callbacks", "halving", "is_chief", "load_run", "make_strategy"]
@@ -254,7 +254,8 @@ def _described(model: PoseModel, precision: str | None) -> dict:
     while config:
         config.pop("name")
         config = config.get("inner_optimizer", {}).get("config")
-    return {"precision": policy, "optimizer": optimizer, "loss": keras.saving.serialize_keras_object(model.loss)}
+    loss = keras.saving.serialize_keras_object(model.loss)
+    return without_modules({"precision": policy, "optimizer": optimizer, "loss": loss})
 
 
 def _averaged(model: PoseModel, ask: Callable | None) -> Callable | None:

@@ -375,3 +375,7 @@ def test_composed_scenes_stand_in_for_a_share_of_the_crops(folder):
 def test_crowds_that_cannot_be_are_refused(how):
     with pytest.raises(UserError, match="must"):
         compose.Crowd(None, **how)
+
+
+def test_data_sets_of_before_are_recognised():
+    assert compose.GENERATOR.split()[0] == "kpzoo.data.compose"  # what is written in them; it must not follow the module's name

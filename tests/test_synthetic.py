@@ -274,3 +274,7 @@ def test_a_failure_half_way_leaves_the_old_split_as_it_was(tmp_path, monkeypatch
 def test_drawing_does_not_need_tensorflow():
     code = "import sys, kpzoo.data.synthetic as s; s.draw_scene(0); sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_data_sets_of_before_are_recognised():
+    assert synthetic.GENERATOR.split()[0] == "kpzoo.data.synthetic"  # what is written in them; it must not follow the module's name

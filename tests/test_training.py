@@ -422,6 +422,25 @@ def test_a_run_of_before_there_were_these_options_goes_on(small_folder, tmp_path
         training.run(tiny_model, data, tmp_path, epochs=2, **how, instance_rule="official")
 
 
+def test_a_run_whose_record_names_modules_of_before_goes_on(small_folder, tmp_path):
+    def make_model():
+        return tiny_model(training.AdamL2(training.Ramp(1e-3, 0.5, 2)))
+
+    data, how = load(small_folder, "train"), dict(batch_size=4, steps_per_epoch=1, augment=None)
+    training.run(make_model, data, tmp_path, epochs=1, **how)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert "module" not in record["optimizer"] and "module" not in record["loss"]
+    record["optimizer"]["module"] = "kpzoo.training"
+    record["optimizer"]["config"]["learning_rate"]["module"] = "kpzoo.training"
+    record["loss"]["module"] = "kpzoo.losses"
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert training.run(make_model, data, tmp_path, epochs=2, **how).optimizer.iterations == 2
+    with pytest.raises(UserError, match="optimizer.config.l2"):
+        training.run(
+            lambda: tiny_model(training.AdamL2(training.Ramp(1e-3, 0.5, 2), l2=0.5)), data, tmp_path, epochs=2, **how
+        )
+
+
 def test_a_run_on_other_annotations_or_in_anothers_folder_is_refused(small_folder, tmp_path):
     data = load(small_folder, "train")
     how = dict(epochs=1, batch_size=4, steps_per_epoch=1, augment=None)

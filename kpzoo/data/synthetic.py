@@ -20,7 +20,7 @@ from kpzoo.data.figures.scenery import darken_disc, draw_backdrop, draw_occluder
 from kpzoo.errors import UserError
 from kpzoo.skeletons import COCO17
 
-GENERATOR = f"{__name__} 1"  # the number grows when the same seed gives other pictures
+GENERATOR = "kpzoo.data.synthetic 1"  # written into data sets; the number grows when a seed gives other pictures
 _NOBODY = 255
 _HIPS = [COCO17.keypoints.index(name) for name in ("left_hip", "right_hip")]
 _LEAST_SHOWN = 0.2  # of a person's pixels; who is hidden more is left out of the scene
