@@ -16,9 +16,10 @@ import tensorflow as tf
 from inference import lively
 
 import kpzoo
-from kpzoo import geometry, heatmaps, images, streams
-from kpzoo.acceleration import accelerate, has_bfloat16
-from kpzoo.data import crops, synthetic
+from kpzoo import crops, geometry, heatmaps, images
+from kpzoo.inference import batching
+from kpzoo.inference.acceleration import accelerate, has_bfloat16
+from kpzoo.scenes import drawn
 
 FIRST = "picture by picture, model.predict"
 
@@ -27,7 +28,7 @@ def make_pictures(folder: Path, count: int) -> tuple[list[Path], list[np.ndarray
     """Writes drawn scenes; returns their files and boxes."""
     paths, boxes = [], []
     for seed in range(count):
-        pixels, persons = synthetic.draw_scene(seed, crowding=0.5)
+        pixels, persons = drawn.draw_scene(seed, crowding=0.5)
         paths.append(folder / f"{seed:04d}.jpg")
         images.write_image(paths[-1], pixels)
         boxes.append(np.array([person["bbox"] for person in persons], float).reshape(-1, 4))
@@ -38,7 +39,7 @@ def one_by_one(model, paths, boxes) -> list[np.ndarray]:
     """Returns keypoints as a first script would find them: picture by picture, the flip test as a second call."""
     codec, preset = heatmaps.CODECS[model.preset.codec], model.preset
     rule, found = geometry.CROP_RULES[codec.crop_rule], []
-    cut = streams.cropper(preset.image_hw, rule.fill_rgb)
+    cut = batching.cropper(preset.image_hw, rule.fill_rgb)
     for path, given in zip(paths, boxes, strict=True):
         views = geometry.views(given, rule, preset.image_hw)
         maps = geometry.crop_to_image(views, preset.image_hw).astype(np.float32)

@@ -17,10 +17,10 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import heatmaps
-from kpzoo.acceleration import PRECISIONS, Accelerated, accelerate, ask_all, has_bfloat16
 from kpzoo.export import parity, to_savedmodel
-from kpzoo.importers import build_arguments, read_description
+from kpzoo.inference.acceleration import PRECISIONS, Accelerated, accelerate, ask_all, has_bfloat16
 from kpzoo.pose_model import PoseModel
+from kpzoo.weights import build_arguments, read_description
 
 AS_IT_IS = ("model.predict", "tf.function(model)")
 EXPORTED = "SavedModel, serving_default"

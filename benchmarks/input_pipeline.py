@@ -22,9 +22,10 @@ import numpy as np
 import tensorflow as tf
 
 import kpzoo
-from kpzoo import geometry, heatmaps
-from kpzoo.data import batches, compose, crops, pack, packing
-from kpzoo.data.cutouts import Cutouts
+from kpzoo import crops, geometry, heatmaps
+from kpzoo.data import batches, pack, packing
+from kpzoo.scenes import composed
+from kpzoo.scenes.cutouts import Cutouts
 
 BATCH = 32
 IMAGE_HW = (256, 192)
@@ -106,7 +107,7 @@ def opencv_loop(data):
 
 def ways(data, model, folder: str, num_batches: int) -> dict:
     """Returns calls that take the time of a sample, each way's; the pack goes to `folder`."""
-    crowd = compose.Crowd(Cutouts(data), share=1.0)
+    crowd = composed.Crowd(Cutouts(data), share=1.0)
     packed = pack.open_pack(packing.write_pack(data, f"{folder}/pack", image_hw=IMAGE_HW))
     sources = {
         LOOP: opencv_loop(data),

@@ -46,12 +46,12 @@ TWO_QUERIES = {"mipnet_res50": 1.67, "mipnet_hrnet_w48": 1.42}  # over one: `mac
 def input_rate(image_hw: tuple[int, int]) -> float:
     """Returns how many augmented training crops a second one core makes of drawn photos."""
     import kpzoo
-    from kpzoo.data import synthetic
     from kpzoo.data.batches import make_dataset
+    from kpzoo.scenes import drawn
 
     model = kpzoo.build("cpn_tiny", image_hw=image_hw)
     with tempfile.TemporaryDirectory() as folder:
-        synthetic.make_dataset(folder, 16, image_hw=PHOTO_HW, split="train")
+        drawn.make_dataset(folder, 16, image_hw=PHOTO_HW, split="train")
         data = kpzoo.data.load(folder, "train")
         batches = iter(make_dataset(data, model, BATCH_SIZE, augment="hrnet"))
         for _ in range(3):

@@ -15,7 +15,7 @@ from unittest import mock
 import measure
 
 import kpzoo
-from kpzoo import fresh
+from kpzoo.models import fresh
 
 PLAIN = "build, draw all weights, then load a file"
 QUICK = "build, with a weights file"

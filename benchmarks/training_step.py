@@ -21,10 +21,10 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import heatmaps, training
-from kpzoo.callbacks import Throughput
 from kpzoo.losses import default_loss
 from kpzoo.models import blocks
 from kpzoo.models.counting import count_macs
+from kpzoo.training.keras_callbacks import Throughput
 
 POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 STEPS = 3  # in one round of `fit`

@@ -3,34 +3,24 @@
 The names below are imported when they are first used, so that `import kpzoo` is quick and quiet.
 """
 
-import importlib
+from kpzoo import lazy
 
 __version__ = "0.1.0"
 
-_HOME = {
+_FUNCTIONS = {
     "build": "kpzoo.models",
     "list_models": "kpzoo.models",
     "info": "kpzoo.models",
-    "load_weights": "kpzoo.importers",
-    "save_weights": "kpzoo.importers",
-    "accelerate": "kpzoo.acceleration",
+    "load_weights": "kpzoo.weights",
+    "save_weights": "kpzoo.weights",
+    "accelerate": "kpzoo.inference",
     "predict": "kpzoo.inference",
-    "predict_to_folder": "kpzoo.bulk",
+    "predict_to_folder": "kpzoo.inference",
     "evaluate": "kpzoo.evaluation",
 }
-_MODULES = ("data", "detect", "drawing", "evaluation", "export", "geometry", "heatmaps", "importers", "losses")
-_MODULES += ("models", "nms", "poses", "skeletons", "training")
+_MODULES = ["data", "drawing", "evaluation", "export", "geometry", "heatmaps", "images", "inference", "losses"]
+_MODULES += ["models", "nms", "poses", "scenes", "skeletons", "training", "weights"]
+_MODULES = {name: f"kpzoo.{name}" for name in _MODULES}
+_MODULES |= {"detectors": "kpzoo.inference.detectors", "metrics": "kpzoo.evaluation.metrics"}
 
-__all__ = [*_HOME, *_MODULES]
-
-
-def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
-    if name in _MODULES:
-        return importlib.import_module(f"kpzoo.{name}")
-    raise AttributeError(f"module 'kpzoo' has no attribute {name!r}. It has {', '.join(__all__)}.")
-
-
-def __dir__():
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__, __all__ = lazy.attach(__name__, {**_FUNCTIONS, **_MODULES})

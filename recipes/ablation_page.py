@@ -10,7 +10,7 @@ from math import sqrt
 from pathlib import Path
 from statistics import mean, stdev
 
-from kpzoo.charts import dots
+from kpzoo.html.charts import dots
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,12 @@ import keras
 import tensorflow as tf
 
 import kpzoo
-from kpzoo import locks, training
-from kpzoo.data import compose, crops, synthetic
+from kpzoo import crops, files, training
 from kpzoo.errors import UserError, unknown
 from kpzoo.inference import POSE_NMS
 from kpzoo.losses import CPNLoss, HeatmapLoss, MultiInstanceLoss
 from kpzoo.models.counting import count_macs, count_params
+from kpzoo.scenes import composed, drawn
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--data", type=Path, help="the photos' folder")
@@ -157,12 +157,12 @@ def crowds(args) -> Path:
     folder = args.out / "crowds"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
-        locks.hold(lock)
+        files.hold(lock)
         for split, count in NUM_CROWDS.items():
             if not (folder / f"annotations/person_keypoints_{split}.json").exists():
                 print(f"composing crowds for {split} …", flush=True)
                 source = kpzoo.data.load(args.data, split)
-                compose.make_dataset(source, folder, SMOKE_SCENES if args.smoke else count, split=split, **CROWDS)
+                composed.make_dataset(source, folder, SMOKE_SCENES if args.smoke else count, split=split, **CROWDS)
     return folder
 
 
@@ -173,7 +173,7 @@ def settle(name: str, seed: int, args, wait: bool = False) -> None:
     path = args.out / "rows" / f"{name}_seed{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_suffix(".lock").open("w") as lock:
-        if not locks.hold(lock, wait=wait):
+        if not files.hold(lock, wait=wait):
             return
         if not path.exists():
             print(f"{name}, seed {seed} …", flush=True)
@@ -210,7 +210,7 @@ def merge(args) -> None:
     """Puts the files of all rows so far into the results file; rows of the same study made elsewhere stay."""
     args.results.parent.mkdir(parents=True, exist_ok=True)
     with (args.out / ".merge.lock").open("w") as lock:
-        locks.hold(lock)
+        files.hold(lock)
         results = {"command": "python recipes/ablations.py --data PHOTOS", "settings": settings(args), "rows": {}}
         if args.results.exists():
             results = json.loads(args.results.read_text())
@@ -257,7 +257,7 @@ def main(args) -> None:
         args.epochs, args.seeds, args.data = 1, args.seeds[:1], args.out / "scenes"
         args.results = args.out / "results.json"
         for split in ("train", "val"):
-            synthetic.make_dataset(args.data, SMOKE_SCENES, split=split, people=(2, 2), overwrite=True)
+            drawn.make_dataset(args.data, SMOKE_SCENES, split=split, people=(2, 2), overwrite=True)
     elif args.data is None:
         parser.error("--data FOLDER is needed, or --smoke")
     if args.results.exists():

@@ -8,8 +8,8 @@ from pathlib import Path
 import kpzoo
 from kpzoo import evaluation, training
 from kpzoo.commands.parsing import add_scaling_arguments, crop_count, scaling_options
-from kpzoo.data import synthetic
 from kpzoo.pose_model import PoseModel
+from kpzoo.scenes import drawn
 
 SMOKE_BATCH, SMOKE_STEPS, SMOKE_SCENES = 2, 3, 3
 
@@ -68,7 +68,7 @@ def train(
         args.out = Path(tempfile.mkdtemp(prefix="kpzoo_smoke_"))
         args.data, args.val_data, args.weights = args.out / "scenes", None, None
         for split in splits:
-            synthetic.make_dataset(args.data, SMOKE_SCENES, split=split, people=(2, 2), crowding=0.7)
+            drawn.make_dataset(args.data, SMOKE_SCENES, split=split, people=(2, 2), crowding=0.7)
         batch_size, crops_per_epoch, epochs = SMOKE_BATCH, SMOKE_BATCH * SMOKE_STEPS, 1
     options = scaling_options(args)
     if args.batch_size:

@@ -22,8 +22,7 @@ from pathlib import Path
 import keras
 
 import kpzoo
-from kpzoo import evaluation, images, training
-from kpzoo.data import crops
+from kpzoo import crops, evaluation, images, training
 from kpzoo.losses import CPNLoss
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

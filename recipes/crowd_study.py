@@ -23,14 +23,14 @@ import keras
 import numpy as np
 
 import kpzoo
-from kpzoo import evaluation, images, training
-from kpzoo.charts import lines
-from kpzoo.data import compose, crops, synthetic
+from kpzoo import crops, evaluation, images, training
 from kpzoo.errors import UserError
+from kpzoo.evaluation.report import overlap
+from kpzoo.html.charts import lines
 from kpzoo.inference import POSE_NMS, predict_boxes
 from kpzoo.losses import CPNLoss, MultiInstanceLoss
 from kpzoo.nms import oks
-from kpzoo.report import overlap
+from kpzoo.scenes import composed, drawn
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--out", type=Path, default=Path("runs/crowd_study"), help="folder for everything that is made")
@@ -86,11 +86,11 @@ def make_scenes(kind: str, folder: Path, args) -> None:
             count = 24 if split == "train" else 8
         print(f"making {count} scenes of {kind} for {split} …", flush=True)
         if kind == "figures":
-            synthetic.make_dataset(folder, count, split=split, **how)
+            drawn.make_dataset(folder, count, split=split, **how)
         else:
             source = kpzoo.data.load(args.photos, "train" if split == "train" else "val")
             source = standing(source) if split in (*CROWDING, SEEN) else source
-            compose.make_dataset(source, folder, count, split=split, **how)
+            composed.make_dataset(source, folder, count, split=split, **how)
 
 
 def held_out(kind: str) -> list[str]:

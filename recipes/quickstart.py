@@ -13,9 +13,9 @@ from pathlib import Path
 import keras
 
 import kpzoo
-from kpzoo import evaluation, export, images, training
-from kpzoo.data import crops, synthetic
+from kpzoo import crops, evaluation, export, images, training
 from kpzoo.losses import CPNLoss, MultiInstanceLoss
+from kpzoo.scenes import drawn
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder for everything that is made")
@@ -40,7 +40,7 @@ def make_scenes(folder: Path, num_train: int, num_val: int, **how) -> list[kpzoo
     for split, count in (("train", num_train), ("val", num_val)):
         if not (folder / f"annotations/person_keypoints_{split}.json").exists():
             print(f"drawing {count} scenes for {split} …", flush=True)
-            synthetic.make_dataset(folder, count, split=split, **how)
+            drawn.make_dataset(folder, count, split=split, **how)
     return [kpzoo.data.load(folder, split) for split in ("train", "val")]
 
 

@@ -9,10 +9,10 @@ import keras
 import pytest
 
 import kpzoo
-from kpzoo.data import synthetic
 from kpzoo.errors import UserError
 from kpzoo.models.counting import count_macs
-from kpzoo.registry import spec_of
+from kpzoo.models.registry import spec_of
+from kpzoo.scenes import drawn
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "docs/results/ablations.json", ROOT / "docs/results.md"
@@ -157,8 +157,8 @@ def test_all_rows_of_a_process_compute_alike(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ablations.training, "run", run)
-    synthetic.make_dataset(tmp_path / "scenes", 2, split="train")
-    synthetic.make_dataset(tmp_path / "scenes", 1, split="val")
+    drawn.make_dataset(tmp_path / "scenes", 2, split="train")
+    drawn.make_dataset(tmp_path / "scenes", 1, split="val")
     args = argparse.Namespace(smoke=False, data=tmp_path / "scenes", out=tmp_path, epochs=1)
     for name in ("cpn", "cpn_l2"):
         with pytest.raises(KeyboardInterrupt):

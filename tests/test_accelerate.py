@@ -7,9 +7,10 @@ import tensorflow as tf
 from test_export import lively
 
 import kpzoo
-from kpzoo import acceleration, heatmaps
-from kpzoo.acceleration import accelerate, ask_all, ask_both_sides
+from kpzoo import heatmaps
 from kpzoo.errors import UserError
+from kpzoo.inference import acceleration
+from kpzoo.inference.acceleration import accelerate, ask_all, ask_both_sides
 from kpzoo.models.blocks import ResizeBilinear
 
 NAMES = ["cpn_tiny", "mipnet_tiny", "hrnet_tiny", "hourglass_tiny", "simplebaseline_tiny"]

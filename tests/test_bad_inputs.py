@@ -26,11 +26,12 @@ from test_coco import K, annotation, box, changed, content, del_, keypoints_with
 from test_images import CMYK_JPEG, WEB_PAGE, encoded, png_that_claims, scene, with_exif
 
 import kpzoo
-from kpzoo import cli, images, weights
+from kpzoo import cli, images
 from kpzoo.data import files, json_file
 from kpzoo.data.coco import read_annotations, training_persons
 from kpzoo.data.results import read_boxes, read_results, write_results
 from kpzoo.errors import UserError
+from kpzoo.weights import published
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/reliability.md"
 NAN = float("nan")
@@ -266,7 +267,7 @@ def test_nobody_labelled_is_said_so(load, tmp_path, capsys):
 
 @row(17, "Persons marked iscrowd", "Not trained on; in the evaluation poses on them are neither right nor wrong")
 def test_crowds_are_ignored(load, tmp_path):
-    from kpzoo.metrics import average_precision
+    from kpzoo.evaluation.metrics import average_precision
 
     crowd = np.reshape(annotation()["keypoints"], (K, 3)) + [60, 60, 0]
     crowd = np.where(crowd[:, 2:] > 0, crowd, 0).ravel().tolist()
@@ -376,7 +377,7 @@ def test_a_picture_that_was_cut_off_is_left_out(model, tmp_path):
 def test_animations_give_their_first_frame(model, tmp_path):
     import tensorflow as tf
 
-    from kpzoo.data import crops
+    from kpzoo import crops
 
     animation = cv2.Animation()
     animation.frames = [np.full((10, 12, 4), grey, np.uint8) for grey in (255, 0)]
@@ -393,11 +394,11 @@ def test_animations_give_their_first_frame(model, tmp_path):
 
 @row(28, "A picture with an EXIF rotation", "Turned upright for predictions; data sets count stored pixels")
 def test_exif_turns_predictions_and_not_data_sets(tmp_path):
-    from kpzoo import sources
+    from kpzoo.inference import pictures
 
     path = tmp_path / "a.jpg"
     path.write_bytes(with_exif(encoded(".jpg"), 6))
-    (picture,) = sources.open_source(path)
+    (picture,) = pictures.open_source(path)
     assert picture.image.shape == (64, 32, 3)
     assert files.decoded([str(path)]) == {str(path): (32, 64)}
 
@@ -515,13 +516,13 @@ def saved(model, tmp_path_factory):
     "Refused, or read as far as it goes: whole results, code 2, the number of lost frames",
 )  # fmt: skip
 def test_videos_are_read_as_far_as_they_go(saved, tmp_path, capsys):
-    from kpzoo import sources
+    from kpzoo.inference import pictures
 
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "none.avi").touch()
     for source, message in (("text.mp4", "no codec"), ("none.avi", "Cannot open"), ("gone.mp4", "There is no video")):
-        assert message in refusal(sources.open_source, tmp_path / source)
-    assert "Is a camera connected?" in refusal(sources.open_source, "webcam:99")
+        assert message in refusal(pictures.open_source, tmp_path / source)
+    assert "Is a camera connected?" in refusal(pictures.open_source, "webcam:99")
     whole = write_video(tmp_path / "v.avi", 20).read_bytes()
     (tmp_path / "cut.avi").write_bytes(whole[: len(whole) * 6 // 10])
     arguments = ["--model", "cpn_tiny", "--weights", saved, "--image-size", "64x64", "--detector", "whole", "--no-flip"]
@@ -536,7 +537,7 @@ def test_videos_are_read_as_far_as_they_go(saved, tmp_path, capsys):
 
 @row(36, "No boxes at all", "No poses, with the right shapes; AP 0.0 where there are persons")
 def test_no_boxes_give_no_poses(model, load, tmp_path):
-    from kpzoo.metrics import average_precision
+    from kpzoo.evaluation.metrics import average_precision
 
     poses = poses_of(model, noise(), [])
     assert poses.keypoints_xy.shape == (0, K, 2) and poses.keypoint_scores.shape == (0, K) and len(poses) == 0
@@ -576,7 +577,7 @@ def test_boxes_outside_are_left_out_and_reported(model, load, tmp_path):
 def test_ten_thousand_boxes_go_batch_by_batch(model, monkeypatch):
     import tensorflow as tf
 
-    from kpzoo import inference, streams
+    from kpzoo.inference import batching, predictor
 
     rows = []
 
@@ -587,8 +588,8 @@ def test_ten_thousand_boxes_go_batch_by_batch(model, monkeypatch):
     def blank(image, maps):
         return tf.zeros((len(maps), 64, 64, 3))
 
-    monkeypatch.setattr(inference, "make_predictor", lambda *args: counting)
-    monkeypatch.setattr(streams, "cropper", lambda *args: blank)
+    monkeypatch.setattr(predictor, "make_predictor", lambda *args: counting)
+    monkeypatch.setattr(batching, "cropper", lambda *args: blank)
     assert len(poses_of(model, noise(), np.repeat(BOX, 10_000, axis=0), batch_size=100)) == 10_000
     assert len(rows) >= 100 and max(rows) == 100
 
@@ -678,32 +679,32 @@ TAG = "cpn_tiny.noise_64x64_v1"
 
 
 @pytest.fixture
-def published(saved, tmp_path, monkeypatch):
+def cached(saved, tmp_path, monkeypatch):
     """A published row whose file lies on this machine; returns where its copy is kept."""
     import hashlib
 
     digest = hashlib.sha256(saved.read_bytes()).hexdigest()
     options = dict(image_hw=(64, 64), skeleton="coco17", options={}, license="-", origin="-", recipe="-", metrics="-")
-    published_row = weights.Weights(model="cpn_tiny", url=saved.as_uri(), sha256=digest, **options)
-    monkeypatch.setitem(weights.ROWS, TAG, published_row)
+    published_row = published.Weights(model="cpn_tiny", url=saved.as_uri(), sha256=digest, **options)
+    monkeypatch.setitem(published.ROWS, TAG, published_row)
     monkeypatch.setenv("KPZOO_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("KPZOO_OFFLINE", raising=False)
     return tmp_path / "home/tiny.weights.h5"
 
 
 @row(50, "A cached file with another SHA-256 than published", "Removed before anything reads it, and fetched anew")
-def test_a_cached_file_that_was_changed_is_removed(published, saved, monkeypatch, capsys):
-    weights.fetch(TAG)
-    data = bytearray(published.read_bytes())
+def test_a_cached_file_that_was_changed_is_removed(cached, saved, monkeypatch, capsys):
+    published.fetch(TAG)
+    data = bytearray(cached.read_bytes())
     data[1000] ^= 1
-    published.write_bytes(data)
-    assert weights.fetch(TAG).read_bytes() == saved.read_bytes()
+    cached.write_bytes(data)
+    assert published.fetch(TAG).read_bytes() == saved.read_bytes()
     assert "has been removed" in capsys.readouterr().err
-    published.write_bytes(data)
+    cached.write_bytes(data)
     monkeypatch.setenv("KPZOO_OFFLINE", "1")
-    monkeypatch.setattr("kpzoo.importers.files.read_state", lambda path: pytest.fail("it was read"))
+    monkeypatch.setattr("kpzoo.weights.files.read_state", lambda path: pytest.fail("it was read"))
     message = refusal(build_with, TAG)
-    assert not published.exists() and published.name in message and weights.ROWS[TAG].sha256 in message
+    assert not cached.exists() and cached.name in message and published.ROWS[TAG].sha256 in message
 
 
 @row(51, "Weights for another number of keypoints", "A short message that names head='new', which takes them")
@@ -824,9 +825,10 @@ def compiled():
     "The kill is an exception halfway through the file; processes are killed in test_faults.py.",
 )  # fmt: skip
 def test_a_checkpoint_that_was_not_finished_costs_one_epoch(compiled, tmp_path, monkeypatch, capsys):
-    from kpzoo import callbacks, training
+    from kpzoo import training
+    from kpzoo.training import keras_callbacks
 
-    checkpoint = callbacks.Checkpoint(tmp_path)
+    checkpoint = keras_callbacks.Checkpoint(tmp_path)
     checkpoint.set_model(compiled)
     checkpoint.on_train_batch_end(2)
     for epoch in (0, 1):
@@ -897,26 +899,26 @@ def test_a_full_disk_leaves_nothing_half(model, compiled, small_folder, tmp_path
     63, "Two processes that fetch the same weights", "One fetches, the others wait for it",
     "Three threads, for which the lock of the file is the same; two processes are in test_weights.py.",
 )  # fmt: skip
-def test_two_processes_share_one_download(published, monkeypatch):
+def test_two_processes_share_one_download(cached, monkeypatch):
     copied = []
 
-    def slow_copy(answer, file, label, copy=weights._copy):
+    def slow_copy(answer, file, label, copy=published._copy):
         copied.append(label)
         threading.Event().wait(0.2)
         copy(answer, file, label)
 
-    monkeypatch.setattr(weights, "_copy", slow_copy)
+    monkeypatch.setattr(published, "_copy", slow_copy)
     paths = []
-    threads = [threading.Thread(target=lambda: paths.append(weights.fetch(TAG))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: paths.append(published.fetch(TAG))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(copied) == 1 and paths == [published] * 3
+    assert len(copied) == 1 and paths == [cached] * 3
 
 
 @row(64, "No network, and weights that are not there yet", "File name, URL, and where to put the file")
-def test_without_a_network_the_place_for_the_file_is_told(published, monkeypatch, model):
+def test_without_a_network_the_place_for_the_file_is_told(cached, monkeypatch, model):
     from dataclasses import replace
 
     def blocked(*args, **kwargs):
@@ -925,10 +927,10 @@ def test_without_a_network_the_place_for_the_file_is_told(published, monkeypatch
     monkeypatch.setattr(socket, "socket", blocked)
     monkeypatch.setattr(socket, "create_connection", blocked)
     url = "https://weights.invalid/tiny.weights.h5"
-    monkeypatch.setitem(weights.ROWS, TAG, replace(weights.ROWS[TAG], url=url))
-    message = refusal(weights.fetch, TAG)
-    assert url in message and str(published) in message and "SHA-256" in message
-    assert [path for path in published.parent.iterdir() if not path.name.endswith(".lock")] == []
+    monkeypatch.setitem(published.ROWS, TAG, replace(published.ROWS[TAG], url=url))
+    message = refusal(published.fetch, TAG)
+    assert url in message and str(cached) in message and "SHA-256" in message
+    assert [path for path in cached.parent.iterdir() if not path.name.endswith(".lock")] == []
     assert len(poses_of(model, noise())) == 1  # nothing else needs a network
 
 
@@ -996,13 +998,13 @@ def test_unknown_options_are_named(capsys, tmp_path):
 
 @row(70, "Ctrl-C, or SIGTERM as a scheduler sends it", "A clean stop with code 130; a run keeps its last checkpoint")
 def test_a_signal_is_a_clean_stop(monkeypatch, capsys, tmp_path, hears_ctrl_c):
-    from kpzoo.data import synthetic
+    from kpzoo.scenes import drawn
 
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody takes SIGTERM"))
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             monkeypatch.setattr(
-                synthetic, "make_dataset", lambda *args, number=number, **kwargs: signal.raise_signal(number)
+                drawn, "make_dataset", lambda *args, number=number, **kwargs: signal.raise_signal(number)
             )
             code, _, told = command(capsys, "data", "make", tmp_path / "scenes")
             assert code == 130 and told == "kpzoo: stopped\n"
@@ -1059,14 +1061,15 @@ def test_exports_that_cannot_be_are_explained(model, tmp_path):
 
 @row(74, "A damaged ONNX file or SavedModel", "Refused by its path")
 def test_damaged_exports_are_refused(model, tmp_path):
-    from kpzoo import detect, export
+    from kpzoo import export
+    from kpzoo.inference import detectors
 
     (tmp_path / "bad.onnx").write_bytes(b"junk")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/saved_model.pb").write_bytes(b"junk")
     assert "bad.onnx' is not an ONNX file" in refusal(export.compare, model, tmp_path / "bad.onnx")
     assert "bad' is not a SavedModel" in refusal(export.compare, model, tmp_path / "bad")
-    detector = detect.OnnxDetector(tmp_path / "bad.onnx")
+    detector = detectors.OnnxDetector(tmp_path / "bad.onnx")
     assert "not an ONNX model that onnxruntime can load" in refusal(detector.detect, [noise()])
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import kpzoo
-from kpzoo import fresh
-from kpzoo.data import synthetic
+from kpzoo.models import fresh
 from kpzoo.models.counting import count_macs
+from kpzoo.scenes import drawn
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -45,13 +45,13 @@ def test_the_arithmetic_of_scaling_is_that_of_a_pencil(monkeypatch):
 
 
 def test_a_core_feeds_what_one_of_two_threads_makes_of_photos():
-    drawn = [{"crop": "256x192", scaling.RATE: 600.0}, {"crop": "384x288", scaling.RATE: 300.0}]
+    crops = [{"crop": "256x192", scaling.RATE: 600.0}, {"crop": "384x288", scaling.RATE: 300.0}]
     samples = [
         {"way": "kpzoo, 1 thread", "samples/s": "490 (480 … 500)"},
         {"way": "kpzoo, 2 threads", "samples/s": "900 (880 … 910)"},
         {"way": "kpzoo, packed, 2 threads", "samples/s": "1200 (1100 … 1300)"},
     ]
-    assert [list(row.values()) for row in scaling.feeding(drawn, samples)] == [
+    assert [list(row.values()) for row in scaling.feeding(crops, samples)] == [
         ["256x192", 450, 600],
         ["384x288", 225, 300],
     ]
@@ -139,7 +139,7 @@ def test_the_input_benchmark_times_the_loop_the_stream_and_each_stage(no_peaks, 
     import input_pipeline
 
     monkeypatch.setattr(input_pipeline, "SAMPLES", 32)
-    synthetic.make_dataset(tmp_path / "drawn", 6, split="train", seed=3)
+    drawn.make_dataset(tmp_path / "drawn", 6, split="train", seed=3)
     input_pipeline.main(["--data", str(tmp_path / "drawn"), "--batches", "1", "--rounds", "1"])
     text = capsys.readouterr().out
     for part in (input_pipeline.LOOP, "kpzoo, 2 threads", *input_pipeline.COMPOSED, "decode the window"):

@@ -15,10 +15,14 @@ import tensorflow as tf
 from test_report import Tags
 
 import kpzoo
-from kpzoo import callbacks, charts, cli, evaluation, summary, training
+from kpzoo import cli, evaluation, training
+from kpzoo.data.batches import make_dataset
 from kpzoo.data.files import load
 from kpzoo.errors import UserError
+from kpzoo.evaluation import evaluator
+from kpzoo.html import charts
 from kpzoo.losses import default_loss
+from kpzoo.training import keras_callbacks, summary
 
 
 def events(folder) -> list[tuple[str, int, object]]:
@@ -36,7 +40,7 @@ def events(folder) -> list[tuple[str, int, object]]:
 def test_event_files_have_numbers_and_pictures_and_need_no_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    writer = callbacks.Events(tmp_path, lambda: picture)
+    writer = keras_callbacks.Events(tmp_path, lambda: picture)
     for epoch, loss in enumerate([0.5, 0.25, 0.125]):
         writer.on_epoch_end(epoch, {"loss": loss, "val_AP": 0.75})
         assert (tmp_path / summary.SHEET).exists()
@@ -67,7 +71,7 @@ def run_folder(tmp_path):
         "epoch,loss,loss_refine,val_AP,val_APM,learning_rate,images_per_s\n"
         "1,200,150,,,0.001,30\n2,nan,110,0.25,-1,0.001,40\n3,100,70,0.5,-1,0.0005,35\n4,120,80,0.375,-1,0.0005,35\n"
     )
-    callbacks.write_image(tmp_path / summary.SHEET, np.full((40, 30, 3), 90, np.uint8))
+    keras_callbacks.write_image(tmp_path / summary.SHEET, np.full((40, 30, 3), 90, np.uint8))
     return tmp_path
 
 
@@ -125,7 +129,7 @@ def test_an_axis_has_few_round_ticks_around_its_numbers(values, ticks):
 
 
 def test_a_log_keeps_the_rows_of_a_run_that_had_fewer_columns(tmp_path):
-    log = callbacks.EpochLog(tmp_path / "log.csv")
+    log = keras_callbacks.EpochLog(tmp_path / "log.csv")
     log.on_epoch_end(0, {"loss": 2.0})
     log.on_epoch_end(1, {"loss": 1.0, "loss_refine": 0.5})
     log.on_epoch_end(1, {"loss": 1.0, "loss_refine": 0.75})  # cut off before its checkpoint, and redone
@@ -169,11 +173,11 @@ def test_a_run_that_goes_on_shows_one_curve_with_the_terms_of_the_loss(name, sma
 def test_a_sheet_shows_all_poses_that_are_found_beside_those_that_are_annotated(small_folder, monkeypatch):
     """A model that knows the targets finds what is annotated, the second instance too."""
     data, model = load(small_folder, "train"), kpzoo.build("mipnet_tiny", image_hw=(64, 64))
-    batch = next(iter(evaluation.make_dataset(data, model, 2)))
+    batch = next(iter(make_dataset(data, model, 2)))
     sheets = []
     for known in (batch["heatmaps"], batch["heatmaps"] * np.array([1, 0], np.float32)[:, None, None, None]):
         knowing = SimpleNamespace(heatmaps=lambda *_, known=known: tf.convert_to_tensor(known))
-        monkeypatch.setattr(evaluation, "accelerate", lambda *_, knowing=knowing: knowing)
+        monkeypatch.setattr(evaluator, "accelerate", lambda *_, knowing=knowing: knowing)
         sheet = np.asarray(evaluation.progress_sheet(model, data, 2))
         step = (sheet.shape[1] - 4) // 8
         sheets.append([sheet[4:68, 4 + step * index : 68 + step * index] for index in range(8)])

@@ -9,9 +9,11 @@ import sys
 import pytest
 
 import kpzoo
-from kpzoo import callbacks, cli, images, sources, training
+from kpzoo import cli, images, training
 from kpzoo.data import files
-from kpzoo.metrics import average_precision
+from kpzoo.evaluation.metrics import average_precision
+from kpzoo.inference import pictures
+from kpzoo.training import keras_callbacks
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
@@ -59,7 +61,7 @@ def test_a_run_holds_what_the_next_commands_need(trained):
     names = {path.name for path in trained.iterdir()}
     assert {"run.json", "model.weights.h5", "log.csv", "checkpoints", "tensorboard"} <= names
     assert training.load_run(trained).preset.image_hw == (64, 64)
-    row = callbacks.read_log(trained / "log.csv")[0]
+    row = keras_callbacks.read_log(trained / "log.csv")[0]
     assert {"epoch", "loss", "pck", "images_per_s", "learning_rate", "val_AP"} <= set(row)
 
 
@@ -134,8 +136,8 @@ def test_evaluate_takes_the_pictures_of_its_split(trained, tmp_path, capsys):
     results, arguments = tmp_path / "results.json", ["evaluate", "--model", trained, "--no-flip", "--save-results"]
     arguments += [results, "--annotations", tmp_path / "annotations/person_keypoints_val.json"]
     texts = []
-    for pictures in ([], ["--images", tmp_path / "images/val"], ["--images", tmp_path / "images/train"]):
-        assert run(capsys, *arguments, *pictures)[0] == 0
+    for images_option in ([], ["--images", tmp_path / "images/val"], ["--images", tmp_path / "images/train"]):
+        assert run(capsys, *arguments, *images_option)[0] == 0
         texts.append(results.read_text())
     assert texts[0] == texts[1] != texts[2]
 
@@ -244,7 +246,7 @@ def test_predict_shows_the_poses_before_and_after_nms(trained, photos, capsys):
 
 HOLD = """
 import sys, time
-from kpzoo.outputs import OutputFolder
+from kpzoo.inference.outputs import OutputFolder
 from kpzoo.skeletons import COCO17
 folder = OutputFolder(sys.argv[1], COCO17, {})
 print("held", flush=True)
@@ -312,7 +314,7 @@ def test_predict_writes_a_video_of_a_video(trained, tmp_path, capsys):
         code, told, _ = run(capsys, *arguments)
         assert code == 0
         assert json.loads(told)["num_pictures"] == 12
-    written = sources.Video(out / "walk.mp4")
+    written = pictures.Video(out / "walk.mp4")
     assert (len(list(written)), written.num_broken, written.fps) == (12, 0, 20)
     records = json.loads((out / "results.json").read_text())
     assert [record["image_id"] for record in records] == list(range(12))

@@ -13,13 +13,14 @@ from pycocotools import mask as rle
 
 import kpzoo
 from kpzoo import cli
-from kpzoo.data import compose, layers, load
+from kpzoo.data import load
 from kpzoo.data import make_dataset as make_batches
-from kpzoo.data.body_masks import body_heights, grown_mask
-from kpzoo.data.compose import compose_scene, make_dataset
-from kpzoo.data.cutouts import Cutouts, decoded
-from kpzoo.data.synthetic import draw_scene
 from kpzoo.errors import UserError
+from kpzoo.scenes import composed, layers
+from kpzoo.scenes.body_masks import body_heights, grown_mask
+from kpzoo.scenes.composed import compose_scene, make_dataset
+from kpzoo.scenes.cutouts import Cutouts, decoded
+from kpzoo.scenes.drawn import draw_scene
 from kpzoo.skeletons import COCO17, CROWDPOSE14
 
 SMALL_HW = (160, 200)
@@ -302,8 +303,8 @@ def test_only_what_was_composed_is_overwritten(people, tmp_path):
         make_dataset(people, tmp_path, 1)
     make_dataset(people, tmp_path, 2, people=(2, 2), overwrite=True)
     path = tmp_path / "annotations/person_keypoints_train.json"
-    path.write_text(path.read_text().replace(compose.GENERATOR, "kpzoo.data.synthetic 1"))
-    with pytest.raises(UserError, match="written by kpzoo.data.synthetic 1, not by kpzoo.data.compose"):
+    path.write_text(path.read_text().replace(composed.GENERATOR, "kpzoo.data.synthetic 1"))
+    with pytest.raises(UserError, match="written by kpzoo.data.synthetic 1, not by kpzoo.scenes.composed"):
         make_dataset(people, tmp_path, 1, overwrite=True)
 
 
@@ -331,8 +332,8 @@ def test_the_command_composes_and_counts(own_folder, tmp_path, capsys):
 
 def test_composing_does_not_need_tensorflow(folder):
     code = (
-        "import sys\nfrom kpzoo.data import load\nfrom kpzoo.data.compose import compose_scene\n"
-        "from kpzoo.data.cutouts import Cutouts\n"
+        "import sys\nfrom kpzoo.data import load\nfrom kpzoo.scenes.composed import compose_scene\n"
+        "from kpzoo.scenes.cutouts import Cutouts\n"
         f"compose_scene(0, Cutouts(load({str(folder)!r}, 'train')))\nsys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -353,7 +354,7 @@ def test_composed_scenes_stand_in_for_a_share_of_the_crops(folder):
     model = kpzoo.build("mipnet_cpn_tiny", image_hw=(64, 64), skeleton=data.skeleton)
 
     def batches(share, start=0, count=3):
-        crowd = compose.Crowd(Cutouts(data), share) if share is not None else None
+        crowd = composed.Crowd(Cutouts(data), share) if share is not None else None
         stream = make_batches(data, model, 6, augment="cpn", seed=4, crowd=crowd, start_step=start, check_images=False)
         return [{name: value.numpy() for name, value in batch.items()} for batch in stream.take(count)]
 
@@ -374,8 +375,10 @@ def test_composed_scenes_stand_in_for_a_share_of_the_crops(folder):
 @pytest.mark.parametrize("how", [dict(share=1.5), dict(crowding=-1), dict(people=(3, 2))])
 def test_crowds_that_cannot_be_are_refused(how):
     with pytest.raises(UserError, match="must"):
-        compose.Crowd(None, **how)
+        composed.Crowd(None, **how)
 
 
 def test_data_sets_of_before_are_recognised():
-    assert compose.GENERATOR.split()[0] == "kpzoo.data.compose"  # what is written in them; it must not follow the module's name
+    assert (
+        composed.GENERATOR.split()[0] == "kpzoo.data.compose"
+    )  # what is written in them; it must not follow the module's name

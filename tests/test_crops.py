@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from kpzoo import geometry
-from kpzoo.data import crops
+from kpzoo import crops, geometry
 from kpzoo.skeletons import COCO17
 
 IMAGE_HW = (64, 48)

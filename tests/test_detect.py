@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from conftest import SHARED
 
-from kpzoo import detect
-from kpzoo.detect import HOGDetector, KerasHubDetector, OnnxDetector
 from kpzoo.errors import UserError
 from kpzoo.images import write_image
+from kpzoo.inference import detectors
+from kpzoo.inference.boxes import BoxFile, Detector, WholeImage
+from kpzoo.inference.detectors import HOGDetector, KerasHubDetector, OnnxDetector
 from kpzoo.nms import iou_matrix
-from kpzoo.person_boxes import BoxFile, Detector, WholeImage
 
 
 def ground(height=60, width=80) -> np.ndarray:
@@ -319,10 +319,10 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypa
 
 
 def test_a_detector_is_found_by_its_word():
-    assert detect.get("hog") == HOGDetector() and detect.get("whole") == WholeImage()
-    assert detect.get("a/b.json") == BoxFile("a/b.json") and detect.get("c.onnx") == OnnxDetector("c.onnx")
-    assert detect.get("keras-hub:dfine_nano_coco") == KerasHubDetector("dfine_nano_coco")
+    assert detectors.get("hog") == HOGDetector() and detectors.get("whole") == WholeImage()
+    assert detectors.get("a/b.json") == BoxFile("a/b.json") and detectors.get("c.onnx") == OnnxDetector("c.onnx")
+    assert detectors.get("keras-hub:dfine_nano_coco") == KerasHubDetector("dfine_nano_coco")
     fake = Fake()
-    assert detect.get(fake) is fake
+    assert detectors.get(fake) is fake
     with pytest.raises(UserError, match="Unknown detector. Received: 'hogg'. Did you mean 'hog'"):
-        detect.get("hogg")
+        detectors.get("hogg")

@@ -278,5 +278,5 @@ def test_a_notebook_gets_a_png_of_a_picture_and_only_of_a_picture():
 
 
 def test_pictures_poses_and_boxes_need_no_tensorflow():
-    code = "import sys, kpzoo.drawing, kpzoo.poses, kpzoo.images, kpzoo.detect; sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, kpzoo.drawing, kpzoo.poses, kpzoo.inference.detectors; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

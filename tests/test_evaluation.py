@@ -11,12 +11,15 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import evaluation, geometry, heatmaps, inference
-from kpzoo.data import files, synthetic
+from kpzoo.data import files
 from kpzoo.data.results import read_results
 from kpzoo.errors import UserError
-from kpzoo.metrics import average_precision
+from kpzoo.evaluation import evaluator
+from kpzoo.evaluation.metrics import average_precision
+from kpzoo.inference import predictor
 from kpzoo.nms import iou_matrix
 from kpzoo.poses import Poses
+from kpzoo.scenes import drawn
 from kpzoo.skeletons import COCO17
 
 
@@ -43,7 +46,7 @@ def oracle(model, data):
     """Returns what stands in for `make_predictor`: it draws the annotated keypoints as heatmaps, and decodes them."""
     preset = model.preset
     rules = heatmaps.CODECS[preset.codec]
-    index, _, boxes, *_ = evaluation._boxes(data, "gt")
+    index, _, boxes, *_ = evaluator._boxes(data, "gt")
     views = geometry.views(boxes, geometry.CROP_RULES[rules.crop_rule], preset.image_hw)
     to_crop = geometry.invert(geometry.crop_to_image(views, preset.image_hw))
     points = geometry.transform(to_crop, data.annotations.persons.keypoints_image_xy[index])
@@ -55,8 +58,8 @@ def oracle(model, data):
         rows = slice(done, done + len(image))
         count = min(len(image), len(points) - done)
         done += count
-        drawn = heatmaps.encode(rules, points[rows].astype(np.float32), visibility[rows], preset.image_hw)["heatmaps"]
-        padded = tf.pad(drawn, [[0, len(image) - count], [0, 0], [0, 0], [0, 0]])
+        encoded = heatmaps.encode(rules, points[rows].astype(np.float32), visibility[rows], preset.image_hw)["heatmaps"]
+        padded = tf.pad(encoded, [[0, len(image) - count], [0, 0], [0, 0], [0, 0]])
         return heatmaps.decode(rules, padded[:, None])
 
     return lambda *options: predict_crops
@@ -65,7 +68,7 @@ def oracle(model, data):
 def test_a_perfect_network_reaches_an_ap_of_one(small_folder, model, codec, monkeypatch, tmp_path):
     data = files.load(small_folder, "train")
     model = with_codec(model, codec)
-    monkeypatch.setattr(inference, "make_predictor", oracle(model, data))
+    monkeypatch.setattr(predictor, "make_predictor", oracle(model, data))
     found = kpzoo.evaluate(model, data, batch_size=4, results_path=tmp_path / "results.json", nms=None)
     assert found.values["AP"] > 0.99
     assert found.values["AR"] > 0.99
@@ -171,14 +174,14 @@ def test_sheets_show_all_pictures(small_folder, model):
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory):
     folder = tmp_path_factory.mktemp("crowd")
-    synthetic.make_dataset(folder, 4, seed=1, crowding=1.0, people=(2, 2))
+    drawn.make_dataset(folder, 4, seed=1, crowding=1.0, people=(2, 2))
     return files.load(folder)
 
 
 def test_of_two_annotated_boxes_that_overlap_the_better_visible_one_is_looked_at(crowd):
     persons = crowd.annotations.persons
-    every, *_ = evaluation._boxes(crowd, "gt")
-    kept, image_ids, *_ = evaluation._boxes(crowd, "gt", box_nms=0.5)
+    every, *_ = evaluator._boxes(crowd, "gt")
+    kept, image_ids, *_ = evaluator._boxes(crowd, "gt", box_nms=0.5)
     dropped = np.setdiff1d(every, kept)
     assert len(dropped) > 0
     for index in dropped:
@@ -201,7 +204,7 @@ def test_a_mipnet_is_scored_whole_and_by_instance(crowd):
 
 def test_each_instance_alone_is_what_it_would_be_without_the_other(crowd, monkeypatch):
     model = kpzoo.build("mipnet_cpn_tiny", image_hw=(64, 64))
-    index, _, boxes, *_ = evaluation._boxes(crowd, "gt")
+    index, _, boxes, *_ = evaluator._boxes(crowd, "gt")
     truth = crowd.annotations.persons.keypoints_image_xy[index]
     count, (_, num_keypoints, _) = len(index), truth.shape
 
@@ -210,7 +213,7 @@ def test_each_instance_alone_is_what_it_would_be_without_the_other(crowd, monkey
         instance, known = np.tile([0, 1], count), np.ones((2 * count, num_keypoints))
         return Poses(points, known, np.where(instance, 0.5, 1.0), np.repeat(boxes, 2, axis=0), instance, COCO17)
 
-    monkeypatch.setattr(evaluation, "predict_boxes", find)
+    monkeypatch.setattr(evaluator, "predict_boxes", find)
     values = kpzoo.evaluate(model, crowd).values
     assert values["AP"] == values["AP_instance_0"] > 0.99
     assert values["AP_instance_1"] == 0
@@ -219,7 +222,7 @@ def test_each_instance_alone_is_what_it_would_be_without_the_other(crowd, monkey
 @pytest.fixture
 def asked(crowd, monkeypatch) -> list[int]:
     """How many boxes were asked about, each time: in place of the network, each box has an answer near the truth."""
-    index, _, boxes, *_ = evaluation._boxes(crowd, "gt")
+    index, _, boxes, *_ = evaluator._boxes(crowd, "gt")
     rng, asked = np.random.default_rng(0), []
     points = crowd.annotations.persons.keypoints_image_xy[index]
     points = points + rng.normal(0, 4, points.shape)
@@ -233,7 +236,7 @@ def asked(crowd, monkeypatch) -> list[int]:
         found = points[rows], np.ones((len(rows), 17)), scores[rows] / (1 + instance), boxes[rows], instance, COCO17
         return Poses(*found)
 
-    monkeypatch.setattr(evaluation, "predict_boxes", find)
+    monkeypatch.setattr(evaluator, "predict_boxes", find)
     return asked
 
 

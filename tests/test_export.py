@@ -17,11 +17,11 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import export, heatmaps
-from kpzoo.acceleration import ask_all, ask_both_sides
 from kpzoo.errors import UserError
 from kpzoo.export import savedmodel
 from kpzoo.export.runtimes import ask_savedmodel
 from kpzoo.inference import predict
+from kpzoo.inference.acceleration import ask_all, ask_both_sides
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "export"
 NAMES = ["cpn_tiny", "mipnet_tiny", "hrnet_tiny", "hourglass_tiny"]

@@ -18,12 +18,14 @@ import pytest
 from conftest import full_disk
 
 import kpzoo
-from kpzoo import callbacks, cli, images, outputs, skeletons, training
+from kpzoo import cli, images, skeletons, training
 from kpzoo.data import files, json_file, packing
 from kpzoo.data import pack as packs
 from kpzoo.errors import UserError
-from kpzoo.export.files import written_whole
+from kpzoo.export.description import written_whole
+from kpzoo.inference import outputs
 from kpzoo.poses import Poses
+from kpzoo.training import keras_callbacks
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,7 +68,7 @@ WRITERS = {  # everything that writes a file under its final name
     "savedmodel": export_folder,
     "results.json": results,
     "clip.mp4": video,
-    "log.csv": lambda path, model: callbacks.EpochLog(path).on_epoch_end(0, {"loss": 1.0}),
+    "log.csv": lambda path, model: keras_callbacks.EpochLog(path).on_epoch_end(0, {"loss": 1.0}),
 }
 
 
@@ -189,7 +191,7 @@ def test_a_training_that_gets_a_signal_leaves_its_last_checkpoint_and_goes_on(
     out = tmp_path / "run"
     how = "--image-size 64x64 --val-split= --epochs 2 --batch-size 4".split()
     arguments = ["train", "--model", "cpn_tiny", "--out", str(out), "--data", str(small_folder), *how]
-    write = callbacks.Checkpoint.on_epoch_end
+    write = keras_callbacks.Checkpoint.on_epoch_end
 
     def write_and_stop(self, epoch, logs=None):
         write(self, epoch, logs)
@@ -198,7 +200,7 @@ def test_a_training_that_gets_a_signal_leaves_its_last_checkpoint_and_goes_on(
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody takes SIGTERM"))
     try:
         with monkeypatch.context() as patch:
-            patch.setattr(callbacks.Checkpoint, "on_epoch_end", write_and_stop)
+            patch.setattr(keras_callbacks.Checkpoint, "on_epoch_end", write_and_stop)
             assert cli.main(arguments) == 130
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     finally:
@@ -209,7 +211,7 @@ def test_a_training_that_gets_a_signal_leaves_its_last_checkpoint_and_goes_on(
     assert checkpoint.name == "step-000000003.weights.h5" and not (out / "model.weights.h5").exists()
     assert training.load_run(out).preset.name == "cpn_tiny"
     assert cli.main(arguments) == 0
-    assert [row["epoch"] for row in callbacks.read_log(out / "log.csv")] == ["1", "2"]
+    assert [row["epoch"] for row in keras_callbacks.read_log(out / "log.csv")] == ["1", "2"]
 
 
 KILLED = """
@@ -315,7 +317,7 @@ def test_a_training_that_is_killed_anywhere_ends_with_the_same_weights(small_fol
     whole, resumed = (training.load_run(tmp_path / name).get_weights() for name in ("whole", "killed"))
     for one, other in zip(whole, resumed, strict=True):
         np.testing.assert_array_equal(one, other)
-    log = callbacks.read_log(tmp_path / "killed/log.csv")
+    log = keras_callbacks.read_log(tmp_path / "killed/log.csv")
     assert [row["epoch"] for row in log] == ["1", "2", "3"]
     assert "3 epochs, 9 steps" in (tmp_path / "killed/summary.html").read_text()
     assert not list((tmp_path / "killed").rglob("*part*"))

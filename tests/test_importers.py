@@ -17,9 +17,9 @@ import reference
 import tensorflow as tf
 
 from kpzoo.errors import UserError
-from kpzoo.importers import SOURCES, build_arguments, detect, load_weights, read_description, save, save_weights
-from kpzoo.importers.files import read_state
 from kpzoo.models import build
+from kpzoo.weights import SOURCES, build_arguments, detect, load_weights, read_description, save, save_weights
+from kpzoo.weights.files import read_state
 
 IMAGE_HW = (64, 64)
 TOLERANCE = 5e-5  # of the reference's standard deviation, as for the full-size fixtures

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from conftest import SHARED
 
-from kpzoo import matching, metrics
 from kpzoo.data.coco import read_annotations
 from kpzoo.data.results import Results, read_results
 from kpzoo.errors import UserError
+from kpzoo.evaluation import matching, metrics
 from kpzoo.skeletons import COCO17, CROWDPOSE14
 
 TENTHS = [0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89]
@@ -357,7 +357,7 @@ def test_pck_names_what_is_wrong(tmp_path):
 
 
 def test_scoring_a_file_needs_no_tensorflow():
-    names = "kpzoo.nms, kpzoo.metrics, kpzoo.data.coco, kpzoo.data.results"
+    names = "kpzoo.nms, kpzoo.evaluation.metrics, kpzoo.data.coco, kpzoo.data.results"
     code = f"import sys, {names}; sys.exit('tensorflow' in sys.modules or 'pycocotools' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

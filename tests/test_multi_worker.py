@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 import kpzoo
-from kpzoo import callbacks, devices, training
+from kpzoo import training
 from kpzoo.data import packing
 from kpzoo.data.batches import make_dataset
 from kpzoo.data.files import load
 from kpzoo.errors import UserError
+from kpzoo.training import devices, keras_callbacks
 
 WORKER = """
     import sys
@@ -87,7 +88,7 @@ def test_two_hosts_train_to_the_weights_of_one_and_the_chief_alone_writes(small_
     assert np.sqrt(sum(apart)) < 1e-4 * np.sqrt(sum(moved))
     for ours, theirs in zip(one.non_trainable_weights, two.non_trainable_weights, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
-    logs = [callbacks.read_log(tmp_path / name / "log.csv") for name in ("one", "two")]
+    logs = [keras_callbacks.read_log(tmp_path / name / "log.csv") for name in ("one", "two")]
     assert len(logs[0]) == 2
     for ours, theirs in zip(*logs, strict=True):
         assert float(ours["loss"]) == pytest.approx(float(theirs["loss"]), rel=1e-4)

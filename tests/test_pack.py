@@ -10,8 +10,8 @@ import tensorflow as tf
 from conftest import write_small_folder
 
 import kpzoo
-from kpzoo import cli, geometry, training
-from kpzoo.data import batches, crops, packing
+from kpzoo import cli, crops, geometry, training
+from kpzoo.data import batches, packing
 from kpzoo.data import pack as packs
 from kpzoo.data.coco import training_persons
 from kpzoo.data.files import load

@@ -10,9 +10,9 @@ import tensorflow as tf
 from conftest import SHARED
 
 import kpzoo.models
-from kpzoo.importers import detect, load_weights
 from kpzoo.models.counting import count_macs, count_params
 from kpzoo.models.resnet import RESNET_BLOCKS, resnet
+from kpzoo.weights import detect, load_weights
 
 TOLERANCE = 5e-5  # of the reference output's standard deviation; the smallest known mistake makes 8e-5
 
@@ -45,7 +45,7 @@ def two_stacks(outputs):
 
 DILATED = dict(strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
 
-# fixture: how to build the model, the source's name in `kpzoo.importers`, our outputs under the fixture's names
+# fixture: how to build the model, the source's name in `kpzoo.weights`, our outputs under the fixture's names
 CASES = {
     "resnet50_backbone": (backbone, {}, "torchvision", dict),
     "resnet50_dilated_os8": (backbone, DILATED, "mmpose", dict),

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from test_images import encoded
 
 import kpzoo
-from kpzoo import geometry, heatmaps, images, nms, weights
+from kpzoo import geometry, heatmaps, images, nms
 from kpzoo.data import files, json_file
 from kpzoo.errors import UserError
 from kpzoo.skeletons import COCO17
+from kpzoo.weights import published
 
 settings.register_profile("bounded", max_examples=60, deadline=None, derandomize=True, database=None)
 settings.load_profile("bounded")
@@ -229,12 +230,12 @@ def test_published_weights_with_any_flipped_byte_are_never_read(tmp_path, monkey
     (tmp_path / "a.weights.h5").write_bytes(data)
     rest = dict(image_hw=(64, 64), skeleton="coco17", options={}, license="-", origin="-", recipe="-", metrics="-")
     url = (tmp_path / "a.weights.h5").as_uri()
-    row = weights.Weights("cpn_tiny", url, hashlib.sha256(data).hexdigest(), **rest)
-    monkeypatch.setitem(weights.ROWS, "cpn_tiny.any_v1", row)
+    row = published.Weights("cpn_tiny", url, hashlib.sha256(data).hexdigest(), **rest)
+    monkeypatch.setitem(published.ROWS, "cpn_tiny.any_v1", row)
     monkeypatch.setenv("KPZOO_HOME", str(tmp_path / "home"))
     for place in np.random.default_rng(4).integers(0, len(data), 20):
         broken = bytearray(data)
         broken[place] ^= 1
         (tmp_path / "home").mkdir(exist_ok=True)
         (tmp_path / "home/a.weights.h5").write_bytes(broken)
-        assert weights.fetch("cpn_tiny.any_v1").read_bytes() == data
+        assert published.fetch("cpn_tiny.any_v1").read_bytes() == data

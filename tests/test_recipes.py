@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 import kpzoo
-from kpzoo.data import synthetic
-from kpzoo.data.crops import AUGMENTS
+from kpzoo.crops import AUGMENTS
+from kpzoo.evaluation.report import overlap
 from kpzoo.losses import default_loss
 from kpzoo.models import build, list_models
-from kpzoo.registry import spec_of
-from kpzoo.report import overlap
+from kpzoo.models.registry import spec_of
+from kpzoo.scenes import drawn
 from kpzoo.skeletons import CROWDPOSE14
-from kpzoo.summary import read_log
 from kpzoo.training import load_run
+from kpzoo.training.summary import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes"
@@ -184,7 +184,7 @@ def test_the_crowd_study_scores_people_who_are_well_seen_and_who_stand(tmp_path,
     monkeypatch.syspath_prepend(str(RECIPES))
     import crowd_study
 
-    synthetic.make_dataset(tmp_path, 60, crowding=0.9, people=(2, 2))
+    drawn.make_dataset(tmp_path, 60, crowding=0.9, people=(2, 2))
     data = kpzoo.data.load(tmp_path, "train")
     for chosen, wanted in ((crowd_study.well_seen(data), shows_most), (crowd_study.standing(data), is_upright)):
         persons = data.annotations.persons

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 import kpzoo
-from kpzoo import charts, cli, metrics, mistakes, report
+from kpzoo import cli
 from kpzoo.data import files
 from kpzoo.data.results import Results, write_results
+from kpzoo.evaluation import metrics, mistakes, report
+from kpzoo.html import charts
 from kpzoo.skeletons import COCO17
 
 LEFT, RIGHT = COCO17.keypoints.index("left_wrist"), COCO17.keypoints.index("right_wrist")

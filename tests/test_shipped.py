@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 import kpzoo
-from kpzoo import cli, weights
+from kpzoo import cli
 from kpzoo.errors import UserError
+from kpzoo.weights import published
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/shipped_weights.md"
 LOG = ROOT / "docs/results/cpn_nano_lspet_log.json"
 LARGEST = 6_000_000  # bytes
-SHIPPED = {tag: row for tag, row in weights.ROWS.items() if row.is_shipped}
+SHIPPED = {tag: row for tag, row in published.ROWS.items() if row.is_shipped}
 
 TEXT = """# Weights that come with kpzoo
 
@@ -63,14 +64,14 @@ size.
 """
 
 
-def results(row: weights.Weights) -> dict:
+def results(row: published.Weights) -> dict:
     return json.loads((ROOT / row.metrics).read_text())
 
 
 def page() -> str:
     lines = ["| tag | crops | parameters | file | PCK@0.2 | AP | AP50 | trained by |", "|" + " :-- |" * 8]
     for tag, row in SHIPPED.items():
-        values, size = results(row)["metrics"], weights.fetch(tag).stat().st_size
+        values, size = results(row)["metrics"], published.fetch(tag).stat().st_size
         figures = " | ".join(f"{values[name]:.3f}" for name in ("PCK@0.2", "AP", "AP50"))
         params = kpzoo.info(row.model).num_params
         lines.append(
@@ -95,7 +96,7 @@ def test_some_weights_are_shipped_and_their_page_is_up_to_date():
 
 @pytest.mark.parametrize("tag", SHIPPED)
 def test_shipped_weights_are_small_and_say_whose_they_are(tag):
-    row, path = SHIPPED[tag], weights.fetch(tag)
+    row, path = SHIPPED[tag], published.fetch(tag)
     assert path.stat().st_size <= LARGEST
     assert (ROOT / row.recipe).exists()
     model = kpzoo.build(row.model, weights=tag)
@@ -106,9 +107,9 @@ def test_shipped_weights_are_small_and_say_whose_they_are(tag):
 
 def test_weights_that_were_changed_are_refused(monkeypatch):
     tag, row = next(iter(SHIPPED.items()))
-    monkeypatch.setitem(weights.ROWS, tag, replace(row, sha256="0" * 64))
+    monkeypatch.setitem(published.ROWS, tag, replace(row, sha256="0" * 64))
     with pytest.raises(UserError, match="damaged or gone.*Install kpzoo anew"):
-        weights.fetch(tag)
+        published.fetch(tag)
 
 
 def test_a_picture_is_all_that_predict_needs(tmp_path, monkeypatch, capsys):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import kpzoo
-from kpzoo import detect, geometry, inference, outputs, sources, streams
+from kpzoo import geometry, inference
 from kpzoo.drawing import ACCENTS, COLOURS
 from kpzoo.errors import UserError
 from kpzoo.images import write_image
+from kpzoo.inference import batching, detectors, outputs, pictures
 from kpzoo.poses import Poses
 from kpzoo.skeletons import COCO17
 
@@ -84,7 +85,7 @@ def test_dropped_poses_have_a_colour_of_their_own_on_the_left_alone(model):
         Poses(points[i : i + 1], np.ones((1, 17)), np.ones(1), np.ones((1, 4)), np.zeros(1, int), COCO17)
         for i in range(2)
     )
-    picture = sources.Picture("a.png", 0, "a", np.zeros((200, 200, 3), np.uint8))
+    picture = pictures.Picture("a.png", 0, "a", np.zeros((200, 200, 3), np.uint8))
     sheet = np.asarray(inference.Found(picture, kept, dropped).draw_nms()).astype(int)
     halves = np.array_split(sheet, 2, axis=1)
     purple = [(np.abs(half - ACCENTS[1]).max(-1) < 9).sum() for half in halves]
@@ -95,14 +96,14 @@ def test_dropped_poses_have_a_colour_of_their_own_on_the_left_alone(model):
 def test_names_count_from_the_folder_that_all_pictures_share(tmp_path):
     for name in ("x/1.png", "y/z/1.png"):
         write_image(tmp_path / name, noise(0))
-    listed = sources.open_source(str(tmp_path / "**/*.png")).listed
+    listed = pictures.open_source(str(tmp_path / "**/*.png")).listed
     assert [(one.name, one.image_id) for one in listed] == [("x/1.png", 1), ("y/z/1.png", 2)]
 
 
 def test_file_names_of_digits_are_image_ids(tmp_path):
     for name in ("000000000785.png", "000000000139.png"):
         write_image(tmp_path / name, noise(0))
-    assert [one.image_id for one in sources.open_source(tmp_path).listed] == [139, 785]
+    assert [one.image_id for one in pictures.open_source(tmp_path).listed] == [139, 785]
 
 
 def test_boxes_of_many_pictures_share_full_batches_and_come_back_in_order(model):
@@ -112,8 +113,8 @@ def test_boxes_of_many_pictures_share_full_batches_and_come_back_in_order(model)
     boxes = [np.c_[rng.uniform(0, 30, (count, 2)), rng.uniform(20, 40, (count, 2))] for count in counts]
     pictures = [noise(seed, (50 + 10 * seed, 90)) for seed in range(5)]
     rule = geometry.CROP_RULES["cpn"]
-    looked = streams.with_boxes(sources.open_source(pictures), boxes, None, 1)
-    assert [len(batch) for batch in streams.batches(looked, rule, (64, 64), 7)] == [7, 7, 3]
+    looked = batching.with_boxes(pictures.open_source(pictures), boxes, None, 1)
+    assert [len(batch) for batch in batching.batches(looked, rule, (64, 64), 7)] == [7, 7, 3]
     found = list(kpzoo.predict(model, pictures, boxes, batch_size=7, flip=False))
     assert [len(poses) for _, poses in found] == counts
     for picture, given, (_, poses) in zip(pictures, boxes, found, strict=True):
@@ -125,16 +126,16 @@ def test_boxes_of_many_pictures_share_full_batches_and_come_back_in_order(model)
 
 def test_pictures_do_not_pile_up_behind_one_that_waits_for_its_batch():
     boxes = [np.array([[0.0, 0, 20, 20]])] + [np.zeros((0, 4))] * 50
-    pictures = sources.open_source([noise(0)] * 51)
-    looked = streams.with_boxes(pictures, boxes, None, 1)
-    first = next(streams.batches(looked, geometry.CROP_RULES["cpn"], (64, 64), 8))
+    opened = pictures.open_source([noise(0)] * 51)
+    looked = batching.with_boxes(opened, boxes, None, 1)
+    first = next(batching.batches(looked, geometry.CROP_RULES["cpn"], (64, 64), 8))
     assert len(first) == 1
     assert len(first.started) == 17
 
 
 def test_only_a_few_pictures_are_read_ahead_of_what_was_asked_for(model, monkeypatch):
     read = []
-    monkeypatch.setattr(sources.images, "as_image", lambda entry: read.append(1) or entry)
+    monkeypatch.setattr(pictures.images, "as_image", lambda entry: read.append(1) or entry)
     found = inference.stream(model, [noise(0)] * 60, np.array([[0.0, 0, 30, 30]]), batch_size=4, flip=False)
     next(found)
     assert len(read) <= 16
@@ -195,7 +196,7 @@ def test_broken_and_missing_frames_are_counted_and_the_others_are_read(tmp_path)
     (tmp_path / "hole.avi").write_bytes(data)
     (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: len(data) * 6 // 10])
     for name in ("hole.avi", "cut.avi"):
-        video = sources.Video(tmp_path / name)
+        video = pictures.Video(tmp_path / name)
         frames = list(video)
         assert 5 <= len(frames) < 30
         assert video.num_broken == 30 - len(frames)
@@ -220,12 +221,12 @@ def test_a_source_that_is_none_is_named(source, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(UserError, match=message.replace("?", r"\?")):
-        sources.open_source(source)
+        pictures.open_source(source)
 
 
 def test_a_video_without_a_frame_is_refused(tmp_path):
     write_video(tmp_path / "v.avi")
-    video = sources.Video(tmp_path / "v.avi")
+    video = pictures.Video(tmp_path / "v.avi")
     video._capture.release()
     with pytest.raises(UserError, match="no frame that can be read"):
         list(video)
@@ -255,7 +256,7 @@ def test_a_terminal_sees_a_bar_and_a_file_lines(monkeypatch, capsys):
 
 
 def test_an_own_suppression_of_boxes_can_be_asked_of_any_detector():
-    class Twice(detect.Detector):
+    class Twice(detectors.Detector):
         def find(self, image_rgb, image_id):
             boxes = np.array([[0, 0, 20, 40], [2, 0, 20, 40], [50, 0, 20, 40]], float)
             return boxes, np.array([0.9, 0.8, 0.7])

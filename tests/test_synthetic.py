@@ -11,12 +11,12 @@ import pytest
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from kpzoo.data import synthetic
-from kpzoo.data.figures.clothes import sample_look
-from kpzoo.data.figures.people import PARTS, draw_figure
-from kpzoo.data.figures.postures import POSTURES, pose_body, sample_build, sample_posture
-from kpzoo.data.synthetic import draw_scene, make_dataset
 from kpzoo.errors import UserError
+from kpzoo.scenes import drawn
+from kpzoo.scenes.drawn import draw_scene, make_dataset
+from kpzoo.scenes.figures.clothes import sample_look
+from kpzoo.scenes.figures.people import PARTS, draw_figure
+from kpzoo.scenes.figures.postures import POSTURES, pose_body, sample_build, sample_posture
 from kpzoo.skeletons import COCO17
 
 SMALL_HW = (120, 160)
@@ -108,8 +108,8 @@ def test_the_written_folder_is_what_pycocotools_reads(tmp_path, capsys):
     for image in coco.loadImgs(coco.getImgIds()):
         pixels = cv2.imread(str(tmp_path / "set/images/val" / image["file_name"]))
         assert pixels.shape == (image["height"], image["width"], 3) == (*SMALL_HW, 3)
-        drawn = [coco.annToMask(annotation) for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[image["id"]]))]
-        assert drawn and sum(drawn).max() == 1, "masks of different people share no pixel"
+        masks = [coco.annToMask(annotation) for annotation in coco.loadAnns(coco.getAnnIds(imgIds=[image["id"]]))]
+        assert masks and sum(masks).max() == 1, "masks of different people share no pixel"
 
 
 def test_masks_areas_and_boxes_agree():
@@ -200,8 +200,8 @@ def test_every_posture_draws_all_its_limbs_in_one_piece(name):
 def test_more_crowding_means_more_overlap_up_to_that_of_ochuman():
     curve = []
     for crowding in (0.0, 0.5, 1.0):
-        drawn = [draw_scene((8, index), crowding=crowding, image_hw=(96, 128)) for index in range(70)]
-        curve.append(np.mean([overlap for _, rows in drawn for overlap in nearest_overlaps(rows)]))
+        scenes = [draw_scene((8, index), crowding=crowding, image_hw=(96, 128)) for index in range(70)]
+        curve.append(np.mean([overlap for _, rows in scenes for overlap in nearest_overlaps(rows)]))
     assert curve[0] < 0.02
     assert 0.2 < curve[1] < 0.45
     assert curve[2] == pytest.approx(0.67, abs=0.05)
@@ -264,7 +264,7 @@ def test_a_failure_half_way_leaves_the_old_split_as_it_was(tmp_path, monkeypatch
             raise OSError("disk full")
         return draw_scene(seed, **options)
 
-    monkeypatch.setattr(synthetic, "draw_scene", failing)
+    monkeypatch.setattr(drawn, "draw_scene", failing)
     with pytest.raises(OSError, match="disk full"):
         make_dataset(tmp_path, 3, seed=7, image_hw=SMALL_HW, overwrite=True)
     assert path.exists()
@@ -272,9 +272,11 @@ def test_a_failure_half_way_leaves_the_old_split_as_it_was(tmp_path, monkeypatch
 
 
 def test_drawing_does_not_need_tensorflow():
-    code = "import sys, kpzoo.data.synthetic as s; s.draw_scene(0); sys.exit('tensorflow' in sys.modules)"
+    code = "import sys, kpzoo.scenes.drawn as s; s.draw_scene(0); sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_data_sets_of_before_are_recognised():
-    assert synthetic.GENERATOR.split()[0] == "kpzoo.data.synthetic"  # what is written in them; it must not follow the module's name
+    assert (
+        drawn.GENERATOR.split()[0] == "kpzoo.data.synthetic"
+    )  # what is written in them; it must not follow the module's name

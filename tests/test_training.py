@@ -14,12 +14,12 @@ import pytest
 import tensorflow as tf
 
 import kpzoo
-from kpzoo import averages, callbacks, runs, training
-from kpzoo.data import crops
+from kpzoo import crops, training
 from kpzoo.data.batches import make_dataset
 from kpzoo.data.files import load
 from kpzoo.errors import UserError
 from kpzoo.losses import CPNLoss
+from kpzoo.training import averages, keras_callbacks, run_folder
 
 SIZE = dict(image_hw=(64, 64))
 
@@ -148,7 +148,7 @@ TWO_REPLICAS = """
     import keras, numpy as np, tensorflow as tf
     import kpzoo
     from kpzoo import training
-    from kpzoo.averages import WeightAverages
+    from kpzoo.training.averages import WeightAverages
     from kpzoo.inference import make_predictor
     from kpzoo.losses import default_loss
     from kpzoo.pose_model import over_replicas
@@ -285,9 +285,9 @@ def test_a_run_whose_steps_overflow_goes_on_exactly(small_folder, tmp_path):
     for one, other, last in zip(whole.get_weights(), cut.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-6)
         np.testing.assert_array_equal(other, last)
-    names = [path.name for path in callbacks.checkpoints(tmp_path / "cut/checkpoints")]
+    names = [path.name for path in keras_callbacks.checkpoints(tmp_path / "cut/checkpoints")]
     assert names == ["step-000000010.weights.h5", "step-000000005.weights.h5"]
-    rows = [callbacks.read_log(tmp_path / name / "log.csv") for name in ("whole", "cut")]
+    rows = [keras_callbacks.read_log(tmp_path / name / "log.csv") for name in ("whole", "cut")]
     for one, other in zip(*rows, strict=True):
         assert float(one["loss"]) == pytest.approx(float(other["loss"]), rel=1e-5)
 
@@ -303,12 +303,12 @@ def test_an_epoch_is_kept_whose_validation_fails_and_the_weights_of_before_are_n
     first = run(1, lambda model: {"AP": 0.5}).get_weights()
     with pytest.raises(UserError, match="A picture"):
         run(2, unreadable)
-    assert callbacks.checkpoints(tmp_path / "checkpoints")[0].name == "step-000000004.weights.h5"
+    assert keras_callbacks.checkpoints(tmp_path / "checkpoints")[0].name == "step-000000004.weights.h5"
     for weights, raw in zip(weights_of(tmp_path), raw_weights_of(tmp_path), strict=True):
         np.testing.assert_array_equal(weights, raw)
     assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(first, weights_of(tmp_path), strict=True))
     run(3, lambda model: {"AP": 0.25})
-    rows = callbacks.read_log(tmp_path / "log.csv")
+    rows = keras_callbacks.read_log(tmp_path / "log.csv")
     assert [(row["epoch"], row["val_AP"]) for row in rows] == [("1", "0.5"), ("2", ""), ("3", "0.25")]
 
 
@@ -327,7 +327,7 @@ def test_a_run_scales_the_rate_of_any_schedule_by_its_batch(small_folder, tmp_pa
     how = dict(epochs=1, batch_size=4, steps_per_epoch=3, augment=None, base_batch=2, warmup=2)
     model = training.run(tiny_model, load(small_folder, "train"), tmp_path, **how)
     assert float(model.optimizer.learning_rate) == pytest.approx(2e-3)
-    assert float(callbacks.read_log(tmp_path / "log.csv")[0]["learning_rate"]) == pytest.approx(2e-3)
+    assert float(keras_callbacks.read_log(tmp_path / "log.csv")[0]["learning_rate"]) == pytest.approx(2e-3)
     with pytest.raises(UserError, match="warmup=2. Received: 3"):
         training.run(tiny_model, load(small_folder, "train"), tmp_path, **{**how, "warmup": 3})
 
@@ -397,7 +397,7 @@ def weights_of(folder) -> list[np.ndarray]:
 
 def raw_weights_of(folder) -> list[np.ndarray]:
     """The weights that a run's newest checkpoint goes on from, not their averages."""
-    return kpzoo.build("cpn_tiny", **SIZE, weights=callbacks.checkpoints(folder / "checkpoints")[0]).get_weights()
+    return kpzoo.build("cpn_tiny", **SIZE, weights=keras_callbacks.checkpoints(folder / "checkpoints")[0]).get_weights()
 
 
 def test_a_run_with_other_settings_is_refused(tmp_path):
@@ -444,7 +444,7 @@ def test_a_run_whose_record_names_modules_of_before_goes_on(small_folder, tmp_pa
 def test_a_run_on_other_annotations_or_in_anothers_folder_is_refused(small_folder, tmp_path):
     data = load(small_folder, "train")
     how = dict(epochs=1, batch_size=4, steps_per_epoch=1, augment=None)
-    with runs.held(tmp_path), pytest.raises(UserError, match="Another process is training in"):
+    with run_folder.held(tmp_path), pytest.raises(UserError, match="Another process is training in"):
         training.run(tiny_model, data, tmp_path, **how)
     training.run(tiny_model, data, tmp_path, **how)
     persons = data.annotations.persons
@@ -505,7 +505,7 @@ def test_one_step_of_training_lowers_the_loss_and_reports_pck(small_folder):
 def test_nan_leaves_the_last_good_checkpoint(tmp_path):
     model = tiny_model()
     model.optimizer.build(model.trainable_variables)
-    checkpoint = callbacks.Checkpoint(tmp_path)
+    checkpoint = keras_callbacks.Checkpoint(tmp_path)
     checkpoint.set_model(model)
     checkpoint.on_epoch_end(0, {"loss": 1.0})
     checkpoint.on_epoch_end(1, {"loss": float("nan")})
@@ -517,6 +517,6 @@ def test_throughput_counts_images(small_folder):
     batch = next(iter(make_dataset(load(small_folder, "train"), model, 4)))
     started = time.perf_counter()
     history = model.fit(
-        tf.data.Dataset.from_tensors(batch).repeat(6), verbose=0, callbacks=[callbacks.Throughput(4)]
+        tf.data.Dataset.from_tensors(batch).repeat(6), verbose=0, callbacks=[keras_callbacks.Throughput(4)]
     ).history
     assert history["images_per_s"][0] > 6 * 4 / (time.perf_counter() - started)

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import kpzoo
-from kpzoo import cli, doctor, importers, weights
+from kpzoo import cli, weights
 from kpzoo.commands import parsing
 from kpzoo.errors import UserError
+from kpzoo.models import doctor
 from kpzoo.skeletons import COCO17, Skeleton
+from kpzoo.weights import published
 
 TAG = "cpn_tiny.noise_64x64_v1"
 
@@ -39,7 +41,7 @@ def served(tmp_path, monkeypatch):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    row = weights.Weights(
+    row = published.Weights(
         model="cpn_tiny",
         url=f"http://127.0.0.1:{server.server_port}/cpn_tiny.weights.h5",
         sha256=hashlib.sha256((folder / "cpn_tiny.weights.h5").read_bytes()).hexdigest(),
@@ -51,7 +53,7 @@ def served(tmp_path, monkeypatch):
         recipe="none",
         metrics="none",
     )
-    monkeypatch.setitem(weights.ROWS, TAG, row)
+    monkeypatch.setitem(published.ROWS, TAG, row)
     monkeypatch.setenv("KPZOO_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("KPZOO_OFFLINE", raising=False)
     yield row, folder, asked, model
@@ -71,9 +73,9 @@ def test_a_tag_builds_the_model_it_was_trained_as(served):
 
 def test_a_bad_cached_file_is_removed_and_fetched_anew(served, capsys):
     row = served[0]
-    path = weights.fetch(TAG)
+    path = published.fetch(TAG)
     path.write_bytes(b"<html>not here</html>")
-    assert hashlib.sha256(weights.fetch(TAG).read_bytes()).hexdigest() == row.sha256
+    assert hashlib.sha256(published.fetch(TAG).read_bytes()).hexdigest() == row.sha256
     assert "has been removed" in capsys.readouterr().err
 
 
@@ -82,27 +84,27 @@ def test_a_wrong_answer_is_never_kept(served, content):
     _, folder, _, _ = served
     (folder / "cpn_tiny.weights.h5").write_bytes(content)
     with pytest.raises(UserError, match="SHA-256 differs.*by hand"):
-        weights.fetch(TAG)
-    assert [path.name for path in weights.home().iterdir() if not path.name.endswith(".lock")] == []
+        published.fetch(TAG)
+    assert [path.name for path in published.home().iterdir() if not path.name.endswith(".lock")] == []
 
 
 def test_no_network_is_told_with_the_place_for_the_file(served, monkeypatch):
     row = served[0]
-    monkeypatch.setitem(weights.ROWS, TAG, replace(row, url="http://127.0.0.1:9/cpn_tiny.weights.h5"))
+    monkeypatch.setitem(published.ROWS, TAG, replace(row, url="http://127.0.0.1:9/cpn_tiny.weights.h5"))
     with pytest.raises(UserError, match="cannot be fetched.*by hand: .*cpn_tiny.weights.h5"):
-        weights.fetch(TAG)
+        published.fetch(TAG)
 
 
 def test_offline_never_asks(served, monkeypatch):
     monkeypatch.setenv("KPZOO_OFFLINE", "1")
     with pytest.raises(UserError, match="KPZOO_OFFLINE is set"):
-        weights.fetch(TAG)
+        published.fetch(TAG)
     assert served[2] == []
 
 
 def test_an_unknown_tag_and_a_tag_of_another_model_are_refused(served):
     with pytest.raises(UserError, match="Did you mean 'cpn_tiny.noise_64x64_v1'"):
-        weights.fetch("cpn_tiny.noise_64x64_v2")
+        published.fetch("cpn_tiny.noise_64x64_v2")
     with pytest.raises(UserError, match="belong to 'cpn_tiny'"):
         kpzoo.build("cpn_nano", weights=TAG)
 
@@ -111,8 +113,8 @@ def _fetch_in_child(row, home, queue):
     import os
 
     os.environ["KPZOO_HOME"] = home
-    weights.ROWS[TAG] = row
-    queue.put(str(weights.fetch(TAG)))
+    published.ROWS[TAG] = row
+    queue.put(str(published.fetch(TAG)))
 
 
 def test_two_processes_share_one_download(served, tmp_path):
@@ -142,18 +144,18 @@ def complete(tag, row):
 
 
 def test_every_published_row_is_complete():
-    row = weights.Weights(
+    row = published.Weights(
         "cpn_tiny", "https://host/a.weights.h5", "0" * 64, (64, 64), "coco17", {}, "CC0", "x", "y", "z"
     )
     assert complete("cpn_tiny.x_v1", row)
     for changes in (dict(model="cpn"), dict(sha256="0"), dict(url="a.h5"), dict(license=""), dict(metrics="")):
         assert not complete("cpn_tiny.x_v1", replace(row, **changes))
-    for tag, published in weights.ROWS.items():
-        assert complete(tag, published), tag
+    for tag, row in published.ROWS.items():
+        assert complete(tag, row), tag
 
 
 def test_info_tells_of_published_weights_with_their_evidence(monkeypatch):
-    row = weights.Weights(
+    row = published.Weights(
         "cpn_tiny",
         "https://host/a.weights.h5",
         "0" * 64,
@@ -166,7 +168,7 @@ def test_info_tells_of_published_weights_with_their_evidence(monkeypatch):
         "r.json",
     )
     assert "none are published yet" in str(kpzoo.info("cpn_tiny"))
-    monkeypatch.setitem(weights.ROWS, "cpn_tiny.x_v1", row)
+    monkeypatch.setitem(published.ROWS, "cpn_tiny.x_v1", row)
     told = str(kpzoo.info("cpn_tiny"))
     assert "cpn_tiny.x_v1: 64x64, coco17, trained here by r.py, figures in r.json, CC0" in told
 
@@ -287,7 +289,7 @@ def test_convert_records_what_is_asked_for_and_keeps_what_an_own_file_says(own, 
     arguments = ["convert", str(own[0]), str(out), "--model", "cpn_tiny", "--image-size", "64x64"]
     assert cli.main([*arguments, "--normalization", "none"]) == 0
     assert "with the image size 64x96, this one with 64x64" in capsys.readouterr().out
-    built = importers.build_arguments(importers.read_description(out))
+    built = weights.build_arguments(weights.read_description(out))
     assert built == {"image_hw": (64, 64), "skeleton": THREE, "normalization": None, "levels": ["c2"]}
 
 
@@ -347,6 +349,6 @@ def test_a_mistyped_tag_is_answered_with_the_nearest(served):
 
 
 def test_where_no_weights_are_published_a_tag_is_told_so(monkeypatch):
-    monkeypatch.setattr(weights, "ROWS", {})
+    monkeypatch.setattr(published, "ROWS", {})
     with pytest.raises(UserError, match="no weights are published yet"):
         kpzoo.build("cpn_tiny", weights="cpn_tiny.coco_256x192_v1")

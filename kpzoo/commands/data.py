@@ -35,9 +35,9 @@ def _add_make(parts) -> None:
 
 
 def _make(args) -> None:
-    from kpzoo.data import synthetic
+    from kpzoo.scenes import drawn
 
-    path = synthetic.make_dataset(
+    path = drawn.make_dataset(
         args.folder, args.images, seed=args.seed, crowding=args.crowding, split=args.split, overwrite=args.overwrite
     )
     print(path)
@@ -61,11 +61,12 @@ def _add_compose(parts) -> None:
 
 
 def _compose(args) -> None:
-    from kpzoo.data import compose, files
+    from kpzoo.data import files
+    from kpzoo.scenes import composed
 
     options = dict(seed=args.seed, crowding=args.crowding, people=tuple(args.people), split=args.split)
     source = files.load(args.source, args.split)
-    print(compose.make_dataset(source, args.folder, args.images, **options, overwrite=args.overwrite, progress=True))
+    print(composed.make_dataset(source, args.folder, args.images, **options, overwrite=args.overwrite, progress=True))
 
 
 def _add_pack(parts) -> None:

@@ -48,14 +48,14 @@ def _run(args) -> None:
         raise UserError("Pass either --results FILE or --model NAME, to say what is scored.")
     if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--report must name an .html file. Received: {args.report!r}.")
-    from kpzoo import outputs
+    from kpzoo.inference import outputs
 
     for path in filter(None, (args.report, args.save_results)):
         outputs.check_target(path)
     if args.results:
         _refuse_ignored(args)
-        from kpzoo import metrics
         from kpzoo.data import coco, results
+        from kpzoo.evaluation import metrics
 
         annotations = coco.read_annotations(args.annotations)
         poses = results.read_results(args.results, annotations)
@@ -99,7 +99,8 @@ def _evaluate_model(args, results_path):
     from kpzoo.data.results import read_results
 
     import_tensorflow()
-    from kpzoo import devices, evaluation
+    from kpzoo import evaluation
+    from kpzoo.training import devices
 
     data = _load_data(args)
     with devices.make_strategy(args.devices, over_hosts=False).scope() if args.devices else nullcontext():
@@ -125,7 +126,7 @@ def _evaluate_model(args, results_path):
 
 def _report(args, annotations, poses, found, data) -> None:
     if args.report:
-        from kpzoo import report
+        from kpzoo.evaluation import report
 
         path = report.write_report(args.report, annotations, poses, found, data, protocol=args.protocol)
         print(f"The report is in {path}", file=sys.stderr)

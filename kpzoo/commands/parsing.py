@@ -9,7 +9,7 @@ from pathlib import Path
 
 import kpzoo
 from kpzoo.errors import UserError
-from kpzoo.weights import ROWS
+from kpzoo.weights.published import ROWS
 
 
 def command(commands, name: str, run, text: str, example: str) -> argparse.ArgumentParser:
@@ -154,7 +154,7 @@ def _published(model: str) -> str:
 
 def own_arguments(name: str, weights: str) -> dict:
     """Returns how to build the model `name` as a weights file of its own says it was; {} for all other files."""
-    from kpzoo.importers import build_arguments, read_description
+    from kpzoo.weights import build_arguments, read_description
 
     description = read_description(weights)
     return build_arguments(description) if description.get("kpzoo_model") == name else {}

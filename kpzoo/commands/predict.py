@@ -74,15 +74,16 @@ def _check(args) -> None:
 
 def _run(args) -> int:
     _check(args)
-    from kpzoo import detect, sources
+    from kpzoo.inference import detectors, pictures
 
-    source = sources.open_source(args.source)
-    detector = detect.get(args.detector or "hog")
+    source = pictures.open_source(args.source)
+    detector = detectors.get(args.detector or "hog")
     given = {"suppression": args.box_nms, "max_iou": args.box_iou, "sigma": args.box_sigma}
     given |= {"min_score": args.min_box_score, "min_size": args.min_box_size, "max_boxes": args.max_boxes}
     detector = replace(detector, **{name: value for name, value in given.items() if value is not None})
     model = load_model(args)
-    from kpzoo import bulk, inference
+    from kpzoo import inference
+    from kpzoo.inference import bulk
 
     summary = bulk.predict_to_folder(
         model,
@@ -99,7 +100,7 @@ def _run(args) -> int:
         every=args.every or 1,
         precision=args.precision,
     )
-    if not summary.num_poses and summary.num_pictures and isinstance(detector, detect.HOGDetector) and not args.box:
+    if not summary.num_poses and summary.num_pictures and isinstance(detector, detectors.HOGDetector) and not args.box:
         print(f"kpzoo: {inference.NOBODY}", file=sys.stderr)
     if summary.problems:
         print(f"kpzoo: {len(summary.problems)} pictures could not be read, see above", file=sys.stderr)

@@ -12,6 +12,6 @@ def add(commands) -> None:
 
 
 def _run(args) -> None:
-    from kpzoo.summary import write_summary
+    from kpzoo.training.summary import write_summary
 
     print(write_summary(args.folder))

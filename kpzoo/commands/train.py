@@ -20,7 +20,7 @@ from kpzoo.commands.parsing import (
     size,
 )
 from kpzoo.errors import UserError
-from kpzoo.summary import LOG, RECORD, read_log
+from kpzoo.training.summary import LOG, RECORD, read_log
 
 
 def add(commands) -> None:
@@ -67,8 +67,8 @@ def _run(args) -> None:
     import keras
 
     from kpzoo import evaluation, training
-    from kpzoo.data import compose
     from kpzoo.losses import default_loss
+    from kpzoo.scenes import composed
 
     several = kpzoo.info(args.model).options.get("num_instances", 1) > 1
     if not several and (args.instance_rule, args.missing) != ("paper", "repeat"):
@@ -98,7 +98,7 @@ def _run(args) -> None:
             augment=_augment(args),
             seed=args.seed,
             instance_rule=args.instance_rule,
-            crowd=compose.Crowd(compose.Cutouts(train), args.crowd) if args.crowd else None,
+            crowd=composed.Crowd(composed.Cutouts(train), args.crowd) if args.crowd else None,
             validate=val and (lambda model: kpzoo.evaluate(model, val, flip=False).values),
             draw=val and (lambda model: evaluation.progress_sheet(model, val)),
             **scaling_options(args),
@@ -111,7 +111,7 @@ def _augment(args):
     """Returns the augmentation that was asked for; its name if it is as its authors have it."""
     if args.half_body is None:
         return args.augment
-    from kpzoo.data import crops
+    from kpzoo import crops
 
     return replace(crops.augmentation(args.augment), half_body_probability=args.half_body)
 

@@ -44,14 +44,14 @@ def _convert(args) -> None:
     if args.normalization:
         given["normalization"] = None if args.normalization == "none" else args.normalization
     import_tensorflow()
-    from kpzoo import importers
-    from kpzoo.importers.save import writer_of
+    from kpzoo import weights
+    from kpzoo.weights.save import writer_of
 
     writer_of(args.output, args.half)  # refuses a bad name before the long work
     model = kpzoo.build(args.model, **{**own_arguments(args.model, args.input), **given})
     head = "new" if args.new_head else "strict"
-    report = importers.load_weights(model, args.input, source=args.source, head=head)
-    path = importers.save_weights(model, args.output, half=args.half)
+    report = weights.load_weights(model, args.input, source=args.source, head=head)
+    path = weights.save_weights(model, args.output, half=args.half)
     told = {"output": str(path), "model": args.model, **asdict(report)}
     print(json.dumps(told) if args.json else f"{report}\n{path}")
 
@@ -81,7 +81,7 @@ def add_doctor(commands) -> None:
 
 def _doctor(args) -> None:
     import_tensorflow()
-    from kpzoo.doctor import diagnose
+    from kpzoo.models.doctor import diagnose
 
     found = diagnose(args.path, args.model)
     print(json.dumps(asdict(found)) if args.json else found)

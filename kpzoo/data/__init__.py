@@ -1,11 +1,13 @@
-"""Data sets: COCO-format files, synthetic scenes, crops, batches."""
+"""Data sets: COCO-format files, crops, batches and packs."""
 
-import importlib
+from kpzoo import lazy
 
-_HOME = {"load": "kpzoo.data.files", "PoseData": "kpzoo.data.files", "make_dataset": "kpzoo.data.batches"}
-
-
-def __getattr__(name: str):
-    if name in _HOME:  # TensorFlow is imported with `make_dataset`, not with this package
-        return getattr(importlib.import_module(_HOME[name]), name)
-    raise AttributeError(f"module 'kpzoo.data' has no attribute {name!r}. It has {', '.join(_HOME)}.")
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {
+        "load": "kpzoo.data.files",
+        "PoseData": "kpzoo.data.files",
+        "make_dataset": "kpzoo.data.batches",
+        "num_persons": "kpzoo.data.batches",
+    },
+)

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from kpzoo import geometry, heatmaps
-from kpzoo.data import crops, files, pack
+from kpzoo import crops, geometry, heatmaps
+from kpzoo.data import files, pack
 from kpzoo.data.coco import training_persons
-from kpzoo.data.compose import Crowd
 from kpzoo.data.files import PoseData
 from kpzoo.data.pack import Pack
 from kpzoo.errors import UserError, unknown
@@ -19,6 +19,15 @@ from kpzoo.pose_model import PoseModel
 # How many keypoints of another person must lie in the crop for it to be a target: the paper's text has k = 3, the
 # authors' code drops who is left with three or fewer.
 INSTANCE_RULES = {"paper": 3, "official": 4}
+
+
+class Scenes(Protocol):
+    """Generated scenes that stand in for a share of the crops, such as `kpzoo.scenes.composed.Crowd`."""
+
+    share: float
+
+    def scene(self, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+        """Returns (H, W, 3) uint8 pixels, boxes (P, 4), keypoints (P, K, 2), visibility (P, K), the crop's person."""
 
 
 def make_dataset(
@@ -31,7 +40,7 @@ def make_dataset(
     start_step: int = 0,
     visibility_rule: str | None = None,
     instance_rule: str = "paper",
-    crowd: Crowd | None = None,
+    crowd: Scenes | None = None,
     check_images: bool = True,
     host: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:

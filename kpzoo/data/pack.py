@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from kpzoo.data import crops
+from kpzoo import crops
 from kpzoo.data.files import PACK_INDEX as INDEX
 from kpzoo.errors import UserError
 from kpzoo.skeletons import Skeleton

@@ -14,12 +14,13 @@ import numpy as np
 import tensorflow as tf
 
 import kpzoo
-from kpzoo import geometry, locks
-from kpzoo.data import crops, files, pack
+from kpzoo import crops, geometry
+from kpzoo.data import files, pack
 from kpzoo.data.batches import nearest_persons
 from kpzoo.data.coco import training_persons
 from kpzoo.data.files import PoseData
 from kpzoo.errors import UserError
+from kpzoo.files import hold
 from kpzoo.skeletons import Skeleton
 
 QUALITY = 92  # of the JPEGs
@@ -124,7 +125,7 @@ def _part_of(folder: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"Cannot write the pack {str(folder)!r}: {error.strerror}. Use another folder.") from None
     with lock:
-        if not locks.hold(lock, wait=False):
+        if not hold(lock, wait=False):
             raise UserError(f"Another process is writing the pack {str(folder)!r}. Wait for it, or use another folder.")
         try:
             if old.exists() and not folder.exists():

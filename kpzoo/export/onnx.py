@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from kpzoo import heatmaps
 from kpzoo.errors import UserError, unknown
-from kpzoo.export import layout
-from kpzoo.export.files import check_file_export, description, written_whole
+from kpzoo.export import onnx_transposes
+from kpzoo.export.description import check_file_export, description, written_whole
 from kpzoo.pose_model import PoseModel
 
 OPSETS = range(13, 19)  # tf2onnx writes no newer ones, and older ones lack what the decoders need
@@ -37,7 +37,7 @@ def to_onnx(
       first, as everywhere in ONNX; the one Transpose in the graph is that of the input.
 
     What a client must know (joints, links, flip pairs, normalisation, crop rule, decoder, versions) is in the file's
-    metadata, each value as JSON; see `kpzoo.export.files.description`.
+    metadata, each value as JSON; see `kpzoo.export.description.description`.
 
     Args:
         model: Any model of the zoo, built under the float32 policy.
@@ -58,7 +58,7 @@ def to_onnx(
         raise UserError(f"ONNX opset must be {OPSETS[0]} to {OPSETS[-1]}. Received: {opset!r}. Try {DEFAULT_OPSET}.")
     with written_whole(path, overwrite) as part:
         proto = _converted(tf2onnx, model, answer, opset)
-        proto = layout.without_needless_transposes(onnx, proto)
+        proto = onnx_transposes.without_needless_transposes(onnx, proto)
         _name_dimensions(proto)
         properties = {**description(model), "answer": answer, "opset": opset, "precision": "float32"}
         properties["versions"] |= {name: metadata.version(name) for name in ("tf2onnx", "onnx")}

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from kpzoo import geometry, heatmaps
-from kpzoo.acceleration import ask_all
-from kpzoo.data import crops, synthetic
+from kpzoo import crops, geometry, heatmaps
 from kpzoo.errors import UserError
 from kpzoo.export.runtimes import ask, first_line
+from kpzoo.inference.acceleration import ask_all
 from kpzoo.pose_model import PoseModel
+from kpzoo.scenes import drawn
 
 HEATMAP_LIMIT = 1e-5  # of the largest value in the Keras model's heatmaps
 KEYPOINT_LIMIT = 0.01  # crop pixels
@@ -119,7 +119,7 @@ def drawn_crops(model: PoseModel, count: int = NUM_CROPS) -> np.ndarray:
     rule = geometry.CROP_RULES[heatmaps.CODECS[model.preset.codec].crop_rule]
     found, seed = [], 0
     while len(found) < count:
-        pixels, persons = synthetic.draw_scene(seed, crowding=0.5)
+        pixels, persons = drawn.draw_scene(seed, crowding=0.5)
         boxes = np.array([person["bbox"] for person in persons], float).reshape(-1, 4)
         matrices = geometry.crop_to_image(geometry.views(boxes, rule, image_hw), image_hw).astype(np.float32)
         pixels = tf.constant(pixels)

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from kpzoo import geometry, heatmaps
-from kpzoo.acceleration import FoldedModel, ask_all
-from kpzoo.data import crops
-from kpzoo.export.files import checked_model, description, written_whole
-from kpzoo.inference import SECOND_INSTANCE_DECAY
+from kpzoo import crops, geometry, heatmaps
+from kpzoo.export.description import checked_model, description, written_whole
+from kpzoo.inference.acceleration import FoldedModel, ask_all
+from kpzoo.inference.predictor import SECOND_INSTANCE_DECAY
 from kpzoo.pose_model import PoseModel, Preset
 
 CROPS_AT_ONCE = 32  # boxes of one picture that are cropped and asked together, so that memory does not grow with boxes

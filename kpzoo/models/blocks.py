@@ -13,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-from kpzoo import fresh
 from kpzoo.errors import unknown
+from kpzoo.models import fresh
 
 HEAD_DTYPE = "float32"  # pixels and heatmaps are computed in full precision under every policy
 

@@ -21,8 +21,8 @@ from kpzoo.models.blocks import (
     image_input,
 )
 from kpzoo.models.mimb import InstanceGates
+from kpzoo.models.registry import Spec, register
 from kpzoo.models.resnet import RESNET_BLOCKS, RESNET_WIDTHS, STAGES, resnet
-from kpzoo.registry import Spec, register
 
 
 class Flavour(NamedTuple):

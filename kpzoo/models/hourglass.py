@@ -18,7 +18,7 @@ from kpzoo.models.blocks import (
     max_pool,
     relu,
 )
-from kpzoo.registry import Spec, register
+from kpzoo.models.registry import Spec, register
 
 CORNER_WIDTHS = (256, 256, 384, 384, 384, 512)
 CORNER_BLOCKS = (2, 2, 2, 2, 2, 4)

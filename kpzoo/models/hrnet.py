@@ -15,8 +15,8 @@ from kpzoo.models.blocks import (
     relu,
 )
 from kpzoo.models.mimb import InstanceGates
+from kpzoo.models.registry import Spec, register
 from kpzoo.models.resnet import EXPANSION
-from kpzoo.registry import Spec, register
 
 MODULES = (1, 4, 3)  # exchange modules of stages 2, 3 and 4
 STAGE_NAMES = ("stage1", "stage2", "stage3", "stage4")

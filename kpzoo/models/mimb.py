@@ -11,8 +11,8 @@ import keras
 import tensorflow as tf
 from keras import layers
 
-from kpzoo import fresh
 from kpzoo.errors import UserError, unknown
+from kpzoo.models import fresh
 from kpzoo.models.blocks import HEAD_DTYPE, TORCH_NORM, FusedBatchNorm
 
 

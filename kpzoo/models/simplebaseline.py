@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from kpzoo.errors import UserError
 from kpzoo.models.blocks import HEAD_DTYPE, ResizeBilinear, deconv_bn_relu, heatmap_head, image_input
 from kpzoo.models.mimb import InstanceGates
+from kpzoo.models.registry import Spec, register
 from kpzoo.models.resnet import RESNET_BLOCKS, RESNET_WIDTHS, STAGES, resnet
-from kpzoo.registry import Spec, register
 
 DECONVS = (256, 256, 256)
 

@@ -1,1 +1,0 @@
-"""How `kpzoo.data.synthetic` draws: bodies in space, their clothes and faces, and what stands around them."""

@@ -1,0 +1,15 @@
+"""Evaluation: AP and other metrics of models and of results files, reports and contact sheets."""
+
+from kpzoo import lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {
+        "evaluate": "kpzoo.evaluation.evaluator",
+        "KEPT_IOUS": "kpzoo.evaluation.evaluator",
+        "prediction_sheet": "kpzoo.evaluation.evaluator",
+        "heatmap_sheet": "kpzoo.evaluation.evaluator",
+        "progress_sheet": "kpzoo.evaluation.evaluator",
+        "annotation_sheet": "kpzoo.evaluation.evaluator",
+    },
+)

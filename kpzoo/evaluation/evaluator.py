@@ -1,0 +1,297 @@
+"""A model and annotated pictures to metrics, results files and pictures of what was found."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import kpzoo
+from kpzoo import crops, drawing, heatmaps, images
+from kpzoo.data.batches import make_dataset
+from kpzoo.data.coco import clipped_boxes
+from kpzoo.data.files import PoseData, undecodable
+from kpzoo.data.pack import Pack
+from kpzoo.data.results import Results, read_boxes, write_results
+from kpzoo.errors import UserError
+from kpzoo.evaluation import metrics
+from kpzoo.inference.acceleration import accelerate
+from kpzoo.inference.predictor import POSE_NMS, predict_boxes, suppress
+from kpzoo.nms import box_nms as box_nms_of
+from kpzoo.pose_model import PoseModel, Preset
+from kpzoo.poses import Poses
+
+KEPT_IOUS = (1.0, 0.8, 0.7, 0.6, 0.5, 0.3, 0.1, 0.0)  # from all boxes to none that overlap another
+
+
+def evaluate(
+    model: PoseModel,
+    data: PoseData,
+    boxes: str | Path = "gt",
+    *,
+    box_nms: float | None = None,
+    kept_ious: Sequence[float] = (),
+    flip: bool = True,
+    nms: float | str | None = "auto",
+    protocol: str = "coco",
+    batch_size: int = 32,
+    results_path: str | Path | None = None,
+    progress: bool = False,
+    precision: str = "float32",
+) -> metrics.Metrics:
+    """Returns AP and AR of a model, and PCK@0.2 where the boxes are annotated ones.
+
+    Args:
+        model: Any model of the zoo, for the data's keypoints.
+        data: What `kpzoo.data.load` returns.
+        boxes: "gt" for the annotated boxes, or a file of detections in COCO's results format. AP of the two do not
+            compare.
+        box_nms: IoU above which only the better one of two boxes of an image is looked at; None for all. Of annotated
+            boxes the better is whose person shows more keypoints, so that 0.5 leaves what a detector finds in a crowd.
+        kept_ious: Such IoUs, such as `KEPT_IOUS`, for AP against how many boxes are kept. All boxes are asked about
+            once, then chosen from for each IoU: `details["kept"]` has its `max_iou`, the `share` of boxes that are
+            kept, and the `AP` that `box_nms` would give.
+        flip: Whether to average over the mirrored crop.
+        nms: OKS above which the lower scored of two poses of an image is dropped; None to keep all; "auto" for what
+            the model's reference does: all are kept by the protocol "crowdpose" and of single-instance CPNs, of others
+            those above 0.9 are dropped.
+        protocol: "coco" or "crowdpose", see `metrics.average_precision`.
+        batch_size: Crops in one pass through the network; with the flip test it sees as many mirrored ones, too.
+        results_path: Where to write the poses as a COCO results file.
+        progress: Whether to tell the crops per second on stderr.
+        precision: See `kpzoo.accelerate`; what compares with others' figures is "float32".
+
+    Returns:
+        The metrics of the poses of all instances together. For models with several instances there are also
+        `AP_instance_0`, `AP_instance_1`, …: that of the poses of one query alone, λ in MIPNet's paper.
+
+    Raises:
+        UserError: The keypoints differ, a picture cannot be decoded, or the boxes are of other images.
+    """
+    if not isinstance(data, PoseData | Pack):  # what a pack lacks it tells itself
+        raise UserError(f"`data` must be what `kpzoo.data.load` returns. Received: {data!r}.")
+    if isinstance(nms, str) and nms != "auto":
+        raise UserError(f"`nms` must be a number, None or 'auto'. Received: {nms!r}.")
+    preset, annotations = model.preset, data.annotations
+    if preset.skeleton.keypoints != annotations.skeleton.keypoints:
+        raise UserError(
+            f"Model {preset.name!r} finds the keypoints of {preset.skeleton.name!r}, {annotations.path} has those of "
+            f"{annotations.skeleton.name!r}. Build the model with `skeleton={annotations.skeleton.name!r}`."
+        )
+    person_index, image_ids, boxes_xywh, box_scores, ranks = _boxes(data, boxes, box_nms)
+    paths = data.image_paths(image_ids)
+    bad = undecodable(paths)
+    if bad:
+        path, reason = next(iter(bad.items()))
+        raise UserError(f"{path} cannot be decoded: {reason}. {len(bad)} such pictures; evaluation needs all of them.")
+    options = dict(flip=flip, batch_size=batch_size, progress=progress, precision=precision)
+    poses = predict_boxes(model, paths, boxes_xywh, box_scores, **options)
+    pose_image_ids = np.repeat(image_ids, preset.num_instances)
+    if nms == "auto":
+        nms = _reference_nms(preset, protocol)
+
+    def score(rows):
+        rows = rows[_kept(poses[rows], pose_image_ids[rows], preset, nms)]
+        kept = poses[rows]
+        results = Results(pose_image_ids[rows], kept.keypoints_xy, kept.keypoint_scores, kept.scores)
+        return results, metrics.average_precision(annotations, results, protocol, boxes=_source(boxes, box_nms))
+
+    results, found = score(np.arange(len(poses)))
+    values, circumstances = dict(found.values), {**found.circumstances, **_circumstances(model, flip, nms, precision)}
+    details, circumstances["boxes_used"] = dict(found.details), len(boxes_xywh)
+    if preset.num_instances > 1:
+        for instance in range(preset.num_instances):
+            _, alone = score(np.flatnonzero(poses.instance == instance))
+            values[f"AP_instance_{instance}"] = alone.values["AP"]
+    if kept_ious:
+        kept = {max_iou: _best(image_ids, boxes_xywh, ranks, max_iou) for max_iou in kept_ious}
+        details["kept"] = _kept_curve(kept, len(boxes_xywh), preset.num_instances, score)
+    if person_index is not None:
+        first = poses.keypoints_xy[poses.instance == 0]
+        pck = metrics.pck(annotations, person_index, first)
+        values |= pck.values
+        details |= pck.details
+        circumstances["pck_normalized_by"] = pck.circumstances["normalized_by"]
+    if results_path is not None:
+        write_results(results_path, results, annotations.category_id)
+    return metrics.Metrics(values, circumstances, details)
+
+
+def _reference_nms(preset: Preset, protocol: str) -> float | None:
+    """Returns the OKS of the pose NMS that the references of model and protocol use, None if they use none."""
+    if protocol == "crowdpose":  # MIPNet's loader of CrowdPose submits all poses, for HRNets and ResNets, too
+        return None
+    return None if preset.num_instances == 1 and preset.codec.startswith("cpn") else POSE_NMS
+
+
+def _kept_curve(kept: Mapping[float, np.ndarray], num_boxes: int, num_instances: int, score: Callable) -> list[dict]:
+    """Returns the share of boxes that are kept at each IoU, and the AP of their poses; `score` takes rows of poses."""
+    box_of_pose = np.repeat(np.arange(num_boxes), num_instances)
+    curve = []
+    for max_iou, boxes in kept.items():
+        _, found = score(np.flatnonzero(np.isin(box_of_pose, boxes)))
+        share = len(boxes) / num_boxes if num_boxes else 1.0
+        curve.append({"max_iou": max_iou, "share": share, "AP": found.values["AP"]})
+    return curve
+
+
+def _source(boxes: str | Path, box_nms: float | None) -> str:
+    text = "gt (annotated)" if boxes == "gt" else f"detections of {Path(boxes).name}"
+    return text if box_nms is None else f"{text}, best of those above an IoU of {box_nms}"
+
+
+def _boxes(data: PoseData, boxes: str | Path, box_nms: float | None = None):
+    """Returns (person_index or None, image_ids, boxes_image_xywh, box_scores, ranks) of the crops to look at.
+
+    Of boxes that overlap, box NMS keeps that of the highest rank.
+    """
+    if boxes != "gt":
+        found = read_boxes(boxes, data.annotations)
+        keep = _best(found.image_ids, found.boxes_image_xywh, found.scores, box_nms)
+        scores = found.scores[keep]
+        return None, found.image_ids[keep], found.boxes_image_xywh[keep], scores, scores
+    persons = data.annotations.persons
+    sizes_hw = data.annotations.image_sizes_hw[persons.image_index]
+    clipped, usable = clipped_boxes(persons.boxes_image_xywh, sizes_hw)
+    labelled = (persons.visibility > 0).any(axis=1)
+    index = np.flatnonzero(~persons.is_crowd & persons.has_box & usable & labelled)
+    shown = (persons.visibility[index] == 2).sum(axis=1) + persons.area[index] / (1.0 + persons.area.max(initial=0.0))
+    keep = _best(persons.image_ids[index], clipped[index], shown, box_nms)
+    index, shown = index[keep], shown[keep]
+    return index, persons.image_ids[index], clipped[index], np.ones(len(index)), shown
+
+
+def _best(image_ids: np.ndarray, boxes_xywh: np.ndarray, scores: np.ndarray, max_iou: float | None) -> np.ndarray:
+    """Returns the indices of the boxes that box NMS keeps in each image, all if `max_iou` is None."""
+    if max_iou is None:
+        return np.arange(len(image_ids))
+    return _per_image(image_ids, lambda rows: box_nms_of(boxes_xywh[rows], scores[rows], max_iou))
+
+
+def _per_image(image_ids: np.ndarray, choose: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Returns the chosen indices in ascending order; `choose` picks among the rows of one image."""
+    order = np.argsort(image_ids, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(image_ids[order])) + 1) if len(order) else []
+    return np.sort(np.concatenate([np.arange(0), *(rows[choose(rows)] for rows in groups)]))
+
+
+def _kept(poses: Poses, image_ids: np.ndarray, preset, nms: float | None) -> np.ndarray:
+    """Returns the indices of the poses that stay, image by image, in the order of the poses."""
+    if nms is None:
+        return np.arange(len(poses))
+    return _per_image(image_ids, lambda rows: suppress(poses[rows], preset, nms))
+
+
+def _circumstances(model: PoseModel, flip: bool, nms: float | None, precision: str) -> Mapping:
+    preset, policy = model.preset, model.dtype_policy.name
+    codec = heatmaps.CODECS[preset.codec]
+    return {
+        "model": preset.name,
+        "image_hw": f"{preset.image_hw[0]}x{preset.image_hw[1]}",
+        "precision": precision if policy == "float32" else policy,  # a model that was built in it computes in it
+        "flip_test": flip,
+        "decoder": codec.decoder,
+        "crop_rule": codec.crop_rule,
+        "oks_nms": "none" if nms is None else nms,
+        "rescoring": heatmaps.RESCORING[codec.decoder],
+        "versions": f"kpzoo {kpzoo.__version__}, keras {keras.__version__}, tensorflow {tf.__version__}",
+    }
+
+
+def prediction_sheet(model: PoseModel, data: PoseData, num_images: int, columns: int = 4) -> np.ndarray:
+    """Returns a contact sheet of pictures with the poses that the model finds in the annotated boxes."""
+    _, image_ids, boxes_xywh, box_scores, _ = _boxes(data, "gt")
+    chosen = np.unique(image_ids)[:num_images]
+    rows = np.flatnonzero(np.isin(image_ids, chosen))
+    paths = data.image_paths(image_ids[rows])
+    poses = predict_boxes(model, paths, boxes_xywh[rows], box_scores[rows])
+    pose_image_ids = np.repeat(image_ids[rows], model.preset.num_instances)
+    pictures = []
+    for image_id, path in zip(chosen, data.image_paths(chosen), strict=True):
+        picture = images.read_image(path, apply_exif=False)
+        pictures.append(poses[pose_image_ids == image_id].draw(picture))
+    return drawing.contact_sheet(pictures, columns, cell_hw=_cell(pictures))
+
+
+def heatmap_sheet(
+    model: PoseModel,
+    data: PoseData,
+    num_crops: int,
+    *,
+    found: bool = False,
+    augment: str | crops.Augment | None = None,
+    seed: int = 0,
+) -> drawing.Picture:
+    """Returns a sheet of crops, each with the heatmaps of every instance that the model can be asked for beside it.
+
+    Args:
+        model: Whose crops, keypoints and instances are drawn.
+        data: What `kpzoo.data.load` returns.
+        num_crops: How many persons, in the order in which training sees them.
+        found: Whether to draw what the model finds, instead of the targets that it is trained with.
+        augment: See `kpzoo.data.make_dataset`.
+        seed: Which persons, and how they are augmented.
+    """
+    batch = next(iter(make_dataset(data, model, num_crops, augment=augment, seed=seed, check_images=False)))
+    maps = accelerate(model).heatmaps(batch["image"]) if found else batch["heatmaps"]
+    maps = tf.reshape(maps, [num_crops, model.preset.num_instances, *maps.shape[-3:]]).numpy()
+    present = batch["present"].numpy() if "present" in batch else np.ones((num_crops, 1))
+    pictures, captions = [], []
+    for crop, of_crop, there in zip(batch["image"].numpy().round().astype(np.uint8), maps, present, strict=True):
+        pictures += [crop, *(drawing.heatmap_overlay(crop, instance) for instance in of_crop)]
+        alone = "" if found else ": nobody else"
+        captions += ["crop", *(f"instance {n}{'' if there[n] else alone}" for n in range(len(of_crop)))]
+    columns = (1 + model.preset.num_instances) * (2 if num_crops > 1 else 1)
+    return drawing.contact_sheet(pictures, columns, captions, model.preset.image_hw)
+
+
+def progress_sheet(model: PoseModel, data: PoseData, num_crops: int = 6) -> drawing.Picture:
+    """Returns a sheet of crops, always the same ones, to look at while a model learns.
+
+    Each stands beside itself: with what is annotated, with what the model finds (of all its instances, those behind the
+    first dashed), and with the heatmaps of each instance. Annotations are shown as the targets say them.
+    """
+    preset, codec = model.preset, heatmaps.CODECS[model.preset.codec]
+    batch = next(iter(make_dataset(data, model, num_crops, check_images=False)))
+    found = accelerate(model).heatmaps(batch["image"])
+    poses = []
+    for maps in (tf.reshape(batch["heatmaps"], tf.shape(found)), found):
+        poses.append([array.numpy() for array in heatmaps.decode(codec, maps)])  # (B, N, K, 2), (B, N, K)
+    pictures, captions, instance = [], [], np.arange(preset.num_instances)
+    for index, crop in enumerate(batch["image"].numpy().round().astype(np.uint8)):
+        for points, scores in poses:
+            drawn = dict(instance=instance, scores=-instance, min_score=0.1)  # early guesses are faint
+            pictures.append(drawing.draw_poses(crop, points[index], scores[index], preset.skeleton, **drawn))
+        pictures += [drawing.heatmap_overlay(crop, maps) for maps in found[index].numpy()]
+        captions += ["annotated", "found", *(f"instance {number}" for number in instance)]
+    columns = (2 + preset.num_instances) * (2 if num_crops > 1 else 1)
+    return drawing.contact_sheet(pictures, columns, captions, preset.image_hw)
+
+
+def annotation_sheet(data: PoseData, num_images: int, columns: int = 4) -> np.ndarray:
+    """Returns a contact sheet of pictures with annotated keypoints, the hidden ones faint, and boxes."""
+    persons = data.annotations.persons
+    pictures = []
+    for image_id, path in zip(
+        data.annotations.image_ids[:num_images],
+        data.image_paths(data.annotations.image_ids[:num_images]),
+        strict=True,
+    ):
+        rows = (persons.image_ids == image_id) & (persons.num_keypoints > 0)
+        pictures.append(
+            drawing.draw_poses(
+                images.read_image(path, apply_exif=False),
+                persons.keypoints_image_xy[rows],
+                persons.visibility[rows] / 2,
+                data.skeleton,
+                boxes_xywh=persons.boxes_image_xywh[rows],
+            )
+        )
+    return drawing.contact_sheet(pictures, columns, cell_hw=_cell(pictures))
+
+
+def _cell(pictures: list[np.ndarray]) -> tuple[int, int]:
+    """Returns the (height, width) of a sheet's cells: the pictures' median shape, 320 pixels wide."""
+    aspect = float(np.median([picture.shape[0] / picture.shape[1] for picture in pictures]))
+    return round(320 * aspect), 320

@@ -1,0 +1,189 @@
+"""A folder, a video or a list of pictures to results on disk: one call that can be stopped and goes on."""
+
+import zlib
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import kpzoo
+from kpzoo import images, inference
+from kpzoo.errors import UserError
+from kpzoo.inference import detectors, outputs
+from kpzoo.inference.boxes import BoxFile
+from kpzoo.inference.pictures import Pictures, Video, open_source
+from kpzoo.pose_model import PoseModel
+
+
+@dataclass
+class Summary:
+    """What came of a run.
+
+    Args:
+        num_pictures: Pictures or frames that were looked at.
+        num_skipped: Pictures that were done before.
+        num_poses: Poses in those looked at.
+        num_broken: Frames of a video that could not be read.
+        problems: A line for each picture that could not be read.
+    """
+
+    num_pictures: int = 0
+    num_skipped: int = 0
+    num_poses: int = 0
+    num_broken: int = 0
+    problems: tuple[str, ...] = ()
+
+
+def predict_to_folder(
+    model: PoseModel,
+    source,
+    out: str | Path,
+    boxes_xywh=None,
+    *,
+    detector=None,
+    pictures: bool = True,
+    show_nms: bool = False,
+    overwrite: bool = False,
+    **options,
+) -> Summary:
+    """Writes the poses in many pictures or a video into a folder, see `outputs`; tells its progress on stderr.
+
+    The same call goes on where a stopped one was: pictures that are done and have not changed are skipped. A video
+    begins anew. A picture that cannot be read is named, and the others go on.
+
+    Args:
+        model: Any model of the zoo.
+        source: See `inference.predict`.
+        out: The folder.
+        boxes_xywh, detector: See `inference.predict`.
+        pictures: Whether to draw the poses.
+        show_nms: Whether to draw them before and after OKS-NMS too.
+        overwrite: Whether to begin anew whatever the folder holds.
+        options: `flip`, `nms`, `batch_size`, `every`, `precision` of `inference.predict`.
+
+    Raises:
+        UserError: Not one picture or frame could be read, or nothing fits together. What is done stays.
+    """
+    opened = open_source(source)
+    detector = None if boxes_xywh is not None else detectors.get("hog" if detector is None else detector)
+    _check(opened, detector, out)
+    is_video = isinstance(opened, Video)
+    settings = {"video": opened.source if is_video else None, **_settings(model, boxes_xywh, detector, options)}
+    folder = outputs.OutputFolder(out, model.preset.skeleton, settings, resume=not is_video, overwrite=overwrite)
+    summary, run = Summary(), _run_video if is_video else _run_pictures
+    kinds = [outputs.PICTURES] * pictures + [outputs.NMS] * show_nms
+    try:
+        run(model, opened, folder, summary, kinds, boxes_xywh=boxes_xywh, detector=detector, **options)
+    finally:  # Ctrl-C too leaves whole files
+        with closing(folder):
+            folder.finish()
+    if summary.problems and not summary.num_pictures + summary.num_skipped:
+        raise UserError(f"None of the {len(summary.problems)} pictures can be read. The first: {summary.problems[0]}")
+    return summary
+
+
+def _check(opened, detector, out) -> None:
+    """Refuses what would fail or harm only later."""
+    out = Path(out).expanduser().resolve()
+    if isinstance(opened, Pictures):
+        folders = {Path(folder).resolve() for folder in opened.folders}
+        for drawn in (out / outputs.PICTURES, out / outputs.NMS):
+            if drawn.resolve() in folders:
+                raise UserError(f"The pictures lie in {drawn}, where they would be replaced by drawn ones.")
+        keys = [one.key for one in opened.listed]
+        if isinstance(detector, BoxFile) and keys and not detector.knows(keys):
+            raise UserError(
+                f"{detector.path} has boxes of none of the {len(keys)} pictures, whose ids are file names such as "
+                f"{keys[0]!r}. Is it of other pictures?"
+            )
+
+
+def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:
+    """Returns what the poses depend on."""
+    checksum = 0
+    for weight in model.weights:
+        checksum = zlib.crc32(np.ascontiguousarray(weight.value.numpy()), checksum)
+    boxes = None if boxes_xywh is None else [np.asarray(boxes, float).tolist() for boxes in boxes_xywh]
+    relevant = {name: options.get(name) for name in ("flip", "nms", "precision")}
+    return {
+        "kpzoo": kpzoo.__version__,
+        "model": model.preset.name,
+        "weights": f"{checksum:08x}",
+        "boxes": boxes if detector is None else repr(detector),
+        "detector_file": _checksum(getattr(detector, "path", None)),
+        **relevant,
+    }
+
+
+def _checksum(path: str | Path | None) -> str | None:
+    """Returns what changes when the content of a detector's file does; None without a file."""
+    if path is None or not Path(path).expanduser().is_file():
+        return None
+    checksum = 0
+    with Path(path).expanduser().open("rb") as file:
+        while block := file.read(2**20):
+            checksum = zlib.crc32(block, checksum)
+    return f"{checksum:08x}"
+
+
+def _drawn(one: inference.Found, kind: str) -> np.ndarray:
+    return one.draw_nms() if kind == outputs.NMS else one.poses.draw(one.picture.image)
+
+
+def _run_pictures(model, opened: Pictures, folder, summary: Summary, kinds: list[str], **options) -> None:
+    todo = [
+        place
+        for place, (entry, listed) in enumerate(zip(opened.entries, opened.listed, strict=True))
+        if isinstance(entry, np.ndarray) or not _is_done(folder, listed.name, entry, kinds)
+    ]
+    summary.num_skipped = len(opened) - len(todo)
+    files = {listed.name: entry for entry, listed in zip(opened.entries, opened.listed, strict=True)}
+    progress = outputs.Progress(len(todo), "pictures")
+    if summary.num_skipped:
+        progress.say(f"{summary.num_skipped} pictures are done already")
+    boxes = options["boxes_xywh"]
+    if isinstance(boxes, list | tuple) and any(np.ndim(one) == 2 for one in boxes) and len(boxes) == len(opened):
+        options["boxes_xywh"] = [boxes[place] for place in todo]
+    for one in inference.stream(model, opened.at(todo), **options):
+        picture = one.picture
+        if picture.problem:
+            summary.problems += (str(picture.problem),)
+            progress.say(f"kpzoo: {picture.problem}")
+            continue
+        for kind in kinds:
+            images.write_image(folder.picture_path(picture.name, kind), _drawn(one, kind))
+        file = files[picture.name]
+        folder.add(picture.name, picture.image_id, one.poses, None if isinstance(file, np.ndarray) else file)
+        summary.num_pictures, summary.num_poses = summary.num_pictures + 1, summary.num_poses + len(one.poses)
+        progress.step(len(one.poses))
+    progress.close()
+
+
+def _is_done(folder: outputs.OutputFolder, name: str, file, kinds: list[str]) -> bool:
+    try:
+        return folder.is_done(name, file, kinds)
+    except OSError:  # it will be named when it is read
+        return False
+
+
+def _run_video(model, opened: Video, folder, summary: Summary, kinds: list[str], **options) -> None:
+    progress = outputs.Progress(len(opened), "frames")
+    name = "webcam" if opened.live else Path(opened.source).stem
+    names = {outputs.PICTURES: f"{name}.mp4", outputs.NMS: f"{name}_nms.mp4"}
+    videos = {kind: outputs.VideoFile(folder.path / names[kind], opened.fps) for kind in kinds}
+    try:
+        for one in inference.stream(model, opened, **options):
+            for kind, video in videos.items():
+                video.add(_drawn(one, kind))
+            folder.add(one.picture.name, one.picture.image_id, one.poses)
+            summary.num_pictures, summary.num_poses = summary.num_pictures + 1, summary.num_poses + len(one.poses)
+            progress.step(len(one.poses))
+    finally:
+        summary.num_broken = opened.num_broken
+        progress.close()
+        with ExitStack() as stack:  # each is closed whatever becomes of the others
+            for video in videos.values():
+                stack.callback(video.close)
+    if opened.num_broken:
+        progress.say(f"{opened.num_broken} of {opened.num_read + opened.num_broken} frames could not be read")

@@ -1,0 +1,312 @@
+"""What a run over many pictures leaves behind: results as JSON and CSV, drawn pictures or a video, and where it was.
+
+OUT/progress.jsonl   one line a picture, appended when it is done; a run that was stopped goes on behind the last
+OUT/results.json     a list of COCO results, each with the `file_name` of its picture
+OUT/poses.csv        one row a pose, see `Poses.csv_header`
+OUT/pictures/…       the pictures with poses on them, under their own names; of a video OUT/NAME.mp4
+OUT/nms/…            the poses before and after OKS-NMS, if asked for; of a video OUT/NAME_nms.mp4
+"""
+
+import csv
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from kpzoo import files, images
+from kpzoo.errors import UserError
+from kpzoo.poses import Poses
+from kpzoo.skeletons import Skeleton
+
+PROGRESS, RESULTS, TABLE, PICTURES, NMS = "progress.jsonl", "results.json", "poses.csv", "pictures", "nms"
+
+
+class OutputFolder:
+    """The folder of one run, which no other run writes to meanwhile.
+
+    What it holds of an earlier run with the same settings is kept.
+
+    Args:
+        path: The folder; it is made, must be empty, or be of an earlier run.
+        skeleton: Of all poses.
+        settings: What the poses depend on, as JSON can hold it.
+        resume: Whether to keep what the earlier run did.
+        overwrite: Whether to begin anew whatever the folder holds.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        skeleton: Skeleton,
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = True,
+        overwrite: bool = False,
+    ):
+        self.path, self.skeleton = Path(path).expanduser(), skeleton
+        self._progress = self.path / PROGRESS
+        foreign = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
+        if foreign and not overwrite and not self._progress.exists():
+            raise UserError(f"{self.path} exists and is not of an earlier run. Choose another folder, or overwrite.")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._file = self._progress.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"Cannot write to {self.path}: {error.strerror or error}.") from None
+        try:
+            with naming(self._progress):
+                self._begin(json.loads(json.dumps(settings)), resume, overwrite)
+        except BaseException:
+            with suppress(OSError):  # what is not written yet cannot be, either
+                self._file.close()
+            raise
+
+    def _begin(self, settings: dict, resume: bool, overwrite: bool) -> None:
+        if not files.hold(self._file, wait=False):
+            raise UserError(f"Another run is writing to {self.path}. Wait for its end, or choose another folder.")
+        if not overwrite:
+            self._check(settings)
+        lines = self._whole_lines() if resume and not overwrite else []
+        os.truncate(self._progress, sum(map(len, lines)))  # a line that was cut off goes
+        if not lines:
+            self._file.write(json.dumps({"settings": settings}) + "\n")
+            self._file.flush()
+        self._stamps = {row["file_name"]: row["stamp"] for row in self._latest()}
+
+    def _whole_lines(self) -> list[bytes]:
+        lines = self._progress.read_bytes().splitlines(keepends=True)
+        return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
+
+    def _check(self, settings: dict) -> None:
+        lines = self._whole_lines()
+        try:
+            before = json.loads(lines[0])["settings"] if lines else settings
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{self._progress} is damaged. Choose another folder, or overwrite.") from None
+        changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
+        if changed:
+            told = ", ".join(f"{key}: {before.get(key)} before, {settings.get(key)} now" for key in sorted(changed))
+            raise UserError(
+                f"The poses in {self.path} were made otherwise ({told}). Choose another folder, or overwrite."
+            )
+
+    def picture_path(self, name: str, kind: str = PICTURES) -> Path:
+        """Returns where the picture of that name is drawn; formats that cannot be written become PNG."""
+        path = self.path / kind / name
+        return path if path.suffix.lower() in images.WRITABLE else path.with_name(path.name + ".png")
+
+    def is_done(self, name: str, file: str | Path, kinds: Sequence[str]) -> bool:
+        """Returns whether a picture's poses are there, it has not changed since, and its drawings are there."""
+        known = self._stamps.get(name)
+        drawn = all(self.picture_path(name, kind).exists() for kind in kinds)
+        return known is not None and known == stamp(file) and drawn
+
+    def add(self, name: str, image_id: int, poses: Poses, file: str | Path | None = None) -> None:
+        """Takes the poses of a picture; call it last, what it knows is done."""
+        row = {"file_name": name, "image_id": image_id, "stamp": stamp(file) if file is not None else None}
+        row["poses"] = poses.to_coco(image_id)
+        line = json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n"
+        with naming(self._progress):
+            self._file.write(line)
+            self._file.flush()
+
+    def finish(self) -> None:
+        """Writes results and table of all that is done, picture by picture."""
+        with naming(self._progress):
+            self._file.flush()
+        with replaced(self.path / RESULTS) as results, replaced(self.path / TABLE) as table:
+            writer = csv.writer(table)
+            writer.writerow(Poses.csv_header(self.skeleton))
+            separator = "[\n"
+            for row in self._latest():
+                for index, pose in enumerate(row["poses"]):
+                    pose = {"file_name": row["file_name"], **pose}
+                    results.write(separator + json.dumps(pose, separators=(",", ":")))
+                    box = pose["box_image_xywh"]
+                    writer.writerow(
+                        [row["file_name"], index, pose["instance"], pose["score"], *box, *pose["keypoints"]]
+                    )
+                    separator = ",\n"
+            results.write("[]\n" if separator == "[\n" else "\n]\n")
+
+    def close(self) -> None:
+        with naming(self._progress):
+            self._file.close()
+
+    def _latest(self) -> Iterator[dict]:
+        """Yields the rows by ascending image id, of pictures that were looked at again only the last."""
+        places, position = {}, 0
+        with self._progress.open("rb") as file:
+            for number, line in enumerate(file):
+                if number:
+                    row = json.loads(line)
+                    places[row["file_name"]] = (row["image_id"], position)
+                position += len(line)
+            for _, place in sorted(places.values()):
+                file.seek(place)
+                yield json.loads(file.readline())
+
+
+def stamp(file: str | Path) -> list[int]:
+    """Returns what changes when a file does: its size in bytes and its time in nanoseconds."""
+    status = os.stat(Path(file).expanduser())
+    return [status.st_size, status.st_mtime_ns]
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turns a fault of the disk into an error that names the file which is written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from None
+
+
+def check_target(path: str | Path) -> Path:
+    """Returns the path of a file that is written at the end, after refusing what would fail only then."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise UserError(f"Cannot write {str(path)!r}: it is a folder. Add the name of a file.")
+    if not path.parent.is_dir():
+        raise UserError(f"Cannot write {str(path)!r}: there is no folder {str(path.parent)!r}. Make it first.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UserError(f"Cannot write {str(path)!r}: the folder {str(path.parent)!r} may not be written to.")
+    return path
+
+
+class replaced:
+    """Opens a text file that takes its name only when it is complete."""
+
+    def __init__(self, path: Path):
+        self.path, self.part = path, path.with_name(f".{path.name}.{os.getpid()}.part")
+
+    def __enter__(self) -> "replaced":
+        with naming(self.path):
+            self._file = self.part.open("w", encoding="utf-8", newline="")
+        return self
+
+    def write(self, text: str) -> None:
+        with naming(self.path):
+            self._file.write(text)
+
+    def __exit__(self, kind, *_) -> None:
+        try:
+            with naming(self.path):
+                self._file.close()
+                if kind is None:
+                    os.replace(self.part, self.path)
+        finally:
+            with suppress(OSError):
+                self.part.unlink(missing_ok=True)
+
+
+class VideoFile:
+    """An .mp4 that takes its name when it is closed; all frames get the size of the first.
+
+    Args:
+        path: The file, ending in .mp4.
+        fps: Frames per second.
+    """
+
+    def __init__(self, path: str | Path, fps: float):
+        self.path, self.fps, self._writer, self._size = Path(path), fps, None, None
+        self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part.mp4")
+
+    def add(self, image_rgb: np.ndarray) -> None:
+        """Writes one (H, W, 3) uint8 RGB frame."""
+        if self._writer is None:
+            height, width = (max(2, side - side % 2) for side in image_rgb.shape[:2])  # the codec halves colours
+            self._size, self._num_frames = (width, height), 0
+            with naming(self.path):  # OpenCV does not tell why
+                self._part.touch()
+            self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, self._size)
+            if not self._writer.isOpened():
+                self._writer = None
+                self._part.unlink()
+                raise UserError(f"Cannot write the video {str(self.path)!r}: OpenCV has no encoder for {self._size}.")
+        frame = np.asarray(image_rgb)[: self._size[1], : self._size[0]]
+        if frame.shape[1::-1] != self._size:
+            frame = cv2.resize(np.asarray(image_rgb), self._size, interpolation=cv2.INTER_AREA)
+        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self._num_frames += 1
+
+    def close(self) -> None:
+        """Finishes the file with the frames it got; none, no file. An older one stays if not all could be written."""
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        try:
+            written = _num_frames(self._part)  # OpenCV tells of no full disk
+            if written != self._num_frames:
+                raise UserError(
+                    f"Cannot write the video {str(self.path)!r}: of {self._num_frames} frames {written} arrived. "
+                    "Is the disk full?"
+                )
+            with naming(self.path):
+                os.replace(self._part, self.path)
+        finally:
+            with suppress(OSError):
+                self._part.unlink(missing_ok=True)
+
+
+def _num_frames(path: Path) -> int:
+    """Returns how many frames a video has by its index, which comes last; 0 without one."""
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+    finally:
+        capture.release()
+
+
+_BAR = 24  # characters
+
+
+class Progress:
+    """Tells on stderr how far a run is: in one line on a terminal, else a line every ten seconds.
+
+    Args:
+        total: How many there are, 0 if nobody knows.
+        what: What is counted.
+    """
+
+    def __init__(self, total: int, what: str):
+        self.total, self.what, self.num_done, self.num_poses = total, what, 0, 0
+        self._started = self._told = time.monotonic()
+        self._terminal = sys.stderr.isatty()
+
+    def step(self, num_poses: int) -> None:
+        """Counts one more."""
+        self.num_done, self.num_poses, now = self.num_done + 1, self.num_poses + num_poses, time.monotonic()
+        if now - self._told >= (0.1 if self._terminal else 10.0):
+            self._told = now
+            text = f"\r{self._bar}{self}\x1b[K" if self._terminal else f"{self}\n"
+            print(text, end="", file=sys.stderr, flush=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line of its own."""
+        print(f"\r\x1b[K{text}" if self._terminal else text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self.say(str(self))
+
+    @property
+    def _bar(self) -> str:
+        done = round(_BAR * min(self.num_done / self.total, 1)) if self.total else 0
+        return f"[{'#' * done:.<{_BAR}}] " if self.total else ""
+
+    def __str__(self) -> str:
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        rate = self.num_done / seconds
+        text = f"{self.num_done}/{self.total or '?'} {self.what}, {self.num_poses} poses, {rate:.1f} {self.what}/s"
+        if 0 < self.num_done < self.total:
+            left = round((self.total - self.num_done) / rate)
+            text += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+        return text

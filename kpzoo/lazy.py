@@ -1,0 +1,22 @@
+"""Packages whose public names are imported when they are first used (PEP 562)."""
+
+import importlib
+from collections.abc import Callable, Mapping
+
+
+def attach(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable, list[str]]:
+    """Returns `__getattr__`, `__dir__` and `__all__` of a package that imports its names on first use.
+
+    Args:
+        package: Name of the package.
+        homes: For each public name, the module that defines it. A name that equals the last part of its home is the
+            module.
+    """
+
+    def __getattr__(name: str):
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}. It has {', '.join(homes)}.")
+        module = importlib.import_module(homes[name])
+        return module if homes[name].endswith(f".{name}") else getattr(module, name)
+
+    return __getattr__, lambda: sorted(homes), list(homes)

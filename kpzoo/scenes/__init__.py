@@ -1,0 +1,1 @@
+"""Generated data sets: drawn figures, and crowds composed of annotated photos."""

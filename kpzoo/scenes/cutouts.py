@@ -1,0 +1,193 @@
+"""People cut out of annotated photos, with soft edges: along their mask, or along one grown from their skeleton."""
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from kpzoo.data.coco import clipped_boxes, inside_image
+from kpzoo.data.files import PoseData
+from kpzoo.errors import UserError
+from kpzoo.images import read_image
+from kpzoo.scenes.body_masks import body_heights, grown_mask, softened, trunk_indices
+
+MIN_LABELLED = 8  # keypoints of a person worth learning from; of fewer, half the body is out of sight
+MIN_LABELLED_UNMASKED = 0.85  # share of them where the mask must be grown: an unlabelled limb would be cut off
+MIN_HEIGHT = 48.0  # pixels from head to foot, were the person upright; who is smaller turns into a smear
+ONE_PIECE = 0.85  # share of a mask that its largest polygon covers
+_MASKS = 8192  # masks kept in memory, of 10 KB where photos are small
+_PHOTOS = 8  # kept in memory, since one scene asks for the same ones several times
+
+
+@dataclass(frozen=True, eq=False)
+class Cutout:
+    """A person with the part of the photo around.
+
+    Args:
+        image: (h, w, 3) uint8 RGB, the part of the photo.
+        alpha: (h, w) float32 in 0..1, how much of a pixel is the person's.
+        origin_xy: (2,) int, the photo's pixel that is the first one here.
+    """
+
+    image: np.ndarray
+    alpha: np.ndarray
+    origin_xy: np.ndarray
+
+
+class Cutouts:
+    """The people of a data set who can be cut out, and the photos they can be put into.
+
+    Args:
+        data: COCO-format keypoint data.
+
+    Attributes:
+        keypoints_xy: (P, K, 2) in image pixels.
+        visibility: (P, K) 0 where not labelled or outside the picture.
+        heights: (P,) estimated heights in pixels, were the persons upright; NaN where the skeleton does not tell.
+        sizes_hw: (P, 2) sizes of their photos.
+        boxes_xyxy: (P, 4) boxes in image pixels, clipped to the picture.
+        hosts: Places in `data.annotations.persons` of those whose photo others can be put into.
+        movable: Places of those who can be cut out whole.
+        unreadable: Files that were met and could not be read, with the reason.
+    """
+
+    def __init__(self, data: PoseData):
+        self.data, self.unreadable = data, {}
+        self._masks, self._photos = {}, {}
+        persons, annotations = data.annotations.persons, data.annotations
+        self.sizes_hw = sizes_hw = annotations.image_sizes_hw[persons.image_index]
+        boxes, usable = clipped_boxes(persons.boxes_image_xywh, sizes_hw)
+        self.boxes_xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:] + 1], axis=1)
+        inside = inside_image(persons.keypoints_image_xy, sizes_hw)
+        self.visibility = np.where(inside, persons.visibility, 0)
+        self.keypoints_xy = persons.keypoints_image_xy.astype(np.float64)
+        self.heights = body_heights(data.skeleton, self.keypoints_xy, self.visibility)
+        labelled = (self.visibility > 0).sum(axis=1)
+        named = np.array([bool(name) for name in annotations.file_names], bool)[persons.image_index]
+        good = ~persons.is_crowd & persons.has_box & usable & (persons.area > 0) & named & (sizes_hw > 0).all(axis=1)
+        good &= (labelled >= min(MIN_LABELLED, data.skeleton.num_keypoints)) & (self.heights >= MIN_HEIGHT)
+        masked = np.array([bool(mask) for mask in persons.segmentation], bool)
+        whole = np.where(masked, _off_border(self.boxes_xyxy, sizes_hw, 1.0), self._drawable(labelled, sizes_hw))
+        whole &= np.array([_in_one_piece(mask) for mask in persons.segmentation], bool) & self._stands()
+        self.hosts, self.movable = np.flatnonzero(good), np.flatnonzero(good & whole)
+        if not len(self.hosts) or not len(self.movable):
+            raise UserError(
+                f"{annotations.path} has nobody to cut out. Received: {len(persons.ids)} annotations, of them "
+                f"{len(self.hosts)} with a box, {MIN_LABELLED} or more labelled keypoints and a height of "
+                f"{MIN_HEIGHT:.0f} pixels, {len(self.movable)} of these wholly in the picture, an ankle labelled, "
+                f"with a mask or with shoulders, hips and {MIN_LABELLED_UNMASKED:.0%} of the keypoints labelled."
+            )
+
+    def _drawable(self, labelled: np.ndarray, sizes_hw: np.ndarray) -> np.ndarray:
+        """Returns (P,) whether a whole mask can be grown from the skeleton."""
+        skeleton, shown = self.data.skeleton, self.visibility > 0
+        trunk = trunk_indices(skeleton)
+        if trunk is None:
+            return np.zeros(len(labelled), bool)
+        points = np.where(shown[..., None], self.keypoints_xy, np.nan)
+        low, high = np.nanmin(points, axis=1, initial=np.inf), np.nanmax(points, axis=1, initial=-np.inf)
+        margin = 0.05 * np.nan_to_num(self.heights)[:, None]
+        off = _off_border(np.concatenate([low, high + 1], axis=1), sizes_hw, margin)
+        return off & shown[:, trunk].all(axis=1) & (labelled >= MIN_LABELLED_UNMASKED * skeleton.num_keypoints - 0.5)
+
+    def _stands(self) -> np.ndarray:
+        """Returns (P,) whether an ankle is labelled: whose legs are behind a table would float in another photo."""
+        ankles = [place for place, name in enumerate(self.data.skeleton.keypoints) if name.endswith("_ankle")]
+        return (self.visibility[:, ankles] > 0).any(axis=1) if ankles else np.ones(len(self.visibility), bool)
+
+    def photo(self, person: int) -> np.ndarray | None:
+        """Returns the photo of a person, (H, W, 3) uint8 RGB, or None where the file is unreadable or another one."""
+        annotations = self.data.annotations
+        place = annotations.persons.image_index[person]
+        path = str(self.data.image_folder / annotations.file_names[place])
+        if path in self.unreadable:
+            return None
+        if path in self._photos:
+            return self._photos[path]
+        try:
+            image = read_image(path, apply_exif=False)
+            height, width = annotations.image_sizes_hw[place].tolist()
+            if image.shape[:2] != (height, width):
+                raise UserError(f"{path} has {image.shape[:2]} pixels, its annotations say {(height, width)}.")
+        except UserError as error:
+            self.unreadable[path] = str(error)
+            print(f"left out: {error}", file=sys.stderr)
+            return None
+        self._photos[path] = image
+        if len(self._photos) > _PHOTOS:
+            self._photos.pop(next(iter(self._photos)))
+        return image
+
+    def cut(self, person: int, photo: np.ndarray) -> Cutout:
+        """Returns a person of `photo`; the mask is made once and kept."""
+        if person not in self._masks:
+            self._masks[person] = self._alpha(person, photo)
+            if len(self._masks) > _MASKS:
+                self._masks.pop(next(iter(self._masks)))  # the oldest
+        x, y, alpha = self._masks[person]
+        height, width = alpha.shape
+        return Cutout(photo[y : y + height, x : x + width], alpha.astype(np.float32) / 255, np.array([x, y]))
+
+    def _alpha(self, person: int, photo: np.ndarray) -> tuple[int, int, np.ndarray]:
+        """Returns x, y and (h, w) uint8: the window around a person's mask."""
+        segmentation = self.data.annotations.persons.segmentation[person]
+        if segmentation:
+            try:
+                alpha = softened(decoded(segmentation, photo.shape[:2]))
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
+                where = f"{self.data.annotations.path}: annotation {self.data.annotations.persons.ids[person]}"
+                raise UserError(f"{where} has a damaged `segmentation`: {error}. Mend it or take it out.") from None
+        else:
+            alpha = grown_mask(
+                photo, self.data.skeleton, self.keypoints_xy[person], self.visibility[person], self.heights[person]
+            )
+        rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
+        if not len(rows):
+            return 0, 0, np.zeros((1, 1), np.uint8)
+        y, x = rows[0], columns[0]
+        return int(x), int(y), alpha[y : rows[-1] + 1, x : columns[-1] + 1].copy()
+
+
+def decoded(segmentation, size_hw: tuple[int, int]) -> np.ndarray:
+    """Returns COCO's polygons or run lengths as an (H, W) uint8 mask of 0 and 1; ValueError where they are neither."""
+    from pycocotools import mask as rle
+
+    height, width = size_hw
+    if isinstance(segmentation, list):
+        code = rle.merge(rle.frPyObjects([_polygon(part).ravel().tolist() for part in segmentation], height, width))
+    else:
+        counts = segmentation["counts"]
+        if list(segmentation["size"]) != [height, width]:
+            raise ValueError(f"the mask is for a picture of {segmentation['size']}")
+        if isinstance(counts, list):
+            if sum(counts) != height * width or min(counts) < 0:
+                raise ValueError("the run lengths do not fill the picture")
+            code = rle.frPyObjects(segmentation, height, width)
+        else:
+            code = segmentation
+    return np.asarray(rle.decode(code))
+
+
+def _polygon(values) -> np.ndarray:
+    """Returns the (N, 2) corners of a polygon, three or more."""
+    corners = np.array(values, np.float64).reshape(-1, 2)
+    if len(corners) < 3 or not np.isfinite(corners).all():
+        raise ValueError(f"a polygon has {len(corners)} corners")
+    return corners
+
+
+def _in_one_piece(segmentation) -> bool:
+    """Whether no more than a bit of a person is cut off by what is before them; unknown for run lengths."""
+    if not isinstance(segmentation, list) or len(segmentation) < 2:
+        return True
+    try:
+        corners = [_polygon(part).T for part in segmentation]
+    except (ValueError, TypeError):
+        return False
+    areas = [abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) for x, y in corners]
+    return max(areas) >= ONE_PIECE * sum(areas)
+
+
+def _off_border(boxes_xyxy: np.ndarray, sizes_hw: np.ndarray, margin) -> np.ndarray:
+    sizes_wh = sizes_hw[:, ::-1]
+    return ((boxes_xyxy[:, :2] >= margin) & (boxes_xyxy[:, 2:] <= sizes_wh - margin)).all(axis=1)

@@ -1,0 +1,207 @@
+"""Drawn scenes of people with exact COCO annotations: data that needs no download.
+
+    folder = make_dataset("people", num_images=2000, seed=0, crowding=0.5)
+
+Every scene is several articulated figures in clothes, before a cluttered background and behind things that hide them.
+The joints are known because they were drawn; whether a joint shows is read from the same pixels that make the masks.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from kpzoo.errors import UserError
+from kpzoo.scenes.figures.clothes import sample_look
+from kpzoo.scenes.figures.grouping import sample_actors
+from kpzoo.scenes.figures.people import Figure, draw_figure, pixels_around
+from kpzoo.scenes.figures.scenery import darken_disc, draw_backdrop, draw_occluder, draw_seat, over, photograph
+from kpzoo.scenes.folder import write
+from kpzoo.skeletons import COCO17
+
+GENERATOR = "kpzoo.data.synthetic 1"  # written into data sets; the number grows when a seed gives other pictures
+_NOBODY = 255
+_HIPS = [COCO17.keypoints.index(name) for name in ("left_hip", "right_hip")]
+_LEAST_SHOWN = 0.2  # of a person's pixels; who is hidden more is left out of the scene
+_LEAST_JOINTS = 3
+
+
+def draw_scene(
+    seed: int | Sequence[int],
+    *,
+    crowding: float = 0.0,
+    people: tuple[int, int] = (1, 4),
+    image_hw: tuple[int, int] = (240, 320),
+) -> tuple[np.ndarray, list[dict]]:
+    """Draws one scene; the same arguments give the same scene.
+
+    Args:
+        seed: A number, or several that count together.
+        crowding: How much people overlap: 0 = apart as far as the picture allows, 1 = as in OCHuman, where the box of
+            a person overlaps the nearest other one by an IoU of 0.67 on average.
+        people: The fewest and the most people in a picture. Who would be hidden almost wholly is left out.
+        image_hw: Size of the picture, in pixels.
+
+    Returns:
+        The picture, (H, W, 3) uint8 RGB, and for each person the COCO annotation without its ids: `keypoints` (17 x, y,
+        v in picture pixels; v is 2 for what shows, 1 for what is hidden, 0 for what lies outside), `num_keypoints`,
+        `segmentation` (RLE of the visible pixels), `area`, `bbox` (x, y, width, height), `iscrowd`, `category_id`.
+
+    >>> image, annotations = draw_scene(7, people=(2, 2))
+    >>> image.shape, len(annotations[0]["keypoints"])
+    ((240, 320, 3), 51)
+    """
+    people, image_hw = _checked(crowding, people, image_hw)
+    rng = np.random.default_rng(seed)
+    image, floor = draw_backdrop(rng, image_hw)
+    actors = sample_actors(rng, people, crowding, image_hw, floor)
+    heading, sideways = rng.uniform(0, 2 * np.pi), rng.uniform(0.2, 1.0)
+    light_xy = sideways * np.array([np.cos(heading), -abs(np.sin(heading))])
+    figures = [draw_figure(a.body, sample_look(rng), a.height, a.hips_xy, image_hw, light_xy) for a in actors]
+    occluders = [draw_occluder(rng, image_hw) for _ in range(rng.choice(3, p=(0.7, 0.24, 0.06)))]
+    figures, owners, occluders = _casting(figures, occluders, image_hw)
+    for figure in figures:
+        if figure.seated:
+            draw_seat(rng, image, figure.keypoints_image_xy[_HIPS].mean(0), figure.feet_xy[1], figure.height)
+    for figure in figures:
+        _paint_figure(image, figure)
+    for layer, _ in occluders:
+        image = over(image, layer)
+    annotations = [_annotation(figure, owners == index) for index, figure in enumerate(figures)]
+    return photograph(rng, image), annotations
+
+
+def make_dataset(
+    folder: str | Path,
+    num_images: int,
+    *,
+    seed: int = 0,
+    crowding: float = 0.0,
+    people: tuple[int, int] = (1, 4),
+    image_hw: tuple[int, int] = (240, 320),
+    split: str = "train",
+    overwrite: bool = False,
+) -> Path:
+    """Writes scenes as a COCO folder: `images/<split>/*.jpg` and `annotations/person_keypoints_<split>.json`.
+
+    Picture i depends on the seed, the split's name and i only: a longer data set begins with the shorter one, and two
+    splits of one seed share no picture. Either all of it appears, or nothing.
+
+    Args:
+        folder: Where to write; may hold other splits.
+        num_images: How many pictures.
+        seed: Which pictures.
+        crowding: See `draw_scene`.
+        people: See `draw_scene`.
+        image_hw: See `draw_scene`.
+        split: Name of the part, such as `train` or `val`.
+        overwrite: Replaces a split that this function has written before.
+
+    Returns:
+        The path of the annotation file.
+    """
+    people, image_hw = _checked(crowding, people, image_hw)
+    info = {
+        "description": "Drawn people, not photographs",
+        "generator": GENERATOR,
+        "crowding": crowding,
+        "people": list(people),
+        "image_hw": list(image_hw),
+    }
+    return write(
+        folder,
+        num_images,
+        lambda source: draw_scene(source, crowding=crowding, people=people, image_hw=image_hw),
+        COCO17,
+        info,
+        seed=seed,
+        split=split,
+        overwrite=overwrite,
+    )
+
+
+def _checked(crowding: float, people: tuple[int, int], image_hw: tuple[int, int]) -> tuple[tuple, tuple]:
+    if not 0 <= crowding <= 1:
+        raise UserError(f"`crowding` must lie in [0, 1]. Received: {crowding}.")
+    fewest, most = people
+    if not 1 <= fewest <= most <= 20:
+        raise UserError(f"`people` must be (fewest, most) with 1 <= fewest <= most <= 20. Received: {tuple(people)}.")
+    if crowding > 0 and most < 2:
+        raise UserError(f"`crowding` needs at least two people in a picture. Received: people={tuple(people)}.")
+    if min(image_hw) < 48 or max(image_hw) > 2048:
+        raise UserError(f"`image_hw` must be (height, width) with sides of 48 to 2048. Received: {tuple(image_hw)}.")
+    return (int(fewest), int(most)), (int(image_hw[0]), int(image_hw[1]))
+
+
+def _casting(
+    figures: list[Figure], occluders: list, image_hw: tuple[int, int]
+) -> tuple[list[Figure], np.ndarray, list]:
+    """Decides who is drawn, and in which order, so that everybody who is drawn can be seen.
+
+    Returns the figures, far ones first, the map (H, W) of who owns a pixel, and the occluders that stay.
+    """
+    while True:
+        for order, kept in ((figures, occluders), (figures, []), (figures[::-1], [])):
+            owners = _owners(order, kept, image_hw)
+            shown = [_shown(figure, owners == index) for index, figure in enumerate(order)]
+            if min(shown, default=1.0) >= _LEAST_SHOWN or len(order) == 1:
+                return order, owners, kept
+        worst = int(np.argmin(shown))
+        figures = [figure for index, figure in enumerate(order) if index != worst]
+
+
+def _owners(figures: list[Figure], occluders: list, image_hw: tuple[int, int]) -> np.ndarray:
+    owners = np.full(image_hw, _NOBODY, np.uint8)
+    for index, figure in enumerate(figures):
+        _window(owners, figure)[figure.parts > 0] = index
+    for _, mask in occluders:
+        owners[mask] = _NOBODY
+    return owners
+
+
+def _window(picture: np.ndarray, figure: Figure) -> np.ndarray:
+    x, y = figure.origin_xy
+    height, width = figure.parts.shape
+    return picture[y : y + height, x : x + width]
+
+
+def _shown(figure: Figure, mask: np.ndarray) -> float:
+    """Returns the visible share of a figure's pixels, 0 when too few joints show."""
+    joints = (_visibility(figure, mask) == 2).sum()
+    return float(mask.sum() / max((figure.parts > 0).sum(), 1)) if joints >= _LEAST_JOINTS else 0.0
+
+
+def _visibility(figure: Figure, mask: np.ndarray) -> np.ndarray:
+    """(17,) v of COCO. A joint shows when most of the 3x3 pixels around it belong to the person and carry the joint."""
+    xy = figure.keypoints_image_xy
+    inside = ((xy >= 0) & (xy <= np.array(mask.shape)[::-1] - 1)).all(1)
+    shows = figure.bare & (pixels_around(mask, xy).mean(1) > 0.5)
+    return np.where(inside, np.where(shows, 2, 1), 0)
+
+
+def _paint_figure(image: np.ndarray, figure: Figure) -> None:
+    """Draws a figure, its shadow on the ground and the one on whatever is right behind it."""
+    darken_disc(image, figure.feet_xy, figure.height * np.array([0.22, 0.05]), 0.5)
+    window = _window(image, figure)
+    shadow = cv2.blur(figure.rgba[..., 3], (9, 9))
+    keep = cv2.convertScaleAbs(shadow, alpha=-0.3, beta=255)
+    window[...] = over(cv2.multiply(window, cv2.merge([keep] * 3), scale=1 / 255), figure.rgba)
+
+
+def _annotation(figure: Figure, mask: np.ndarray) -> dict:
+    """Returns the COCO annotation of a figure of which `mask` (H, W) is visible."""
+    from pycocotools import mask as rle
+
+    code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))
+    visibility = _visibility(figure, mask)
+    xy = np.where(visibility[:, None] > 0, np.round(figure.keypoints_image_xy, 2), 0.0)
+    return {
+        "category_id": 1,
+        "iscrowd": 0,
+        "keypoints": [value for (x, y), v in zip(xy.tolist(), visibility.tolist(), strict=True) for value in (x, y, v)],
+        "num_keypoints": int((visibility > 0).sum()),
+        "segmentation": {"size": list(mask.shape), "counts": code["counts"].decode("ascii")},
+        "area": int(mask.sum()),
+        "bbox": rle.toBbox(code).tolist(),
+    }

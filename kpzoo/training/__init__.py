@@ -1,0 +1,23 @@
+"""Training with `fit`: optimizers, schedules, devices, and runs that can be resumed exactly."""
+
+from kpzoo import lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {
+        "run": "kpzoo.training.trainer",
+        "callbacks": "kpzoo.training.trainer",
+        "AdamL2": "kpzoo.training.trainer",
+        "Ramp": "kpzoo.training.trainer",
+        "halving": "kpzoo.training.trainer",
+        "tenths": "kpzoo.training.trainer",
+        "num_persons": "kpzoo.data.batches",
+        "RECORD": "kpzoo.training.summary",
+        "WEIGHTS": "kpzoo.training.keras_callbacks",
+        "load_run": "kpzoo.training.run_folder",
+        "resume": "kpzoo.training.run_folder",
+        "is_chief": "kpzoo.training.devices",
+        "make_strategy": "kpzoo.training.devices",
+        "synchronize_batch_norm": "kpzoo.training.devices",
+    },
+)

@@ -1,0 +1,153 @@
+"""A training run's folder: its record, its checkpoints, the lock on it, and the model that came of it."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from kpzoo import files
+from kpzoo.errors import UserError
+from kpzoo.models import build
+from kpzoo.pose_model import PoseModel, Preset
+from kpzoo.training.averages import load_averages
+from kpzoo.training.keras_callbacks import WEIGHTS, checkpoint_path, checkpoints, step_of
+from kpzoo.training.summary import RECORD
+
+# Settings that older records lack, and what they were; their precision nobody knows.
+ADDED = {"ema": None, "base_batch": None, "warmup": 0, "sync_batch_norm": False, "instance_rule": "paper"}
+ADDED_TO_AUGMENT = {"erase_probability": 0.0}
+
+
+def resume(model: PoseModel, folder: str | Path, settings: Mapping) -> int:
+    """Loads the newest whole checkpoint of a run into the compiled model.
+
+    Args:
+        model: The compiled model.
+        folder: The run's folder; it is made where it does not exist.
+        settings: What must not change between two parts of a run, such as batch size and seed; JSON values.
+
+    Returns:
+        The step to go on from, 0 for a new run.
+
+    Raises:
+        UserError: The folder holds a run with other settings or another model.
+    """
+    folder, record = Path(folder), Path(folder) / RECORD
+    settings = json.loads(json.dumps({**settings, "preset": model.preset.to_config()}))
+    if record.exists():
+        _refuse_changes(_read_record(folder), settings, folder)
+    else:
+        part = record.with_suffix(".part")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(settings, indent=1))
+            os.replace(part, record)
+        except OSError as error:
+            raise UserError(f"Cannot write the run to {str(folder)!r}: {error.strerror}. Use another folder.") from None
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    for path in checkpoints(folder / "checkpoints"):
+        try:
+            step = step_of(path)
+            model.load_weights(path)
+        except (OSError, KeyError, ValueError) as error:
+            print(f"Checkpoint {path} cannot be read ({error}); going on from the one before.", file=sys.stderr)
+            continue
+        return step
+    return 0
+
+
+def follow(model: PoseModel, folder: str | Path, step: int) -> None:
+    """Loads the checkpoint that another host's `resume` went on from."""
+    path = checkpoint_path(Path(folder) / "checkpoints", step)
+    if step and not path.exists():
+        raise UserError(f"The chief goes on from {str(path)!r}, which this host lacks: {str(folder)!r} must be shared.")
+    if step:
+        model.load_weights(path)
+
+
+def _read_record(folder: Path) -> dict:
+    """Returns the settings that a run was started with."""
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        Preset.from_config(record["preset"])
+    except OSError as error:
+        raise UserError(f"{str(folder)!r} holds no training run: {RECORD!r} in it: {error.strerror}.") from None
+    except (ValueError, KeyError, TypeError, UserError) as error:
+        raise UserError(
+            f"{str(folder / RECORD)!r} is damaged ({type(error).__name__}: {error}). Put back a copy of it, or start "
+            "anew in another folder from the newest of its checkpoints."
+        ) from None
+    return record
+
+
+def _refuse_changes(before: Mapping, now: Mapping, folder: Path) -> None:
+    before, now = without_modules(before), without_modules(now)
+    unknown = {key: ADDED.get(key, now[key]) for key in {*ADDED, "precision"} & now.keys()}
+    before = {**unknown, **before}
+    if isinstance(before.get("augment"), Mapping):
+        before["augment"] = {**ADDED_TO_AUGMENT, **before["augment"]}
+    for key, was, given in _differences(before, now):
+        raise UserError(
+            f"The run in {str(folder)!r} was started with {key}={str(was)[:200]}. Received: {str(given)[:200]}. "
+            "Use the same settings to go on, or another folder to start anew."
+        )
+
+
+def without_modules(value):
+    """Returns JSON values of `serialize_keras_object` without the modules of registered classes.
+
+    Keras finds a registered class by its name, so that the module may move between two parts of a run.
+    """
+    if isinstance(value, Mapping):
+        dropped = {"module"} if value.get("registered_name") else set()
+        return {key: without_modules(part) for key, part in value.items() if key not in dropped}
+    return [without_modules(part) for part in value] if isinstance(value, list) else value
+
+
+def _differences(before: Mapping, now: Mapping, prefix: str = "") -> Iterator[tuple[str, object, object]]:
+    """Yields (name, before, now) of all that differs, inside of nested mappings too."""
+    for key in sorted({*before, *now}, key=lambda key: (key != "precision", key)):  # it changes the optimizer, too
+        was, given = before.get(key), now.get(key)
+        if isinstance(was, Mapping) and isinstance(given, Mapping):
+            yield from _differences(was, given, f"{prefix}{key}.")
+        elif was != given:
+            yield f"{prefix}{key}", was, given
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Lets one process at a time train in a folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(f"Cannot write the run to {str(folder)!r}: {error.strerror}. Use another folder.") from None
+    with file:
+        if not files.hold(file, wait=False):
+            raise UserError(f"Another process is training in {str(folder)!r}. Wait for it, or use another folder.")
+        yield
+
+
+def load_run(folder: str | Path) -> PoseModel:
+    """Returns the trained model of a folder that `run` wrote, or that of its newest checkpoint."""
+    folder = Path(folder)
+    record = _read_record(folder)
+    preset = Preset.from_config(record["preset"])
+    paths = [folder / WEIGHTS, *checkpoints(folder / "checkpoints")]
+    weights = next((path for path in paths if path.exists()), None)
+    if weights is None:
+        raise UserError(f"The run in {str(folder)!r} has written no checkpoint yet. Train it for an epoch first.")
+    model = build(
+        preset.name,
+        image_hw=preset.image_hw,
+        skeleton=preset.skeleton,
+        normalization=preset.normalization,
+        weights=weights,
+        **preset.options,
+    )
+    if record.get("ema") is not None and weights.name != WEIGHTS:
+        load_averages(model, weights)
+    return model

@@ -1,0 +1,212 @@
+"""Weights files of every kind as plain arrays: {name: float32 array}, recognised by their first bytes."""
+
+import json
+import math
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from kpzoo.errors import UserError
+from kpzoo.weights.pickles import LEGACY_START, Tensor, TorchFile, read_torch_legacy, read_torch_zip
+
+# Under these names training scripts keep the state dict, beside optimizer states and counters.
+WRAPPERS = ("state_dict", "latest_state_dict", "best_state_dict", "model_state_dict", "model")
+
+H5_START = b"\x89HDF\r\n\x1a\n"
+MAX_HEADER = 100_000_000  # bytes of a safetensors header, as its own library allows
+MAX_EXPANSION = 50  # how many times larger than its file the content may be
+
+
+class State(NamedTuple):
+    """Arrays by name, and what a file of ours says about itself."""
+
+    arrays: Mapping[str, np.ndarray]
+    metadata: Mapping[str, str]
+
+
+def read_state(path: str | Path) -> State:
+    """Returns a weights file's arrays, floats as float32, without executing anything in it.
+
+    Args:
+        path: A `.safetensors`, `.npz`, `.weights.h5`, `.pth` or `.pt` file, or the prefix of a TensorFlow 1 checkpoint.
+    """
+    path = Path(path)
+    prefix = _checkpoint_prefix(path)
+    if prefix is None and not path.is_file():
+        raise UserError(f"There is no weights file {str(path)!r}.")
+    reader = _read_tf_checkpoint if prefix is not None else _reader_of(path)
+    try:
+        arrays, metadata = reader(prefix or path)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, EOFError, IndexError, AttributeError, TypeError, OverflowError) as error:
+        raise _broken(path, error) from error
+    except (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, MemoryError) as error:
+        raise _broken(path, error) from error
+    if not arrays:
+        raise UserError(f"{str(path)!r} holds no weights.")
+    return State({name: _as_float32(array) for name, array in arrays.items()}, metadata)
+
+
+def _broken(path: Path, error: BaseException) -> UserError:
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return UserError(f"{str(path)!r} is not a readable weights file, or not all of one: {reason}. Fetch it again.")
+
+
+def _as_float32(array: np.ndarray) -> np.ndarray:
+    array = np.asarray(array)
+    return array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+
+
+def _reader_of(path: Path) -> Callable[[Path], tuple[Mapping, Mapping]]:
+    """Returns the reader for a file by its first bytes; names it, if it is no weights file."""
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        raise UserError(f"{str(path)!r} is empty. Fetch it again.")
+    if start.lstrip()[:1] == b"<":
+        raise UserError(f"{str(path)!r} is a web page, not weights: the download needs a click or a login.")
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{str(path)!r} is a Git LFS pointer, not the weights. Run `git lfs pull`.")
+    if start.startswith(H5_START):
+        return _read_h5
+    if start.startswith(b"PK\x03\x04"):
+        return _read_zip
+    if start.startswith(LEGACY_START):
+        return lambda path: (_state_dict(read_torch_legacy(path), path), {})
+    if start[8:9] == b"{":
+        return _read_safetensors
+    if start[257:262] == b"ustar":
+        raise UserError(f"{str(path)!r} is a tar file. Unpack it, or save it anew with a current PyTorch.")
+    raise UserError(
+        f"{str(path)!r} is none of .safetensors, .npz, .weights.h5, .pth or a TensorFlow checkpoint. "
+        "An older format can be saved anew, say with `torch.save(model.state_dict(), path)`."
+    )
+
+
+def _read_zip(path: Path) -> tuple[Mapping, Mapping]:
+    with zipfile.ZipFile(path) as archive:
+        names = [Path(name).name for name in archive.namelist()]
+        size = sum(record.file_size for record in archive.infolist())
+    if size > MAX_EXPANSION * path.stat().st_size:
+        raise UserError(f"{str(path)!r} would unpack to {size} bytes, more than weights compress.")
+    if "data.pkl" in names:
+        return _state_dict(read_torch_zip(path), path), {}
+    if "model.weights.h5" in names:
+        raise UserError(f"{str(path)!r} is a whole Keras model. Load it, and save its weights as `.weights.h5`.")
+    if not all(name.endswith(".npy") for name in names):
+        raise UserError(f"{str(path)!r} is a zip file, but neither PyTorch's nor NumPy's.")
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}, {}
+
+
+def _state_dict(file: TorchFile, path: Path) -> dict[str, np.ndarray]:
+    """Returns the tensors of a PyTorch file's state dict, wherever training scripts put it."""
+    content = file.content
+    for _ in WRAPPERS:
+        inner = [content.get(name) for name in WRAPPERS] if isinstance(content, Mapping) else []
+        content = next((value for value in inner if isinstance(value, Mapping)), content)
+    tensors = content.items() if isinstance(content, Mapping) else ()
+    arrays = {str(name): value.resolve(file.bytes_of) for name, value in tensors if isinstance(value, Tensor)}
+    if not arrays:
+        raise UserError(f"{str(path)!r} holds no state dict. Save `model.state_dict()`.")
+    return arrays
+
+
+_SAFETENSORS_DTYPES = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "BOOL": "|b1"},
+    **{f"{kind.upper()}{8 * size}": f"<{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)},
+}
+
+
+def _read_safetensors(path: Path) -> tuple[Mapping, Mapping]:
+    data = np.memmap(path, np.uint8, "r")
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    if length > min(MAX_HEADER, len(data) - 8):
+        raise UserError(f"{str(path)!r} announces a header of {length} bytes and has {len(data)}. Fetch it again.")
+    header = json.loads(data[8 : 8 + length].tobytes())
+    metadata = header.pop("__metadata__", {})
+    body, arrays = data[8 + length :], {}
+    for name, entry in header.items():
+        dtype, shape, (start, stop) = (
+            np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]]),
+            entry["shape"],
+            entry["data_offsets"],
+        )
+        if not 0 <= start <= stop <= len(body) or stop - start != math.prod(shape) * dtype.itemsize:
+            raise UserError(f"{str(path)!r} ends before tensor {name!r} does. Fetch it again.")
+        array = np.frombuffer(body[start:stop].tobytes(), dtype).reshape(shape)
+        arrays[name] = (array.astype(np.uint32) << 16).view(np.float32) if entry["dtype"] == "BF16" else array
+    return arrays, metadata
+
+
+# How many variables a Keras layer has tells which they are, in the order in which it saves them.
+_KERAS_VARIABLES = {
+    1: ("kernel",),
+    2: ("kernel", "bias"),
+    4: ("gamma", "beta", "moving_mean", "moving_variance"),
+}
+
+
+def _read_h5(path: Path) -> tuple[Mapping, Mapping]:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        if "model_config" in file.attrs:
+            raise UserError(f"{str(path)!r} is a whole Keras model. Load it, and save its weights as `.weights.h5`.")
+        datasets = {}
+        file.visititems(lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+        if any(item.external or item.is_virtual for item in datasets.values()):
+            raise UserError(f"{str(path)!r} points to other files. Weights of one file are read, nothing else.")
+        if sum(item.nbytes for item in datasets.values()) > MAX_EXPANSION * path.stat().st_size:
+            raise UserError(f"{str(path)!r} announces more numbers than it can hold.")
+        if "layers" in file:  # what Keras 3 saves; beside it may lie the optimizer's state
+            datasets = {name: item for name, item in datasets.items() if name.startswith("layers/")}
+        name_of = _keras3_names(file) if "layers" in file else lambda name: re.sub(r":0$", "", _last_two(name))
+        arrays = {name_of(name): item[()] for name, item in datasets.items()}
+        metadata = {key: str(value) for key, value in file.attrs.items() if key.startswith("kpzoo_")}
+    return arrays, metadata
+
+
+def _last_two(name: str) -> str:
+    return "/".join(name.split("/")[-2:])
+
+
+def _keras3_names(file) -> Callable[[str], str]:
+    """Returns a function from "layers/mimb_1/image_squeeze/vars/0" to "c5_mimb_0/image_squeeze/kernel".
+
+    Keras 3 files count layers by class; the real names are attributes.
+    """
+
+    def name_of(dataset: str) -> str:
+        *groups, _, index = dataset.split("/")
+        paths = ["/".join(groups[: depth + 1]) for depth in range(1, len(groups))]
+        own = [file[path]["vars"].attrs.get("name", path) for path in paths if "vars" in file[path]]
+        count = len(file["/".join(groups)]["vars"])
+        if count not in _KERAS_VARIABLES:
+            raise UserError(f"Layer {'/'.join(own)!r} has {count} variables, which no layer of the zoo has.")
+        return "/".join([*own, _KERAS_VARIABLES[count][int(index)]])
+
+    return name_of
+
+
+def _checkpoint_prefix(path: Path) -> Path | None:
+    """Returns the prefix of a TensorFlow checkpoint that `path` names, or one of whose files it is."""
+    prefix = Path(re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path)))
+    return prefix if prefix.with_name(f"{prefix.name}.index").is_file() else None
+
+
+def _read_tf_checkpoint(prefix: Path) -> tuple[Mapping, Mapping]:
+    import tensorflow as tf
+
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}, {}
+    except tf.errors.OpError as error:
+        raise UserError(f"{str(prefix)!r} is not a readable TensorFlow checkpoint: {error.message}") from error

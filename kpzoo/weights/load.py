@@ -1,0 +1,200 @@
+"""Published checkpoints into models of the zoo: every variable filled, every tensor accounted for, or nothing done."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from kpzoo import __version__
+from kpzoo.errors import UserError, unknown
+from kpzoo.weights.files import State, read_state
+from kpzoo.weights.save import describe
+from kpzoo.weights.sources import SOURCES, Source, source_of
+
+HEADS = ("strict", "new")
+
+# Layers whose shape depends on the number of keypoints, and layers that single-instance networks lack.
+_HEAD = re.compile(r"(head|global_c\d_head|refine_head|stack\d_score(_back)?)_(conv|bn)/.*")
+_MIMB = re.compile(r".*_mimb_\d/.*")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What went where.
+
+    Args:
+        source: Key of `SOURCES`.
+        filled: Our variables' paths and the file's names of the tensors that fill them.
+        fresh: Variables that the file does not provide and that keep what they had, by intention.
+        ignored: Tensors of the file that were knowingly left aside, with the reason.
+        remarks: What else to know before using the weights.
+    """
+
+    source: str
+    filled: Mapping[str, str]
+    fresh: tuple[str, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.filled)} variables filled from files of {SOURCES[self.source].about}."]
+        if self.fresh:
+            lines.append(f"{len(self.fresh)} stay as they were: {_some(self.fresh)}.")
+        for reason in sorted(set(self.ignored.values())):
+            names = [name for name, why in self.ignored.items() if why == reason]
+            lines.append(f"{len(names)} tensors left aside as {reason}: {_some(names)}.")
+        return "\n".join([*lines, *self.remarks])
+
+
+def load_weights(
+    model: keras.Model, weights: str | Path | Mapping[str, np.ndarray], source: str = "auto", head: str = "strict"
+) -> Report:
+    """Fills a model from a published checkpoint, or leaves it untouched and says why the two do not fit.
+
+    Args:
+        model: A model of `kpzoo.build`, or a trunk of one.
+        weights: A `.safetensors`, `.npz`, `.weights.h5`, `.pth` or `.pt` file, the prefix of a TensorFlow 1
+            checkpoint, or the arrays themselves by the names they have there.
+        source: A key of `SOURCES`, or "auto" to tell it by the names.
+        head: "strict", or "new" to keep the model's own heatmap heads, as for another number of keypoints.
+
+    Returns:
+        What went where.
+    """
+    if head not in HEADS:
+        raise unknown("head", head, HEADS)
+    given = State(weights, {}) if isinstance(weights, Mapping) else read_state(weights)
+    source = source_of(source, given.arrays)
+    row = SOURCES[source]
+    names = {row.canonical(name): name for name in given.arrays}
+    state = {key: np.asarray(given.arrays[name]) for key, name in names.items()}
+    texts = [names[key] for key in state if state[key].dtype.kind not in "fiub" and not row.reason_to_ignore(key)]
+    state = row.prepare({key: array for key, array in state.items() if names[key] not in texts})
+
+    keys = {variable.path: row.key_of(variable.path) for variable in model.variables}
+    fresh = _fresh(keys, state, row, head)
+    plan = {path: key for path, key in keys.items() if path not in fresh}
+    unused = set(state) - set(plan.values())
+    ignored = {key: reason for key in sorted(unused) if (reason := row.reason_to_ignore(key))}
+    ignored |= {key: "other heatmap heads" for path, key in keys.items() if path in fresh and key in state}
+
+    values = {path: row.to_keras(state[key]) for path, key in plan.items() if key in state}
+    shapes = {variable.path: tuple(variable.shape) for variable in model.variables}
+    problems = [
+        *_of_others(model, given.metadata, fresh, head),
+        *_missing(plan, values),
+        *_left_over(unused - set(ignored)),
+        *_misshapen(values, shapes),
+        *([f"{len(texts)} arrays hold no numbers: {_some(texts)}"] if texts else []),
+        *_senseless(values),
+    ]
+    if problems:
+        label = "the given arrays" if isinstance(weights, Mapping) else repr(str(weights))
+        hints = [row.hint, _head_hint(plan, values, shapes)]
+        text = f"The weights in {label}, by their names of {row.about}, do not fit model {model.name!r}: "
+        raise UserError(" ".join(filter(None, [f"{text}{'; '.join(problems)}.", *hints])))
+    for variable in model.variables:
+        if variable.path in values:
+            variable.assign(values[variable.path])
+    return Report(
+        source=source,
+        filled={path: names[key] for path, key in plan.items()},
+        fresh=tuple(fresh),
+        ignored={names[key]: reason for key, reason in ignored.items()},
+        remarks=tuple(_remarks(model, row, given.metadata)),
+    )
+
+
+def _fresh(keys: Mapping[str, str | None], state: Mapping, row: Source, head: str) -> list[str]:
+    """Returns the variables that need no tensor: new heads, MIMBs a file has none of, all but the trunk for some."""
+    has_mimbs = any(key in state for path, key in keys.items() if _MIMB.fullmatch(path))
+    return [
+        path
+        for path, key in keys.items()
+        if (head == "new" and _HEAD.fullmatch(path))
+        or (_MIMB.fullmatch(path) and not has_mimbs and not row.with_mimbs)
+        or (row.trunk_only and key is None)
+    ]
+
+
+def _of_others(model: keras.Model, metadata: Mapping[str, str], fresh: Iterable[str], head: str) -> Iterable[str]:
+    """Yields what a file of ours says about itself that does not suit the model, whatever the shapes are."""
+    written = metadata.get("kpzoo_version", __version__)
+    if _release(written) > _release(__version__):
+        yield f"it was written by kpzoo {written}, and this is {__version__}: update kpzoo"
+    if (preset := getattr(model, "preset", None)) is None:  # a bare trunk
+        return
+    name = metadata.get("kpzoo_model", preset.name)
+    if name != preset.name and not fresh:  # a start for training, such as a MIPNet's from its twin, may be another's
+        yield f"it was written by a model {name!r}, and this is {preset.name!r}: build that one"
+    keypoints = ",".join(preset.skeleton.keypoints)
+    if head == "strict" and (theirs := metadata.get("kpzoo_keypoints", keypoints)) != keypoints:
+        yield f"its heatmaps are for {theirs}, the model's for {keypoints}: build with that skeleton"
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+
+
+def _missing(plan: Mapping[str, str | None], values: Mapping) -> list[str]:
+    if not plan:
+        return ["nothing in it belongs to this network"]
+    names = [f"{path} ({key})" if key else path for path, key in plan.items() if path not in values]
+    return [f"{len(names)} of {len(plan)} variables have no tensor: {_some(names)}"] if names else []
+
+
+def _left_over(keys: Iterable[str]) -> list[str]:
+    keys = sorted(keys)
+    return [f"{len(keys)} tensors have no place: {_some(keys)}"] if keys else []
+
+
+def _misshapen(values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> list[str]:
+    names = [
+        f"{path} is {shapes[path]}, the file's {tuple(value.shape)}"
+        for path, value in values.items()
+        if tuple(value.shape) != shapes[path]
+    ]
+    return [f"{len(names)} shapes differ: {_some(names)}"] if names else []
+
+
+def _senseless(values: Mapping[str, np.ndarray]) -> list[str]:
+    broken = [path for path, value in values.items() if value.dtype.kind != "f" or not np.isfinite(value).all()]
+    negative = [path for path, value in values.items() if path.endswith("moving_variance") and (value < 0).any()]
+    problems = [f"{len(broken)} tensors hold NaN, infinity or no floats: {_some(broken)}"] if broken else []
+    return [*problems, *([f"{len(negative)} variances are negative: {_some(negative)}"] if negative else [])]
+
+
+def _head_hint(plan: Mapping, values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> str:
+    """Returns the way out if only heads stand between the file and the model."""
+    wrong = [path for path in plan if path not in values or tuple(values[path].shape) != shapes[path]]
+    heads = [path for path in wrong if _HEAD.fullmatch(path)]
+    return "For another number of keypoints pass head='new'." if heads and heads == wrong else ""
+
+
+def _remarks(model: keras.Model, row: Source, metadata: Mapping[str, str]) -> Iterable[str]:
+    if row.remark:
+        yield row.remark
+    if (preset := getattr(model, "preset", None)) is None:  # a bare trunk
+        return
+    pixels = preset.normalization
+    if row.pixels and pixels is not None and pixels not in row.pixels:
+        yield (
+            f"They were trained with pixels normalised by {' or '.join(map(repr, row.pixels))}, and this model "
+            f"normalises by {pixels!r}. Build it with `normalization={row.pixels[0]!r}` to use them without training."
+        )
+    name = metadata.get("kpzoo_model", preset.name)
+    if name != preset.name:
+        yield f"The file was written by a model {name!r}."
+    ours = describe(model)
+    labels = {"kpzoo_image_hw": "image size", "kpzoo_normalization": "normalization", "kpzoo_options": "options"}
+    for key, label in labels.items():
+        if (theirs := metadata.get(key, ours[key])) != ours[key]:
+            yield f"The file's model was built with the {label} {theirs}, this one with {ours[key]}."
+
+
+def _some(names: Iterable[str], count: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:count]) + (", …" if len(names) > count else "")

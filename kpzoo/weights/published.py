@@ -1,0 +1,172 @@
+"""Published weights of the zoo: a row for each file, fetched once, and verified before anything reads it.
+
+Small files come with the package. Others lie in `$KPZOO_HOME`, or in `~/.cache/kpzoo`; with `KPZOO_OFFLINE=1` nothing
+is ever fetched.
+"""
+
+import hashlib
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from kpzoo import files
+from kpzoo.errors import UserError, unknown
+
+CHUNK = 1 << 20  # bytes
+SHIPPED = "shipped"  # folder of the package
+TIMEOUT = 30  # seconds without a byte before a download counts as failed
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A published weights file of one model, with the evidence of what it is worth.
+
+    Args:
+        model: Name of the model.
+        url: Where the file lies, or its name alone if it comes with the package; `.weights.h5` or `.safetensors`.
+        sha256: Full digest of the file, 64 hexadecimal digits.
+        image_hw: (height, width) of the crops that it was trained with.
+        skeleton: Name of its keypoints.
+        options: The builder's options that it was built with.
+        license: Terms of use of the file.
+        origin: "trained here", or what it was converted from.
+        recipe: The recipe that trained it.
+        metrics: The committed file that proves its figures.
+    """
+
+    model: str
+    url: str
+    sha256: str
+    image_hw: tuple[int, int]
+    skeleton: str
+    options: Mapping
+    license: str
+    origin: str
+    recipe: str
+    metrics: str
+
+    def __str__(self) -> str:
+        size = "{}x{}".format(*self.image_hw)
+        return f"{size}, {self.skeleton}, {self.origin} by {self.recipe}, figures in {self.metrics}, {self.license}"
+
+    @property
+    def file_name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+    @property
+    def is_shipped(self) -> bool:
+        """Whether the file comes with the package."""
+        return "/" not in self.url
+
+
+LSPET = "research use: photos and labels of Leeds Sports Pose Extended, please cite Johnson and Everingham, CVPR 2011"
+
+# Tag -> row; a tag is never used again.
+ROWS: dict[str, Weights] = {
+    "cpn_nano.lspet_128x128_v1": Weights(
+        model="cpn_nano",
+        url="cpn_nano_lspet_128x128_v1.safetensors",
+        sha256="72855a18d92ea866cc66958d51299254b0fdbb6c9a97fc34c0c4f43ce47bb196",  # cpn_nano
+        image_hw=(128, 128),
+        skeleton="crowdpose14",
+        options={},
+        license=LSPET,
+        origin="trained here",
+        recipe="recipes/cpn_nano_lspet_128x128.py",
+        metrics="docs/results/cpn_nano_lspet_128x128.json",
+    ),
+    "mipnet_nano.crowds_128x96_v1": Weights(
+        model="mipnet_nano",
+        url="mipnet_nano_crowds_128x96_v1.safetensors",
+        sha256="ffca120fde37a6cba31aecc4e7f99c43ca0f46c92d94e0578925fd954e6b3166",  # mipnet_nano
+        image_hw=(128, 96),
+        skeleton="crowdpose14",
+        options={},
+        license=LSPET,
+        origin="trained here",
+        recipe="recipes/crowd_study.py",
+        metrics="docs/results/mipnet_nano_crowds_128x96.json",
+    ),
+}
+
+
+def tags_of(model: str) -> tuple[str, ...]:
+    """Returns the tags of a model's published weights."""
+    return tuple(sorted(tag for tag, row in ROWS.items() if row.model == model))
+
+
+def home() -> Path:
+    """Returns the folder that fetched files lie in."""
+    return Path(os.environ.get("KPZOO_HOME") or Path.home() / ".cache" / "kpzoo")
+
+
+def fetch(tag: str) -> Path:
+    """Returns the verified file of a tag; fetches it where it is not there yet.
+
+    Raises:
+        UserError: no such tag, no way to fetch the file, or a file with another digest.
+    """
+    if tag not in ROWS:
+        raise unknown("weights tag", tag, ROWS)
+    row = ROWS[tag]
+    if row.is_shipped:
+        return _shipped(tag, row)
+    path = home() / row.file_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        files.hold(lock)  # one process fetches
+        if path.exists() and not _is_right(path, row):
+            path.unlink()
+            print(f"{path} was not the file of {tag!r} (SHA-256 differs) and has been removed.", file=sys.stderr)
+        if not path.exists():
+            _download(tag, row, path)
+    return path
+
+
+def _shipped(tag: str, row: Weights) -> Path:
+    path = Path(str(resources.files("kpzoo"))) / SHIPPED / row.file_name
+    if not path.exists() or not _is_right(path, row):
+        raise UserError(f"The weights {tag!r} that came with kpzoo are damaged or gone: {path}. Install kpzoo anew.")
+    return path
+
+
+def _is_right(path: Path, row: Weights) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == row.sha256
+
+
+def _download(tag: str, row: Weights, path: Path) -> None:
+    advice = f"Put the file of SHA-256 {row.sha256} there by hand: {path}."
+    if os.environ.get("KPZOO_OFFLINE", "") not in ("", "0"):
+        raise UserError(f"The weights {tag!r} are not in {str(home())!r}, and KPZOO_OFFLINE is set. {advice}")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with urllib.request.urlopen(row.url, timeout=TIMEOUT) as answer, part.open("wb") as file:
+            _copy(answer, file, f"fetching {row.file_name}")
+            file.flush()
+            os.fsync(file.fileno())
+        if not _is_right(part, row):
+            given = f"{row.url} gave {part.stat().st_size:,} bytes"
+            raise UserError(f"{given} that are not the weights {tag!r} (SHA-256 differs). {advice}")
+        os.replace(part, path)
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(f"The weights {tag!r} cannot be fetched from {row.url}: {reason}. {advice}") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _copy(answer, file, label: str) -> None:
+    total, done = int(answer.headers.get("Content-Length") or 0), 0
+    while chunk := answer.read(CHUNK):
+        file.write(chunk)
+        done += len(chunk)
+        if sys.stderr.isatty():
+            print(f"\r{label}: {done / 1e6:.0f} of {total / 1e6:.0f} MB ", end="", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)

@@ -1,0 +1,158 @@
+"""Weights of the zoo's models as files that say whose they are."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from kpzoo import __version__
+from kpzoo.errors import UserError
+from kpzoo.pose_model import PoseModel
+from kpzoo.skeletons import Skeleton
+from kpzoo.weights.files import H5_START, MAX_HEADER
+
+# Arguments of `kpzoo.build` that are no options of a model.
+NAMED = ("name", "image_hw", "skeleton", "weights", "normalization")
+
+
+def save_weights(model: PoseModel, path: str | Path, *, half: bool = False) -> Path:
+    """Writes a model's variables, under their own names, and what the model was built as.
+
+    Args:
+        model: A model of `kpzoo.build`.
+        path: Ends in `.weights.h5`, `.safetensors` or `.npz`. The last carries no description of the model.
+        half: Whether kernels are rounded to float16, for half the size; `.safetensors` alone.
+    """
+    path = Path(path)
+    writer = writer_of(path, half)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    try:
+        writer(model, part)
+        os.replace(part, path)
+    except OSError as error:
+        reason = (error.strerror or str(error)).splitlines()[0]
+        raise UserError(f"Cannot write the weights {str(path)!r}: {reason}. What was there before stays.") from None
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def writer_of(path: str | Path, half: bool = False) -> Callable[[PoseModel, Path], None]:
+    """Returns what writes a weights file of that name, or says why none can be there."""
+    path = Path(path)
+    if half and path.suffix != ".safetensors":
+        raise UserError(f"Weights of half size are written as .safetensors. Received: {str(path)!r}.")
+    writer = next((writer for suffix, writer in _WRITERS.items() if path.name.endswith(suffix)), None)
+    if writer is None:
+        raise UserError(f"A weights file ends in {', '.join(_WRITERS)}. Received: {str(path)!r}.")
+    if not path.parent.is_dir():
+        raise UserError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
+    return _write_half if half else writer
+
+
+def describe(model: PoseModel) -> dict[str, str]:
+    """Returns what files of ours tell about their model; `build_arguments` makes the model's arguments of it."""
+    preset = model.preset
+    return {
+        "kpzoo_model": preset.name,
+        "kpzoo_version": __version__,
+        "kpzoo_image_hw": "{}x{}".format(*preset.image_hw),
+        "kpzoo_skeleton": preset.skeleton.name,
+        "kpzoo_keypoints": ",".join(preset.skeleton.keypoints),
+        "kpzoo_skeleton_config": json.dumps(preset.skeleton.to_config(), default=float),
+        "kpzoo_normalization": json.dumps(preset.normalization),
+        "kpzoo_options": json.dumps(dict(preset.options), sort_keys=True),
+    }
+
+
+def read_description(path: str | Path) -> dict[str, str]:
+    """Returns what a file of ours tells about its model without reading its arrays; of any other file, nothing.
+
+    A file that cannot be read tells nothing either: `read_state` says what is wrong with it.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+            length = int.from_bytes(start[:8], "little")
+            is_safetensors = start[8:] == b"{" and 0 < length <= MAX_HEADER
+            found = json.loads(b"{" + file.read(length - 1)).get("__metadata__") if is_safetensors else None
+        if start.startswith(H5_START):
+            found = _h5_attributes(path)
+    except (OSError, ValueError, AttributeError, RuntimeError, KeyError, RecursionError):
+        return {}
+    items = found.items() if isinstance(found, Mapping) else ()
+    return {key: value for key, value in items if key.startswith("kpzoo_") and isinstance(value, str)}
+
+
+def build_arguments(description: Mapping[str, str]) -> dict:
+    """Returns the arguments of `kpzoo.build`, but for name and weights, for the model that a file of ours tells of."""
+    try:
+        arguments = dict(json.loads(description.get("kpzoo_options", "{}")))
+        if strange := sorted(set(arguments) & set(NAMED)):
+            raise ValueError(f"{strange[0]!r} is no option of a model")
+        if "kpzoo_image_hw" in description:
+            height, width = map(int, description["kpzoo_image_hw"].split("x"))
+            arguments["image_hw"] = (height, width)
+        if "kpzoo_skeleton_config" in description:
+            arguments["skeleton"] = Skeleton.from_config(json.loads(description["kpzoo_skeleton_config"]))
+        if "kpzoo_normalization" in description:
+            arguments["normalization"] = json.loads(description["kpzoo_normalization"])
+            if not isinstance(arguments["normalization"], str | None):
+                raise ValueError(f"normalization {arguments['normalization']!r}")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError(
+            f"The weights file says about its model what cannot be read: {error}. Fetch it again."
+        ) from None
+    return arguments
+
+
+def _h5_attributes(path: Path) -> dict:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return dict(file.attrs)
+
+
+def _arrays(model: PoseModel) -> dict[str, np.ndarray]:
+    return {variable.path: np.ascontiguousarray(variable.numpy(), np.float32) for variable in model.variables}
+
+
+def _write_h5(model: PoseModel, path: Path) -> None:
+    import h5py
+
+    model.save_weights(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs.update(describe(model))
+
+
+def _write_half(model: PoseModel, path: Path) -> None:
+    """Writes kernels as float16; vectors are few, and variances may be too large for it: they stay float32."""
+    arrays = _arrays(model)
+    large = [name for name, array in arrays.items() if array.ndim > 1 and np.abs(array).max() > np.finfo("f2").max]
+    if large:
+        raise UserError(f"Variable {large[0]!r} has values too large for float16. Write the weights in full size.")
+    _write_safetensors(model, path, {name: array.astype("f2") for name, array in arrays.items() if array.ndim > 1})
+
+
+def _write_safetensors(model: PoseModel, path: Path, rounded: Mapping[str, np.ndarray] | None = None) -> None:
+    arrays, header, offset = {**_arrays(model), **(rounded or {})}, {"__metadata__": describe(model)}, 0
+    for name, array in arrays.items():
+        dtype = f"F{8 * array.itemsize}"
+        header[name] = dict(dtype=dtype, shape=array.shape, data_offsets=(offset, offset + array.nbytes))
+        offset += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for array in arrays.values():
+            file.write(array.tobytes())
+
+
+def _write_npz(model: PoseModel, path: Path) -> None:
+    np.savez(path, **_arrays(model))
+
+
+_WRITERS = {".weights.h5": _write_h5, ".safetensors": _write_safetensors, ".npz": _write_npz}

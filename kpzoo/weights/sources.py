@@ -1,0 +1,191 @@
+"""Which projects' checkpoints load, how each is told by its keys, and what of it is left aside."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+
+import numpy as np
+
+from kpzoo.errors import UserError, unknown
+from kpzoo.weights import keys
+
+_COUNTERS = (r"(.*\.)?num_batches_tracked", "counter of batches")
+_CLASSIFIER = "ImageNet classifier"
+
+KERAS_EPSILON, TORCH_EPSILON = 1.001e-5, 1e-5  # of the batch normalisations in keras.applications and here
+
+
+@dataclass(frozen=True)
+class Source:
+    """A family of published files.
+
+    Args:
+        about: Whose files these are.
+        key_of: From the path of our variable to the key of its tensor; None if there is none.
+        to_keras: From the file's layout of a tensor to Keras'.
+        mark: Pattern of a key that only files of this source have; sources are tried in order.
+        ignored: Patterns of keys that are knowingly left aside, with the reason.
+        trunk_only: Whether the file is a start for training: only the trunk is filled, the rest stays fresh.
+        with_mimbs: Whether such a file fills MIMBs; others leave all of them fresh.
+        pixels: The normalisations that such files were trained with; empty if the file's model decides.
+        renamed: Pattern and replacement that bring keys of all versions to one form.
+        hint: What to do when a file does not fit.
+        remark: What the user should know about every file of this source.
+        prepare: Brings the tensors, by canonical key, to what our layers hold.
+    """
+
+    about: str
+    key_of: Callable[[str], str | None]
+    to_keras: Callable[[np.ndarray], np.ndarray]
+    mark: str
+    ignored: tuple[tuple[str, str], ...] = (_COUNTERS,)
+    trunk_only: bool = False
+    with_mimbs: bool = False
+    pixels: tuple[str, ...] = ()
+    renamed: tuple[str, str] = (r"^(module\.)+", "")
+    hint: str = ""
+    remark: str = ""
+    prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = dict
+
+    def reason_to_ignore(self, key: str) -> str | None:
+        """Returns why a tensor of such a file is not used, None if it has to be."""
+        return next((reason for pattern, reason in self.ignored if re.fullmatch(pattern, key)), None)
+
+    def canonical(self, key: str) -> str:
+        return re.sub(*self.renamed, key)
+
+
+def _torch(module_of: Callable[[str], str | None]) -> dict:
+    return dict(key_of=partial(keys.torch_key, module_of=module_of), to_keras=keys.from_torch)
+
+
+def _without_biases(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Folds the biases of convolutions, and the larger epsilon, of keras.applications into batch statistics.
+
+    A bias in front of a batch normalisation shifts its mean, so the function stays the same.
+    """
+    folded = {}
+    for key, value in state.items():
+        if key.endswith("_bn/moving_mean"):
+            value = value - state.get(key.replace("_bn/moving_mean", "_conv/bias"), np.float32(0))
+        if key.endswith("_bn/moving_variance"):
+            value = value + np.float32(KERAS_EPSILON - TORCH_EPSILON)
+        if not key.endswith("_conv/bias"):
+            folded[key] = value
+    return folded
+
+
+SOURCES: Mapping[str, Source] = MappingProxyType(
+    {
+        "kpzoo": Source(
+            about="this project",
+            key_of=str,
+            to_keras=np.asarray,
+            mark=r"(stem|stem1|entry)_conv/kernel",
+            ignored=(),
+        ),
+        "tf-cpn": Source(
+            about="tf-cpn, the authors' CPN (TensorFlow 1)",
+            key_of=partial(keys.slim_key, module_of=keys.tf_cpn_module),
+            to_keras=np.asarray,
+            mark=r"resnet_v1/.*|lateral/res5/weights",
+            ignored=(
+                (r".*/(Adam|Adam_1|Momentum)|(.*/)?beta[12]_power", "optimizer state"),
+                (r"(.*/)?global_step|.*learning_rate.*", "counter of steps"),
+                (r"resnet_v1/logits/.*|.*mean_rgb", _CLASSIFIER),
+            ),
+            pixels=("cpn_bgr",),
+            renamed=(r"^resnet_v1_\d+/", "resnet_v1/"),
+            hint="It needs a CPN of flavour='official'.",
+        ),
+        "pytorch-cpn": Source(
+            about="GengDavid's pytorch-cpn",
+            **_torch(keys.pytorch_cpn_module),
+            mark=r"global_net\..*",
+            ignored=(_COUNTERS, (r"resnet\.fc\..*", _CLASSIFIER)),
+            pixels=("cpn_rgb",),
+            hint="It needs a CPN of flavour='pytorch'.",
+        ),
+        "mipnet": Source(
+            about="MIPNet's repository, two instances",
+            **_torch(keys.mipnet_module),
+            mark=r"(layer|stage)\d_se\..*",
+            with_mimbs=True,
+            pixels=("imagenet_rgb", "imagenet_bgr"),
+            hint="It needs a MIPNet of two instances with the same `mimb_stages`.",
+        ),
+        "mmpose": Source(
+            about="mmpose, top-down heatmap models",
+            **_torch(keys.mmpose_module),
+            mark=r"backbone\..*",
+            ignored=(
+                _COUNTERS,
+                (r"data_preprocessor\..*", "pixel statistics"),
+                (r"backbone\.inters\.\d\..*", "block towards a stack that does not exist"),
+            ),
+            pixels=("imagenet_rgb",),
+            renamed=(r"^(module\.)*(keypoint_)?(?=backbone|head)", ""),
+        ),
+        "hourglass": Source(
+            about="bearpaw's pytorch-pose, Newell's hourglass",
+            **_torch(keys.hourglass_module),
+            mark=r"hg\.\d\..*",
+        ),
+        "hrnet": Source(
+            about="HRNet's repository: HRNet and SimpleBaseline",
+            **_torch(keys.hrnet_module),
+            mark=r"stage2\..*|deconv_layers\..*",
+            ignored=(
+                _COUNTERS,
+                (r"(incre_modules|downsamp_modules|classifier|final_layer\.\d)\..*", _CLASSIFIER),
+                (r"stage4\.2\.fuse_layers\.[123]\..*", "coarser outputs of a classification network"),
+            ),
+            pixels=("imagenet_rgb", "imagenet_bgr"),
+        ),
+        "torchvision": Source(
+            about="torchvision's ResNets, trained on ImageNet",
+            **_torch(keys.resnet_module),
+            mark=r"layer1\.0\.conv1\.weight",
+            ignored=(_COUNTERS, (r"fc\..*", _CLASSIFIER)),
+            trunk_only=True,
+            pixels=("imagenet_rgb",),
+        ),
+        "keras": Source(
+            about="ResNets of keras.applications, trained on ImageNet",
+            key_of=keys.keras_key,
+            to_keras=np.asarray,
+            mark=r"conv1_conv/kernel",
+            prepare=_without_biases,
+            ignored=((r"(predictions|probs|fc1000)/.*", _CLASSIFIER),),
+            trunk_only=True,
+            pixels=("caffe_bgr",),
+            remark=(
+                "These weights come from a ResNet whose stages halve in their first 1x1 convolution; here the 3x3 "
+                "does. Up to c2 the features are the same; from c3 on they are a start for training, not equal."
+            ),
+        ),
+    }
+)
+
+
+def detect(names: Iterable[str]) -> str:
+    """Returns the source of a file by its keys."""
+    names = list(names)
+    for source, row in SOURCES.items():
+        if any(re.fullmatch(row.mark, row.canonical(name)) for name in names):
+            return source
+    raise UserError(
+        f"These are not weights of a known project. Received {len(names)} tensors such as {sorted(names)[:3]}. "
+        f"Known sources are {', '.join(SOURCES)}."
+    )
+
+
+def source_of(name: str, names: Iterable[str]) -> str:
+    """Returns the source that the user named, or for "auto" the one that the keys tell."""
+    if name == "auto":
+        return detect(names)
+    if name not in SOURCES:
+        raise unknown("source", name, [*SOURCES, "auto"])
+    return name
