@@ -20,9 +20,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from kpzoo.data.coco import read_annotations
-from kpzoo.data.json_file import write_json
 from kpzoo.data.results import read_results
 from kpzoo.evaluation.metrics import average_precision
+from kpzoo.files import write_json
 from kpzoo.nms import oks, oks_nms
 from kpzoo.skeletons import COCO17
 

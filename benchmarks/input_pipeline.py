@@ -23,13 +23,13 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import crops, geometry, heatmaps
-from kpzoo.data import batches, pack, packing
+from kpzoo.data import augment, batches, pack, packing
 from kpzoo.scenes import composed
 from kpzoo.scenes.cutouts import Cutouts
 
 BATCH = 32
 IMAGE_HW = (256, 192)
-AUGMENT = replace(crops.AUGMENTS["cpn"], half_body_probability=0.3)  # turned, scaled, mirrored, brightened, halved
+AUGMENT = replace(augment.AUGMENTS["cpn"], half_body_probability=0.3)  # turned, scaled, mirrored, brightened, halved
 COMPOSED = ("kpzoo, composed crops, 1 thread", "kpzoo, composed crops, 2 threads")
 LOOP = "loop of OpenCV and NumPy, 1 core"
 NOTHING = "nothing: an element through one map"
@@ -128,8 +128,8 @@ def stages(data, count: int) -> dict:
     persons = batches._persons(data, check_images=False)
     views = geometry.views(persons["boxes_image_xywh"], geometry.CROP_RULES["hrnet"], IMAGE_HW)
     rng, places = np.random.default_rng(0), np.arange(count) % len(views)
-    draws = rng.random((count, crops.NUM_DRAWS)).astype(np.float32)
-    turned = [crops.augmented_view(AUGMENT, row) for row in draws]
+    draws = rng.random((count, augment.NUM_DRAWS)).astype(np.float32)
+    turned = [augment.augmented_view(AUGMENT, row) for row in draws]
     matrices = [crops.view_matrix(tf.constant(views[p]), *t, IMAGE_HW) for p, t in zip(places, turned, strict=True)]
     paths = persons["paths"].astype(str)[places]
     points = tf.constant(persons["keypoints_image_xy"][places].repeat(2, axis=0), tf.float32)
@@ -166,7 +166,7 @@ def stages(data, count: int) -> dict:
         "decode the window": of(contents, window),
         "warp, compiled": of(windows, lambda *parts: crops._warp_compiled(*parts, IMAGE_HW, FILL)),
         "warp, TensorFlow's operation": of(windows, lambda *parts: crops._warp(*parts, IMAGE_HW, FILL)),
-        "brighten": of(images, lambda image: crops.brightened(image, AUGMENT, tf.constant(draws[0, 4:7]))),
+        "brighten": of(images, lambda image: augment.brightened(image, AUGMENT, tf.constant(draws[0, 4:7]))),
         "batch": one_thread(images.batch(BATCH)),
         "targets of two people": of(targets, lambda p, v: heatmaps.encode(codec, p, v, IMAGE_HW)),
     }

@@ -23,7 +23,8 @@ import keras
 import tensorflow as tf
 
 import kpzoo
-from kpzoo import crops, files, training
+from kpzoo import files, training
+from kpzoo.data import augment
 from kpzoo.errors import UserError, unknown
 from kpzoo.inference import POSE_NMS
 from kpzoo.losses import CPNLoss, HeatmapLoss, MultiInstanceLoss
@@ -43,7 +44,7 @@ parser.add_argument("--smoke", action="store_true", help="a few steps of tiny mo
 
 BATCH_SIZE = 16
 LEARNING_RATE = 4e-3
-AUGMENT = crops.Augment(scale=(0.8, 1.25), rotation=30.0, rotation_probability=0.6, flip_probability=0.5)
+AUGMENT = augment.Augment(scale=(0.8, 1.25), rotation=30.0, rotation_probability=0.6, flip_probability=0.5)
 CROWDS = dict(crowding=0.75, people=(3, 3))
 NUM_CROWDS = {"train": 2000, "val": 200}
 ONE_BOX_IOU = 0.5

@@ -22,7 +22,8 @@ from pathlib import Path
 import keras
 
 import kpzoo
-from kpzoo import crops, evaluation, images, training
+from kpzoo import evaluation, images, training
+from kpzoo.data import augment
 from kpzoo.losses import CPNLoss
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -36,8 +37,8 @@ parser.add_argument("--seed", type=int, default=0, help="of weights, order and a
 BATCH_SIZE = 16
 LEARNING_RATE = 4e-3
 L2 = 1e-5
-FIRST = (128, 96), crops.Augment((0.8, 1.25), 30.0, 0.6, 0.5, brightness=(0.8, 1.2))
-SECOND = (128, 128), crops.Augment((0.65, 1.35), 60.0, 0.7, 0.5, brightness=(0.6, 1.4), erase_probability=0.5)
+FIRST = (128, 96), augment.Augment((0.8, 1.25), 30.0, 0.6, 0.5, brightness=(0.8, 1.2))
+SECOND = (128, 128), augment.Augment((0.65, 1.35), 60.0, 0.7, 0.5, brightness=(0.6, 1.4), erase_probability=0.5)
 
 
 def main(args: argparse.Namespace) -> None:

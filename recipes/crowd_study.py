@@ -23,7 +23,8 @@ import keras
 import numpy as np
 
 import kpzoo
-from kpzoo import crops, evaluation, images, training
+from kpzoo import evaluation, images, training
+from kpzoo.data import augment
 from kpzoo.errors import UserError
 from kpzoo.evaluation.report import overlap
 from kpzoo.html.charts import lines
@@ -47,7 +48,7 @@ parser.add_argument("--smoke", action="store_true", help="a few steps of tiny mo
 IMAGE_HW = (128, 96)
 BATCH_SIZE = 16
 LEARNING_RATES = {"start": 5e-3, "single": 3e-3, "multi": 3e-3}
-AUGMENT = crops.Augment(scale=(0.85, 1.2), rotation=20.0, rotation_probability=0.6, flip_probability=0.5)
+AUGMENT = augment.Augment(scale=(0.85, 1.2), rotation=20.0, rotation_probability=0.6, flip_probability=0.5)
 # What is learned: crowds a little less dense than the densest that are scored; `photos_light` learns lighter ones, as
 # MIPNet learned on COCO what it showed on OCHuman. A third of the scenes shows one person, who is nobody's neighbour.
 TRAIN_CROWDING = {"figures": 0.8, "photos": 0.8, "photos_light": 0.4}

@@ -13,7 +13,8 @@ from pathlib import Path
 import keras
 
 import kpzoo
-from kpzoo import crops, evaluation, export, images, training
+from kpzoo import evaluation, export, images, training
+from kpzoo.data import augment
 from kpzoo.losses import CPNLoss, MultiInstanceLoss
 from kpzoo.scenes import drawn
 
@@ -27,7 +28,7 @@ NUM_VAL = 120
 BATCH_SIZE = 16
 LEARNING_RATE = 5e-3
 IMAGE_HW = (128, 96)
-AUGMENT = crops.Augment(scale=(0.85, 1.2), rotation=20.0, rotation_probability=0.6, flip_probability=0.5)
+AUGMENT = augment.Augment(scale=(0.85, 1.2), rotation=20.0, rotation_probability=0.6, flip_probability=0.5)
 SPARSE = dict(people=(1, 2))
 CROWDED = dict(people=(2, 2), crowding=0.9)
 CROWD_EPOCHS = 2

@@ -27,10 +27,11 @@ from test_images import CMYK_JPEG, WEB_PAGE, encoded, png_that_claims, scene, wi
 
 import kpzoo
 from kpzoo import cli, images
-from kpzoo.data import files, json_file
+from kpzoo.data import files, json_file, loading
 from kpzoo.data.coco import read_annotations, training_persons
 from kpzoo.data.results import read_boxes, read_results, write_results
 from kpzoo.errors import UserError
+from kpzoo.files import write_json
 from kpzoo.weights import published
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/reliability.md"
@@ -93,7 +94,7 @@ def load(tmp_path):
     """Loads annotations as a training does: JSON values or text in, `Annotations` out."""
 
     def load(data, **options):
-        return files.load(annotations=write(tmp_path, data), images=tmp_path, **options).annotations
+        return loading.load(annotations=write(tmp_path, data), images=tmp_path, **options).annotations
 
     return load
 
@@ -883,7 +884,7 @@ def test_a_full_disk_leaves_nothing_half(model, compiled, small_folder, tmp_path
     with full_disk(20_000):
         for path in (out / "tiny.safetensors", out / "tiny.npz"):
             assert path.name in refusal(kpzoo.save_weights, model, path)
-        assert "big.json" in refusal(json_file.write_json, out / "big.json", list(range(20_000)))
+        assert "big.json" in refusal(write_json, out / "big.json", list(range(20_000)))
         assert "big.png" in refusal(images.write_image, out / "big.png", noise(200, 200))
     with monkeypatch.context() as patch:
         patch.setattr(model, "save_weights", lambda path: Path(path).write_bytes(b"half") and no_space())
@@ -1082,7 +1083,7 @@ def packed(small_folder, tmp_path_factory):
     from kpzoo.data import packing
 
     folder = tmp_path_factory.mktemp("packs") / "small"
-    return packing.write_pack(files.load(small_folder, "train"), folder, image_hw=(64, 64), num_shards=3)
+    return packing.write_pack(loading.load(small_folder, "train"), folder, image_hw=(64, 64), num_shards=3)
 
 
 @row(
@@ -1093,14 +1094,14 @@ def packed(small_folder, tmp_path_factory):
 def test_damaged_packs_are_refused_by_the_file(packed, small_folder, model, tmp_path):
     from kpzoo.data import batches, pack, packing
 
-    whole, rng = files.load(packed), np.random.default_rng(0)
+    whole, rng = loading.load(packed), np.random.default_rng(0)
     folder = tmp_path / "pack"
 
     def opened(name, data):
         """The message about a copy of the pack with other bytes in one of its files; None if it is as good."""
         (folder / name).write_bytes(data)
         try:
-            found = files.load(folder)
+            found = loading.load(folder)
             pack.check_shards(found)
         except UserError as error:
             assert "\n" not in str(error) and name in str(error) or "in version" in str(error)
@@ -1122,7 +1123,7 @@ def test_damaged_packs_are_refused_by_the_file(packed, small_folder, model, tmp_
             assert refused or path.name == pack.INDEX  # where one kind of space for another changes nothing
             assert "damaged" in opened(path.name, data[:place])
     names = [shard.name for shard in whole.shards]
-    other = packing.write_pack(files.load(small_folder, "train"), tmp_path / "other", image_hw=(64, 64), num_shards=2)
+    other = packing.write_pack(loading.load(small_folder, "train"), tmp_path / "other", image_hw=(64, 64), num_shards=2)
     assert "damaged" in opened(names[0], (packed / names[1]).read_bytes())
     assert "damaged" in opened(names[0], next(other.glob("*-00000-*")).read_bytes())
     index = json.loads((packed / pack.INDEX).read_text())
@@ -1133,9 +1134,9 @@ def test_damaged_packs_are_refused_by_the_file(packed, small_folder, model, tmp_
         content["crc32"] = pack.checksum(content)
         assert "damaged" in opened(pack.INDEX, json.dumps(content).encode())
     (folder / names[1]).unlink()
-    assert f"{names[1]}' of a pack cannot be read" in refusal(files.load, folder)
+    assert f"{names[1]}' of a pack cannot be read" in refusal(loading.load, folder)
     (folder / names[1]).write_bytes(bytes(whole.shards[1].num_bytes))
-    found = files.load(folder)
+    found = loading.load(folder)
     assert names[1] in refusal(batches.make_dataset, found, model, 2)
     with pytest.raises(UserError, match=names[1]), pack.told_by_shard(found):
         list(batches.make_dataset(found, model, 2, check_images=False).take(10))
@@ -1149,7 +1150,7 @@ def test_damaged_packs_are_refused_by_the_file(packed, small_folder, model, tmp_
 def test_a_pack_that_was_not_finished_does_not_exist(packed, small_folder, tmp_path, monkeypatch):
     from kpzoo.data import packing
 
-    data, folder, how = files.load(small_folder, "train"), tmp_path / "pack", dict(image_hw=(64, 64), num_shards=3)
+    data, folder, how = loading.load(small_folder, "train"), tmp_path / "pack", dict(image_hw=(64, 64), num_shards=3)
 
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
@@ -1161,7 +1162,7 @@ def test_a_pack_that_was_not_finished_does_not_exist(packed, small_folder, tmp_p
             packing.write_pack(data, folder, **how)
     assert [path.name for path in tmp_path.iterdir()] == [".pack.part"]
     (tmp_path / ".pack.part/persons-00009-of-00010.tfrecord").write_bytes(b"of another try")
-    assert "annotation file" in refusal(files.load, folder, "train")
+    assert "annotation file" in refusal(loading.load, folder, "train")
     with packing._part_of(folder):
         assert "Another process is writing" in refusal(packing.write_pack, data, folder, **how)
     (folder / "of the other process").touch()

@@ -17,7 +17,7 @@ from test_report import Tags
 import kpzoo
 from kpzoo import cli, evaluation, training
 from kpzoo.data.batches import make_dataset
-from kpzoo.data.files import load
+from kpzoo.data.loading import load
 from kpzoo.errors import UserError
 from kpzoo.evaluation import evaluator
 from kpzoo.html import charts

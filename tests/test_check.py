@@ -10,7 +10,7 @@ from conftest import write_small_folder
 
 from kpzoo import cli
 from kpzoo.data import check as checking
-from kpzoo.data import files, repair
+from kpzoo.data import loading, repair
 from kpzoo.errors import UserError
 
 NAME = "annotations/person_keypoints_train.json"
@@ -71,7 +71,7 @@ def test_the_repaired_copy_is_clean_and_holds_the_rest_unchanged(spoilt, tmp_pat
     (again,) = checking.check(tmp_path / "mended")
     assert again.clean, str(again)
     assert done["images left out"] == 4 and done["annotations renumbered"] == 2
-    data = files.load(tmp_path / "mended", "train", strict=True)
+    data = loading.load(tmp_path / "mended", "train", strict=True)
     assert data.image_paths([1]) == [str(tmp_path / "mended/images/person_keypoints_train/1.jpg")]
     before = json.loads((spoilt / NAME).read_text())["annotations"]
     after = {row["id"]: row for row in json.loads(path.read_text())["annotations"]}

@@ -10,7 +10,7 @@ import pytest
 
 import kpzoo
 from kpzoo import cli, images, training
-from kpzoo.data import files
+from kpzoo.data import loading
 from kpzoo.evaluation.metrics import average_precision
 from kpzoo.inference import pictures
 from kpzoo.training import keras_callbacks
@@ -114,7 +114,7 @@ def test_evaluate_scores_a_model_and_its_results_file_alike(trained, small_folde
     assert code == 0
     alone = json.loads(out)
     assert alone["metrics"] == {name: found["metrics"][name] for name in alone["metrics"]}
-    data = files.load(annotations=annotations)
+    data = loading.load(annotations=annotations)
     assert alone["protocol"] == "coco"
     from kpzoo.data.results import read_results
 

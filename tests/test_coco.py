@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import SHARED
 
+from kpzoo import files
 from kpzoo.data import json_file
 from kpzoo.data.categories import flip_pairs
 from kpzoo.data.coco import examine, read_annotations, training_persons
@@ -474,10 +475,10 @@ def test_results_with_nan_are_not_made_and_a_failed_write_leaves_the_old_file(tm
         results_of(scores=np.ones(2))
     path = write(tmp_path, "[]", "r.json")
     with pytest.raises(UserError, match="JSON has no NaN"):
-        json_file.write_json(path, [NAN])
+        files.write_json(path, [NAN])
     assert path.read_text() == "[]" and sorted(os.listdir(tmp_path)) == ["r.json"]
     with pytest.raises(UserError, match="cannot be written"):
-        json_file.write_json(tmp_path / "no" / "r.json", [])
+        files.write_json(tmp_path / "no" / "r.json", [])
 
 
 def box(image_id=1, bbox=(10, 10, 20, 30), score=0.5, **fields):

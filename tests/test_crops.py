@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from kpzoo import crops, geometry
+from kpzoo.data import augment
 from kpzoo.skeletons import COCO17
 
 IMAGE_HW = (64, 48)
@@ -158,10 +159,10 @@ def test_affine_maps_invert():
 
 
 def test_augmentation_stays_in_its_range():
-    augment = crops.AUGMENTS["cpn"]
-    draws = np.random.default_rng(0).random((500, crops.NUM_DRAWS)).astype(np.float32)
+    rule = augment.AUGMENTS["cpn"]
+    draws = np.random.default_rng(0).random((500, augment.NUM_DRAWS)).astype(np.float32)
     scale, rotation, mirrored = (
-        np.array(values) for values in zip(*(crops.augmented_view(augment, d) for d in draws), strict=True)
+        np.array(values) for values in zip(*(augment.augmented_view(rule, d) for d in draws), strict=True)
     )
     assert 0.7 <= scale.min() < 0.75 < 1.3 < scale.max() <= 1.35
     assert np.degrees(np.abs(rotation)).max() <= 45.0
@@ -171,10 +172,10 @@ def test_augmentation_stays_in_its_range():
 
 def test_erasing_hides_one_rectangle_and_as_often_as_asked():
     image, fill = tf.ones((*IMAGE_HW, 3)), (7.0, 8.0, 9.0)
-    augment, rng, shares = crops.Augment(erase_probability=0.5), np.random.default_rng(5), []
+    rule, rng, shares = augment.Augment(erase_probability=0.5), np.random.default_rng(5), []
     for _ in range(200):
         draws = rng.random(5).astype(np.float32)
-        found = crops.erased(image, augment, draws, fill).numpy()
+        found = augment.erased(image, rule, draws, fill).numpy()
         hidden = (found == fill).all(axis=-1)
         assert (found[~hidden] == 1).all()
         assert hidden.any() == (draws[0] < 0.5)
@@ -207,13 +208,13 @@ def half_body_by_hand(view, points, visibility, lower, draws, probability, image
 @pytest.mark.parametrize("share_labelled", [0.3, 0.6, 1.0])
 def test_half_bodies_are_those_of_the_rule(share_labelled):
     rng = np.random.default_rng(3)
-    augment, view = crops.Augment(half_body_probability=0.5), np.array([50.0, 60, 75, 100], np.float32)
+    rule, view = augment.Augment(half_body_probability=0.5), np.array([50.0, 60, 75, 100], np.float32)
     changed = 0
     for _ in range(60):
         points = rng.uniform(0, 100, (17, 2)).astype(np.float32)
         visibility = (rng.random(17) < share_labelled) * rng.integers(1, 3, 17)
-        draws = rng.random(crops.NUM_DRAWS).astype(np.float32)
-        found = crops.half_body(view, points, visibility, COCO17.is_lower, augment, draws, IMAGE_HW)
+        draws = rng.random(augment.NUM_DRAWS).astype(np.float32)
+        found = augment.half_body(view, points, visibility, COCO17.is_lower, rule, draws, IMAGE_HW)
         expected = half_body_by_hand(view, points, visibility, COCO17.is_lower, draws, 0.5, IMAGE_HW)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
         changed += not np.allclose(expected, view)

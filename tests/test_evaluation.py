@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import evaluation, geometry, heatmaps, inference
-from kpzoo.data import files
+from kpzoo.data import loading
 from kpzoo.data.results import read_results
 from kpzoo.errors import UserError
 from kpzoo.evaluation import evaluator
@@ -46,7 +46,7 @@ def oracle(model, data):
     """Returns what stands in for `make_predictor`: it draws the annotated keypoints as heatmaps, and decodes them."""
     preset = model.preset
     rules = heatmaps.CODECS[preset.codec]
-    index, _, boxes, *_ = evaluator._boxes(data, "gt")
+    index, _, boxes, *_ = evaluator.boxes_of(data, "gt")
     views = geometry.views(boxes, geometry.CROP_RULES[rules.crop_rule], preset.image_hw)
     to_crop = geometry.invert(geometry.crop_to_image(views, preset.image_hw))
     points = geometry.transform(to_crop, data.annotations.persons.keypoints_image_xy[index])
@@ -66,7 +66,7 @@ def oracle(model, data):
 
 
 def test_a_perfect_network_reaches_an_ap_of_one(small_folder, model, codec, monkeypatch, tmp_path):
-    data = files.load(small_folder, "train")
+    data = loading.load(small_folder, "train")
     model = with_codec(model, codec)
     monkeypatch.setattr(predictor, "make_predictor", oracle(model, data))
     found = kpzoo.evaluate(model, data, batch_size=4, results_path=tmp_path / "results.json", nms=None)
@@ -79,7 +79,7 @@ def test_a_perfect_network_reaches_an_ap_of_one(small_folder, model, codec, monk
 
 
 def test_detections_and_annotated_boxes_are_told_apart(small_folder, model, tmp_path):
-    data = files.load(small_folder, "train")
+    data = loading.load(small_folder, "train")
     detections = tmp_path / "detections.json"
     rows = [{"image_id": 1, "category_id": 1, "bbox": [10, 10, 60, 90], "score": 0.8}]
     detections.write_text(json.dumps(rows))
@@ -95,7 +95,7 @@ def test_detections_and_annotated_boxes_are_told_apart(small_folder, model, tmp_
 def test_no_detection_at_all_is_an_ap_of_zero(small_folder, model, tmp_path):
     detections = tmp_path / "detections.json"
     detections.write_text("[]")
-    assert kpzoo.evaluate(model, files.load(small_folder, "train"), boxes=detections).values["AP"] == 0.0
+    assert kpzoo.evaluate(model, loading.load(small_folder, "train"), boxes=detections).values["AP"] == 0.0
 
 
 def test_a_corrupt_picture_stops_the_evaluation_and_is_named(tmp_path, model):
@@ -105,13 +105,13 @@ def test_a_corrupt_picture_stops_the_evaluation_and_is_named(tmp_path, model):
     victim = tmp_path / "images/train/3.jpg"
     victim.write_bytes(victim.read_bytes()[:200])
     with pytest.raises(UserError, match="3.jpg cannot be decoded"):
-        kpzoo.evaluate(model, files.load(tmp_path, "train"))
+        kpzoo.evaluate(model, loading.load(tmp_path, "train"))
 
 
 def test_other_keypoints_are_refused_with_the_way_out(small_folder):
     model = kpzoo.build("cpn_tiny", image_hw=(64, 64), skeleton="crowdpose14")
     with pytest.raises(UserError, match="Build the model with `skeleton='coco17'`"):
-        kpzoo.evaluate(model, files.load(small_folder, "train"))
+        kpzoo.evaluate(model, loading.load(small_folder, "train"))
 
 
 def test_predict_keeps_the_order_of_given_boxes_and_takes_none(model):
@@ -165,7 +165,7 @@ def test_predict_applies_the_exif_orientation_and_training_does_not(tmp_path, mo
 
 
 def test_sheets_show_all_pictures(small_folder, model):
-    data = files.load(small_folder, "train")
+    data = loading.load(small_folder, "train")
     for sheet in (evaluation.prediction_sheet(model, data, 4), evaluation.annotation_sheet(data, 4)):
         assert sheet.shape[1] > 4 * 320
         assert sheet.std() > 10
@@ -175,13 +175,13 @@ def test_sheets_show_all_pictures(small_folder, model):
 def crowd(tmp_path_factory):
     folder = tmp_path_factory.mktemp("crowd")
     drawn.make_dataset(folder, 4, seed=1, crowding=1.0, people=(2, 2))
-    return files.load(folder)
+    return loading.load(folder)
 
 
 def test_of_two_annotated_boxes_that_overlap_the_better_visible_one_is_looked_at(crowd):
     persons = crowd.annotations.persons
-    every, *_ = evaluator._boxes(crowd, "gt")
-    kept, image_ids, *_ = evaluator._boxes(crowd, "gt", box_nms=0.5)
+    every, *_ = evaluator.boxes_of(crowd, "gt")
+    kept, image_ids, *_ = evaluator.boxes_of(crowd, "gt", box_nms=0.5)
     dropped = np.setdiff1d(every, kept)
     assert len(dropped) > 0
     for index in dropped:
@@ -204,7 +204,7 @@ def test_a_mipnet_is_scored_whole_and_by_instance(crowd):
 
 def test_each_instance_alone_is_what_it_would_be_without_the_other(crowd, monkeypatch):
     model = kpzoo.build("mipnet_cpn_tiny", image_hw=(64, 64))
-    index, _, boxes, *_ = evaluator._boxes(crowd, "gt")
+    index, _, boxes, *_ = evaluator.boxes_of(crowd, "gt")
     truth = crowd.annotations.persons.keypoints_image_xy[index]
     count, (_, num_keypoints, _) = len(index), truth.shape
 
@@ -222,7 +222,7 @@ def test_each_instance_alone_is_what_it_would_be_without_the_other(crowd, monkey
 @pytest.fixture
 def asked(crowd, monkeypatch) -> list[int]:
     """How many boxes were asked about, each time: in place of the network, each box has an answer near the truth."""
-    index, _, boxes, *_ = evaluator._boxes(crowd, "gt")
+    index, _, boxes, *_ = evaluator.boxes_of(crowd, "gt")
     rng, asked = np.random.default_rng(0), []
     points = crowd.annotations.persons.keypoints_image_xy[index]
     points = points + rng.normal(0, 4, points.shape)
@@ -282,7 +282,7 @@ def test_a_sheet_shows_the_heatmaps_of_every_instance(crowd, found):
 
 
 def test_a_model_built_in_bfloat16_is_scored_as_such(small_folder):
-    data = files.load(small_folder, "train")
+    data = loading.load(small_folder, "train")
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         model = kpzoo.build("cpn_tiny", image_hw=(64, 64), skeleton=data.skeleton)

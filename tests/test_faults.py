@@ -18,11 +18,11 @@ import pytest
 from conftest import full_disk
 
 import kpzoo
-from kpzoo import cli, images, skeletons, training
-from kpzoo.data import files, json_file, packing
+from kpzoo import cli, files, images, skeletons, training
+from kpzoo.data import loading, packing
 from kpzoo.data import pack as packs
 from kpzoo.errors import UserError
-from kpzoo.export.description import written_whole
+from kpzoo.files import written_whole
 from kpzoo.inference import outputs
 from kpzoo.poses import Poses
 from kpzoo.training import keras_callbacks
@@ -47,7 +47,7 @@ def export_folder(path, model):
 
 
 def results(path, model):
-    with outputs.replaced(path) as file:
+    with files.replaced(path) as file:
         file.write("new")
 
 
@@ -62,7 +62,7 @@ WRITERS = {  # everything that writes a file under its final name
     "weights.weights.h5": lambda path, model: kpzoo.save_weights(model, path),
     "weights.safetensors": lambda path, model: kpzoo.save_weights(model, path),
     "weights.npz": lambda path, model: kpzoo.save_weights(model, path),
-    "annotations.json": lambda path, model: json_file.write_json(path, [1]),
+    "annotations.json": lambda path, model: files.write_json(path, [1]),
     "picture.png": lambda path, model: images.write_image(path, np.zeros((9, 9, 3), np.uint8)),
     "model.onnx": export_file,
     "savedmodel": export_folder,
@@ -138,7 +138,7 @@ def test_a_folder_that_may_not_be_written_is_named(name, model):
 
 
 def report(path, size):
-    with outputs.replaced(path) as file:
+    with files.replaced(path) as file:
         file.write("x" * size)
 
 
@@ -177,11 +177,11 @@ def test_a_full_disk_during_a_run_is_told_with_the_file(fails, tmp_path):
 
 
 def test_a_target_that_cannot_be_written_is_refused_before_the_work(tmp_path):
-    assert outputs.check_target(tmp_path / "report.html") == tmp_path / "report.html"
+    assert files.check_target(tmp_path / "report.html") == tmp_path / "report.html"
     with pytest.raises(UserError, match="it is a folder"):
-        outputs.check_target(tmp_path)
+        files.check_target(tmp_path)
     with pytest.raises(UserError, match=f"there is no folder '{tmp_path}/gone'"):
-        outputs.check_target(tmp_path / "gone/report.html")
+        files.check_target(tmp_path / "gone/report.html")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -328,11 +328,11 @@ def test_a_pack_whose_writer_is_killed_is_whole_or_not_there(small_folder, tmp_p
         *(dict(do="pack", seed=seed, out=str(tmp_path), data=str(small_folder)) for seed in range(4))
     )
     assert codes == [-9] * 4, told[-3000:]
-    data, left = files.load(small_folder, "train"), [path for path in tmp_path.iterdir() if path.name[0] == "."]
+    data, left = loading.load(small_folder, "train"), [path for path in tmp_path.iterdir() if path.name[0] == "."]
     whole = [path for path in tmp_path.iterdir() if path not in left]
     assert len(whole) >= 4 and left
     for path in whole:
-        packs.check_shards(files.load(path))
+        packs.check_shards(loading.load(path))
     for path in left:
         target = packing.write_pack(data, tmp_path / path.name[1:].removesuffix(".part"), image_hw=(64, 64))
         assert {file.name: file.read_bytes() for file in target.iterdir()} == {

@@ -11,7 +11,7 @@ import tensorflow as tf
 import kpzoo
 from kpzoo import geometry, heatmaps
 from kpzoo.data.batches import INSTANCE_RULES, fill_missing, make_dataset, nearest_persons
-from kpzoo.data.files import load
+from kpzoo.data.loading import load
 from kpzoo.errors import UserError
 from kpzoo.losses import CPNLoss, HeatmapLoss, MultiInstanceLoss, default_loss
 from kpzoo.skeletons import COCO17

@@ -16,7 +16,7 @@ import kpzoo
 from kpzoo import training
 from kpzoo.data import packing
 from kpzoo.data.batches import make_dataset
-from kpzoo.data.files import load
+from kpzoo.data.loading import load
 from kpzoo.errors import UserError
 from kpzoo.training import devices, keras_callbacks
 

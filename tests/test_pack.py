@@ -11,10 +11,10 @@ from conftest import write_small_folder
 
 import kpzoo
 from kpzoo import cli, crops, geometry, training
-from kpzoo.data import batches, packing
+from kpzoo.data import augment, batches, packing
 from kpzoo.data import pack as packs
 from kpzoo.data.coco import training_persons
-from kpzoo.data.files import load
+from kpzoo.data.loading import load
 from kpzoo.errors import UserError
 from kpzoo.losses import default_loss
 
@@ -69,7 +69,7 @@ def test_a_pack_gives_the_crops_and_targets_of_its_folder(data, folder, model, a
             np.testing.assert_allclose(other[name], value, atol=2e-3, err_msg=name)
 
 
-@pytest.mark.parametrize("augment", crops.AUGMENTS.values(), ids=crops.AUGMENTS)
+@pytest.mark.parametrize("augment", augment.AUGMENTS.values(), ids=augment.AUGMENTS)
 def test_windows_hold_all_that_an_augmentation_can_reach(data, augment):
     persons, image_hw = training_persons(data.annotations), (64, 48)
     low, high, _ = packing.windows(persons, data.skeleton, image_hw)
@@ -83,9 +83,9 @@ def test_windows_hold_all_that_an_augmentation_can_reach(data, augment):
                 points, visibility = persons["keypoints_image_xy"][place], persons["visibility"][place]
                 view = views[place]
                 if augment.half_body_probability:
-                    view = crops.half_body(view, points, visibility, data.skeleton.is_lower, augment, draws, image_hw)
+                    view = augment.half_body(view, points, visibility, data.skeleton.is_lower, augment, draws, image_hw)
                     halves += not np.allclose(view, views[place])
-                to_image = crops.view_matrix(tf.constant(view), *crops.augmented_view(augment, draws), image_hw)
+                to_image = crops.view_matrix(tf.constant(view), *augment.augmented_view(augment, draws), image_hw)
                 reached = crops.to_image(to_image[None], corners[None])[0].numpy()
                 assert (reached > low[place] + 1).all() and (reached < high[place] - 1).all()
     assert bool(halves) == bool(augment.half_body_probability)
@@ -157,7 +157,7 @@ def test_what_a_pack_cannot_give_is_refused(data, folder, tmp_path, capsys):
         (lambda: use(image_hw=(96, 96)), "made for crops of 64x64 or smaller.*'cpn_tiny' takes 96x96"),
         (lambda: use(image_hw=(64, 32)), "takes 64x32"),
         (lambda: use("mipnet_tiny", num_instances=6), "holds 4 neighbours of each person, model 'mipnet_tiny' asks"),
-        (lambda: use(augment=crops.Augment((0.5, 1.5))), "room for views grown by 1.35. Received: .* up to 1.5"),
+        (lambda: use(augment=augment.Augment((0.5, 1.5))), "room for views grown by 1.35. Received: .* up to 1.5"),
         (lambda: use(skeleton="crowdpose14"), "keypoints of 'coco17', model 'cpn_tiny' those of 'crowdpose14'"),
         (lambda: kpzoo.evaluate(model, pack), "is a pack, .* no annotations. Use the folder"),
         (lambda: load(folder, "val"), "is a pack of 'person_keypoints_train.json' .* no part 'val'. Validation needs"),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import kpzoo
-from kpzoo.crops import AUGMENTS
+from kpzoo.data.augment import AUGMENTS
 from kpzoo.evaluation.report import overlap
 from kpzoo.losses import default_loss
 from kpzoo.models import build, list_models

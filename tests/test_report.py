@@ -9,7 +9,7 @@ import pytest
 
 import kpzoo
 from kpzoo import cli
-from kpzoo.data import files
+from kpzoo.data import loading
 from kpzoo.data.results import Results, write_results
 from kpzoo.evaluation import metrics, mistakes, report
 from kpzoo.html import charts
@@ -21,7 +21,7 @@ NOSE = COCO17.keypoints.index("nose")
 
 @pytest.fixture(scope="module")
 def data(small_folder):
-    return files.load(small_folder, "train")
+    return loading.load(small_folder, "train")
 
 
 def perfect(data, person_index) -> Results:

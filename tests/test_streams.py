@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kpzoo
-from kpzoo import geometry, inference
+from kpzoo import geometry, inference, progress
 from kpzoo.drawing import ACCENTS, COLOURS
 from kpzoo.errors import UserError
 from kpzoo.images import write_image
@@ -251,7 +251,7 @@ def test_a_terminal_sees_a_bar_and_a_file_lines(monkeypatch, capsys):
     told = "1/2 pictures, 3 poses, "
     for terminal, expected in ((True, f"\r[{'#' * 12}{'.' * 12}] {told}"), (False, told)):
         monkeypatch.setattr(outputs.sys.stderr, "isatty", lambda terminal=terminal: terminal)
-        outputs.Progress(2, "pictures").step(3)
+        progress.Progress(2, "pictures").step(3)
         assert capsys.readouterr().err.startswith(expected)
 
 

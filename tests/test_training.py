@@ -14,9 +14,10 @@ import pytest
 import tensorflow as tf
 
 import kpzoo
-from kpzoo import crops, training
+from kpzoo import training
+from kpzoo.data import augment
 from kpzoo.data.batches import make_dataset
-from kpzoo.data.files import load
+from kpzoo.data.loading import load
 from kpzoo.errors import UserError
 from kpzoo.losses import CPNLoss
 from kpzoo.training import averages, keras_callbacks, run_folder
@@ -58,7 +59,9 @@ def test_a_stream_that_starts_later_is_the_rest_of_the_whole(small_folder):
 def test_rectangles_are_hidden_and_nothing_else_changes(small_folder):
     model, data = tiny_model(), load(small_folder, "train")
     plain, hidden = (
-        next(iter(make_dataset(data, model, 4, augment=crops.Augment(brightness=(0.9, 1.1), erase_probability=share))))
+        next(
+            iter(make_dataset(data, model, 4, augment=augment.Augment(brightness=(0.9, 1.1), erase_probability=share)))
+        )
         for share in (0.0, 1.0)
     )
     np.testing.assert_array_equal(plain["heatmaps"], hidden["heatmaps"])
@@ -408,7 +411,7 @@ def test_a_run_with_other_settings_is_refused(tmp_path):
 
 
 def test_a_run_of_before_there_were_these_options_goes_on(small_folder, tmp_path):
-    data, how = load(small_folder, "train"), dict(batch_size=4, steps_per_epoch=1, augment=crops.Augment())
+    data, how = load(small_folder, "train"), dict(batch_size=4, steps_per_epoch=1, augment=augment.Augment())
     training.run(tiny_model, data, tmp_path, epochs=1, **how)
     record = json.loads((tmp_path / "run.json").read_text())
     for name in ("ema", "precision", "base_batch", "warmup", "sync_batch_norm", "instance_rule"):

@@ -6,6 +6,7 @@ import sys
 
 import kpzoo
 from kpzoo.commands.parsing import command, import_tensorflow, positive, size
+from kpzoo.data import loading
 from kpzoo.errors import UserError
 
 TEXT = "Make, look at and check data sets."
@@ -61,11 +62,11 @@ def _add_compose(parts) -> None:
 
 
 def _compose(args) -> None:
-    from kpzoo.data import files
+
     from kpzoo.scenes import composed
 
     options = dict(seed=args.seed, crowding=args.crowding, people=tuple(args.people), split=args.split)
-    source = files.load(args.source, args.split)
+    source = loading.load(args.source, args.split)
     print(composed.make_dataset(source, args.folder, args.images, **options, overwrite=args.overwrite, progress=True))
 
 
@@ -86,9 +87,9 @@ def _add_pack(parts) -> None:
 
 def _pack(args) -> None:
     import_tensorflow()
-    from kpzoo.data import files, packing
+    from kpzoo.data import packing
 
-    source = files.load(args.source, args.split)
+    source = loading.load(args.source, args.split)
     print(
         packing.write_pack(
             source,
@@ -121,9 +122,8 @@ def _show(args) -> None:
         raise UserError("--augment is for crops. Add --model NAME, to say whose.")
     import_tensorflow()
     from kpzoo import evaluation, images
-    from kpzoo.data import files
 
-    data = files.load(args.folder, args.split)
+    data = loading.load(args.folder, args.split)
     if args.model:
         model = kpzoo.build(args.model, image_hw=args.image_size, skeleton=data.skeleton)
         sheet = evaluation.heatmap_sheet(model, data, args.images, augment=args.augment)

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import kpzoo
+from kpzoo import files
 from kpzoo.commands.parsing import (
     add_model_arguments,
     add_pass_arguments,
@@ -48,10 +49,9 @@ def _run(args) -> None:
         raise UserError("Pass either --results FILE or --model NAME, to say what is scored.")
     if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--report must name an .html file. Received: {args.report!r}.")
-    from kpzoo.inference import outputs
 
     for path in filter(None, (args.report, args.save_results)):
-        outputs.check_target(path)
+        files.check_target(path)
     if args.results:
         _refuse_ignored(args)
         from kpzoo.data import coco, results

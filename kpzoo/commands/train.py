@@ -19,6 +19,7 @@ from kpzoo.commands.parsing import (
     seed,
     size,
 )
+from kpzoo.data import augment
 from kpzoo.errors import UserError
 from kpzoo.training.summary import LOG, RECORD, read_log
 
@@ -111,9 +112,8 @@ def _augment(args):
     """Returns the augmentation that was asked for; its name if it is as its authors have it."""
     if args.half_body is None:
         return args.augment
-    from kpzoo import crops
 
-    return replace(crops.augmentation(args.augment), half_body_probability=args.half_body)
+    return replace(augment.augmentation(args.augment), half_body_probability=args.half_body)
 
 
 def _tell(args, found) -> None:

@@ -5,7 +5,7 @@ from kpzoo import lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
-        "load": "kpzoo.data.files",
+        "load": "kpzoo.data.loading",
         "PoseData": "kpzoo.data.files",
         "make_dataset": "kpzoo.data.batches",
         "num_persons": "kpzoo.data.batches",

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from kpzoo import crops, geometry, heatmaps
-from kpzoo.data import files, pack
+from kpzoo.data import augment, files, pack
 from kpzoo.data.coco import training_persons
 from kpzoo.data.files import PoseData
 from kpzoo.data.pack import Pack
@@ -35,7 +35,7 @@ def make_dataset(
     model: PoseModel,
     batch_size: int,
     *,
-    augment: str | crops.Augment | None = None,
+    augment: str | augment.Augment | None = None,
     seed: int = 0,
     start_step: int = 0,
     visibility_rule: str | None = None,
@@ -83,7 +83,7 @@ def make_dataset(
         )
     codec = heatmaps.CODECS[preset.codec]
     rule = visibility_rule or (codec.visibility if data.skeleton.name == "coco17" else "labelled")
-    augment = crops.augmentation(augment)
+    augment = augment.augmentation(augment)
     if instance_rule not in INSTANCE_RULES:
         raise unknown("instance rule", instance_rule, INSTANCE_RULES)
     stream = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
@@ -253,13 +253,13 @@ def _loader(preset, photo: Callable, augment, seed, crowd):
         view, points, visibility, cut = person
         if augment and augment.half_body_probability:
             half = preset.skeleton.is_lower, augment, draws, preset.image_hw
-            view = crops.half_body(view, points[0], visibility[0], *half)
-        scale, rotation, mirrored = crops.augmented_view(augment or crops.Augment(), draws)
+            view = augment.half_body(view, points[0], visibility[0], *half)
+        scale, rotation, mirrored = augment.augmented_view(augment or augment.Augment(), draws)
         crop_to_image = crops.view_matrix(view, scale, rotation, mirrored, preset.image_hw)
         return cut(crop_to_image), crop_to_image, mirrored, points, visibility
 
     def load(count, *record):
-        draws = tf.random.stateless_uniform((crops.NUM_DRAWS + 1,), tf.stack([tf.constant(seed, tf.int64), count]))
+        draws = tf.random.stateless_uniform((augment.NUM_DRAWS + 1,), tf.stack([tf.constant(seed, tf.int64), count]))
         draws, toss = draws[:-1], draws[-1]
         if crowd:
             crop = tf.cond(
@@ -271,9 +271,9 @@ def _loader(preset, photo: Callable, augment, seed, crowd):
             crop = augmented(photo(count, *record), draws)
         image, crop_to_image, mirrored, points, visibility = crop
         if augment:
-            image = crops.brightened(image, augment, draws[4:7])
+            image = augment.brightened(image, augment, draws[4:7])
             if augment.erase_probability:
-                image = crops.erased(image, augment, draws[9:14], fill)
+                image = augment.erased(image, augment, draws[9:14], fill)
         order = tf.where(mirrored, preset.skeleton.flip_order, np.arange(preset.skeleton.num_keypoints))
         points = crops.to_crop(crop_to_image, tf.gather(points, order, axis=1))
         return {"image": image, "keypoints_crop_xy": points, "visibility": tf.gather(visibility, order, axis=1)}

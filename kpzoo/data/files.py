@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,13 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from kpzoo import images as pictures
-from kpzoo.data.coco import Annotations, read_annotations
+from kpzoo.data.coco import Annotations
 from kpzoo.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from kpzoo.data.pack import Pack
 
 PACK_INDEX = "pack.json"
 
@@ -50,53 +48,6 @@ class PoseData:
         return [str(self.image_folder / names[image_id]) for image_id in np.asarray(image_ids).tolist()]
 
 
-def load(
-    root: str | Path | None = None,
-    split: str | None = None,
-    *,
-    annotations: str | Path | None = None,
-    images: str | Path | None = None,
-    skeleton=None,
-    strict: bool = False,
-    allow_outside: bool = False,
-) -> "PoseData | Pack":
-    """Loads COCO-format keypoint data: from a folder and a split's name, or from two paths.
-
-    In a folder, the annotations are `annotations/*<split>*.json`, and the pictures lie in the folder itself, in
-    `images`, or in a folder of one of these. The folder of a pack, which `kpzoo data pack` writes, gives a
-    `kpzoo.data.pack.Pack`, to train on.
-
-    Args:
-        root: The data set's folder, such as "~/coco".
-        split: Part of the file's name that tells which, such as "val".
-        annotations: The annotation file, instead of what `split` finds.
-        images: The folder of pictures, instead of what `split` finds.
-        skeleton: A skeleton or its name, where the file's own should not be used.
-        strict: Whether what could be repaired is an error instead; else it is warned of.
-        allow_outside: Whether pictures may lie outside of the folder, by absolute names or "..".
-
-    Raises:
-        UserError: Nothing, or more than one file fits, or the annotations are wrong.
-    """
-    if annotations is None and is_pack(root):
-        from kpzoo.data.pack import open_pack  # with it comes TensorFlow
-
-        return open_pack(root, split)
-    if annotations is None:
-        annotations = _annotation_file(root, split)
-    content = read_annotations(annotations, skeleton=skeleton, strict=strict, allow_outside=allow_outside)
-    repairs = [problem for problem in content.problems if problem.severity == "repair"]
-    if repairs:
-        more = f" And {len(repairs) - 1} more kinds of problem." if len(repairs) > 1 else ""
-        warnings.warn(f"{annotations}: {repairs[0]}{more} `kpzoo data check` tells all.", stacklevel=2)
-    if images is None:
-        images = image_folder(Path(annotations), root, split, content.file_names)
-    images = Path(images).expanduser()
-    if not images.is_dir():
-        raise UserError(f"There is no folder of pictures at {str(images)!r}. Pass the right one as `images`.")
-    return PoseData(content, images)
-
-
 def is_pack(root: str | Path | None) -> bool:
     """Returns whether what could be a data set's folder is a pack: has its index, or an address instead of a path."""
     return root is not None and ("://" in str(root) or (Path(root).expanduser() / PACK_INDEX).exists())
@@ -114,7 +65,7 @@ def _pattern(split: str | None) -> str:
     return f"*{split}*.json" if split else "*.json"
 
 
-def _annotation_file(root, split) -> Path:
+def annotation_file(root, split) -> Path:
     if root is None:
         raise UserError("Pass the data set's folder, or its `annotations` file. Received neither.")
     found = annotation_files(root, split)

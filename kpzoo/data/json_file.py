@@ -3,12 +3,10 @@
 import gc
 import gzip
 import json
-import os
 import re
 import sys
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,27 +40,6 @@ def read_object(path: str | Path, long_list: str, consume: Callable[[list], None
         The object; `long_list` is in it as an empty list, or as what it is when it is no list.
     """
     return _parsed(path, lambda text: _object(text, path, long_list, consume))
-
-
-def write_json(path: str | Path, value: Any) -> Path:
-    """Writes a JSON file under its name only when it is complete; NaN and infinity are refused."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except ValueError as error:
-        raise UserError(f"{path} is not written: JSON has no NaN and no infinity ({error}).") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        with suppress(OSError):  # of a folder that cannot be entered
-            temporary.unlink(missing_ok=True)
-    return path
 
 
 def _parsed(path: str | Path, parse: Callable[[str], Any]) -> Any:

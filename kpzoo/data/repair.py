@@ -11,9 +11,10 @@ from kpzoo.data import coco
 from kpzoo.data.annotation_table import AnnotationTable, Persons
 from kpzoo.data.check import Check
 from kpzoo.data.columns import whole_numbers
-from kpzoo.data.json_file import read_json, write_json
+from kpzoo.data.json_file import read_json
 from kpzoo.data.problems import Problems
 from kpzoo.errors import UserError
+from kpzoo.files import write_json
 
 
 def write_repaired(found: Check, out: str | Path, *, allow_outside: bool = False) -> tuple[Path, Mapping[str, int]]:

@@ -9,9 +9,10 @@ import numpy as np
 from kpzoo.data.annotation_table import places
 from kpzoo.data.coco import Annotations
 from kpzoo.data.columns import NumberLists, numbers, whole_numbers
-from kpzoo.data.json_file import read_json, write_json
+from kpzoo.data.json_file import read_json
 from kpzoo.data.problems import Problem, Problems
 from kpzoo.errors import UserError
+from kpzoo.files import write_json
 
 PERSON = 1  # COCO's category, which detectors give
 

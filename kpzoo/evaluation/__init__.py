@@ -7,9 +7,9 @@ __getattr__, __dir__, __all__ = lazy.attach(
     {
         "evaluate": "kpzoo.evaluation.evaluator",
         "KEPT_IOUS": "kpzoo.evaluation.evaluator",
-        "prediction_sheet": "kpzoo.evaluation.evaluator",
-        "heatmap_sheet": "kpzoo.evaluation.evaluator",
-        "progress_sheet": "kpzoo.evaluation.evaluator",
-        "annotation_sheet": "kpzoo.evaluation.evaluator",
+        "prediction_sheet": "kpzoo.evaluation.sheets",
+        "heatmap_sheet": "kpzoo.evaluation.sheets",
+        "progress_sheet": "kpzoo.evaluation.sheets",
+        "annotation_sheet": "kpzoo.evaluation.sheets",
     },
 )

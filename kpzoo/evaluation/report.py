@@ -10,8 +10,8 @@ from kpzoo.data.coco import Annotations
 from kpzoo.data.files import PoseData
 from kpzoo.data.results import Results
 from kpzoo.evaluation import metrics, mistakes
+from kpzoo.files import replaced
 from kpzoo.html import charts, pages
-from kpzoo.inference.outputs import replaced
 from kpzoo.nms import iou_matrix
 
 NUM_WORST = 20

@@ -1,9 +1,5 @@
 """What every export shares: nothing half-written on disk, and a description of the model that travels with it."""
 
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -12,32 +8,6 @@ from kpzoo import geometry, heatmaps
 from kpzoo.errors import UserError
 from kpzoo.models.blocks import NORMALIZATIONS
 from kpzoo.pose_model import PoseModel
-
-
-@contextmanager
-def written_whole(target: str | Path, overwrite: bool) -> Iterator[Path]:
-    """Gives a path beside `target` to write to; it becomes `target` at the end, and vanishes if anything fails."""
-    target = Path(target)
-    if target.exists() and not overwrite:
-        raise UserError(f"{str(target)!r} exists already. Choose another name, or say that it may be overwritten.")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        part.unlink()
-    except OSError as error:
-        raise UserError(f"Cannot write to {str(target.parent)!r}: {error.strerror}.") from None
-    try:
-        yield part
-        if target.is_dir():  # a folder cannot be replaced in one step: the old one steps aside first
-            target.rename(old)
-        part.replace(target)
-    finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        for path in (part, old):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def checked_model(model) -> PoseModel:

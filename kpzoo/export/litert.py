@@ -7,7 +7,8 @@ from pathlib import Path
 import tensorflow as tf
 
 from kpzoo import heatmaps
-from kpzoo.export.description import check_file_export, description, written_whole
+from kpzoo.export.description import check_file_export, description
+from kpzoo.files import written_whole
 from kpzoo.pose_model import PoseModel
 
 IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every file

@@ -10,7 +10,8 @@ import tensorflow as tf
 from kpzoo import heatmaps
 from kpzoo.errors import UserError, unknown
 from kpzoo.export import onnx_transposes
-from kpzoo.export.description import check_file_export, description, written_whole
+from kpzoo.export.description import check_file_export, description
+from kpzoo.files import written_whole
 from kpzoo.pose_model import PoseModel
 
 OPSETS = range(13, 19)  # tf2onnx writes no newer ones, and older ones lack what the decoders need

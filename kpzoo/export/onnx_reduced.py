@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from kpzoo.errors import UserError, unknown
-from kpzoo.export.description import written_whole
 from kpzoo.export.onnx import imported
 from kpzoo.export.parity import Reference, reference
 from kpzoo.export.runtimes import ask_onnx
+from kpzoo.files import written_whole
 from kpzoo.pose_model import PoseModel
 
 PRECISIONS = ("float16", "int8")

@@ -6,7 +6,8 @@ from pathlib import Path
 import tensorflow as tf
 
 from kpzoo import crops, geometry, heatmaps
-from kpzoo.export.description import checked_model, description, written_whole
+from kpzoo.export.description import checked_model, description
+from kpzoo.files import written_whole
 from kpzoo.inference.acceleration import FoldedModel, ask_all
 from kpzoo.inference.predictor import SECOND_INSTANCE_DECAY
 from kpzoo.pose_model import PoseModel, Preset

@@ -14,6 +14,7 @@ from kpzoo.inference import detectors, outputs
 from kpzoo.inference.boxes import BoxFile
 from kpzoo.inference.pictures import Pictures, Video, open_source
 from kpzoo.pose_model import PoseModel
+from kpzoo.progress import Progress
 
 
 @dataclass
@@ -139,7 +140,7 @@ def _run_pictures(model, opened: Pictures, folder, summary: Summary, kinds: list
     ]
     summary.num_skipped = len(opened) - len(todo)
     files = {listed.name: entry for entry, listed in zip(opened.entries, opened.listed, strict=True)}
-    progress = outputs.Progress(len(todo), "pictures")
+    progress = Progress(len(todo), "pictures")
     if summary.num_skipped:
         progress.say(f"{summary.num_skipped} pictures are done already")
     boxes = options["boxes_xywh"]
@@ -168,7 +169,7 @@ def _is_done(folder: outputs.OutputFolder, name: str, file, kinds: list[str]) ->
 
 
 def _run_video(model, opened: Video, folder, summary: Summary, kinds: list[str], **options) -> None:
-    progress = outputs.Progress(len(opened), "frames")
+    progress = Progress(len(opened), "frames")
     name = "webcam" if opened.live else Path(opened.source).stem
     names = {outputs.PICTURES: f"{name}.mp4", outputs.NMS: f"{name}_nms.mp4"}
     videos = {kind: outputs.VideoFile(folder.path / names[kind], opened.fps) for kind in kinds}

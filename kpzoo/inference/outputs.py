@@ -10,10 +10,8 @@ OUT/nms/…            the poses before and after OKS-NMS, if asked for; of a vi
 import csv
 import json
 import os
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import numpy as np
 
 from kpzoo import files, images
 from kpzoo.errors import UserError
+from kpzoo.files import naming, replaced
 from kpzoo.poses import Poses
 from kpzoo.skeletons import Skeleton
 
@@ -160,53 +159,6 @@ def stamp(file: str | Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Turns a fault of the disk into an error that names the file which is written."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from None
-
-
-def check_target(path: str | Path) -> Path:
-    """Returns the path of a file that is written at the end, after refusing what would fail only then."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        raise UserError(f"Cannot write {str(path)!r}: it is a folder. Add the name of a file.")
-    if not path.parent.is_dir():
-        raise UserError(f"Cannot write {str(path)!r}: there is no folder {str(path.parent)!r}. Make it first.")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UserError(f"Cannot write {str(path)!r}: the folder {str(path.parent)!r} may not be written to.")
-    return path
-
-
-class replaced:
-    """Opens a text file that takes its name only when it is complete."""
-
-    def __init__(self, path: Path):
-        self.path, self.part = path, path.with_name(f".{path.name}.{os.getpid()}.part")
-
-    def __enter__(self) -> "replaced":
-        with naming(self.path):
-            self._file = self.part.open("w", encoding="utf-8", newline="")
-        return self
-
-    def write(self, text: str) -> None:
-        with naming(self.path):
-            self._file.write(text)
-
-    def __exit__(self, kind, *_) -> None:
-        try:
-            with naming(self.path):
-                self._file.close()
-                if kind is None:
-                    os.replace(self.part, self.path)
-        finally:
-            with suppress(OSError):
-                self.part.unlink(missing_ok=True)
-
-
 class VideoFile:
     """An .mp4 that takes its name when it is closed; all frames get the size of the first.
 
@@ -264,49 +216,3 @@ def _num_frames(path: Path) -> int:
         return round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     finally:
         capture.release()
-
-
-_BAR = 24  # characters
-
-
-class Progress:
-    """Tells on stderr how far a run is: in one line on a terminal, else a line every ten seconds.
-
-    Args:
-        total: How many there are, 0 if nobody knows.
-        what: What is counted.
-    """
-
-    def __init__(self, total: int, what: str):
-        self.total, self.what, self.num_done, self.num_poses = total, what, 0, 0
-        self._started = self._told = time.monotonic()
-        self._terminal = sys.stderr.isatty()
-
-    def step(self, num_poses: int) -> None:
-        """Counts one more."""
-        self.num_done, self.num_poses, now = self.num_done + 1, self.num_poses + num_poses, time.monotonic()
-        if now - self._told >= (0.1 if self._terminal else 10.0):
-            self._told = now
-            text = f"\r{self._bar}{self}\x1b[K" if self._terminal else f"{self}\n"
-            print(text, end="", file=sys.stderr, flush=True)
-
-    def say(self, text: str) -> None:
-        """Prints a line of its own."""
-        print(f"\r\x1b[K{text}" if self._terminal else text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        self.say(str(self))
-
-    @property
-    def _bar(self) -> str:
-        done = round(_BAR * min(self.num_done / self.total, 1)) if self.total else 0
-        return f"[{'#' * done:.<{_BAR}}] " if self.total else ""
-
-    def __str__(self) -> str:
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        rate = self.num_done / seconds
-        text = f"{self.num_done}/{self.total or '?'} {self.what}, {self.num_poses} poses, {rate:.1f} {self.what}/s"
-        if 0 < self.num_done < self.total:
-            left = round((self.total - self.num_done) / rate)
-            text += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        return text

@@ -12,12 +12,13 @@ import tensorflow as tf
 
 from kpzoo import crops, drawing, geometry, heatmaps
 from kpzoo.errors import UserError
-from kpzoo.inference import batching, detectors, outputs, pictures
+from kpzoo.inference import batching, detectors, pictures
 from kpzoo.inference.acceleration import accelerate, ask_all, ask_both_sides
 from kpzoo.inference.pictures import Picture, Pictures
 from kpzoo.nms import oks_nms
 from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.poses import Poses
+from kpzoo.progress import Progress
 
 SECOND_INSTANCE_DECAY = 0.5  # MIPNet, DECAY_THRE: what the box score of the instances behind the first is worth
 POSE_NMS = 0.9  # HRNet and MIPNet, TEST.OKS_THRE
@@ -229,7 +230,7 @@ def predict_boxes(
         rows.setdefault(str(path), []).append(row)
     opened = zip(Pictures(list(rows), apply_exif=False), rows.values(), strict=True)
     looked = (batching.Looked(picture, boxes[row], box_scores[row]) for picture, row in opened)
-    told = outputs.Progress(len(rows), "pictures") if progress else None
+    told = Progress(len(rows), "pictures") if progress else None
     parts = [Poses.empty(model.preset.skeleton)]
     for one in _answers(make_predictor(model, flip, precision), model.preset, looked, batch_size):
         if one.picture.problem:

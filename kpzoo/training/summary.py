@@ -8,8 +8,8 @@ from html import escape
 from pathlib import Path
 
 from kpzoo.errors import UserError
+from kpzoo.files import replaced
 from kpzoo.html import charts, pages
-from kpzoo.inference.outputs import replaced
 
 RECORD, LOG, SHEET, PAGE = "run.json", "log.csv", "predictions.jpg", "summary.html"  # in a run's folder
 RELOAD_S = 30  # a browser looks that often whether there is a new epoch

@@ -1,6 +1,5 @@
 """What a recipe needs around `fit`: devices, optimizer, schedules, and runs that go on exactly where they stopped."""
 
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -11,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kpzoo import crops
+from kpzoo.data import augment
 from kpzoo.data.batches import make_dataset, num_persons
 from kpzoo.data.files import PoseData
 from kpzoo.data.pack import Pack, told_by_shard
@@ -21,80 +20,12 @@ from kpzoo.scenes.composed import Crowd
 from kpzoo.training.averages import WeightAverages
 from kpzoo.training.devices import hosts, is_chief, make_strategy, of_chief, synchronize_batch_norm
 from kpzoo.training.keras_callbacks import WEIGHTS, Checkpoint, EpochLog, Events, Summary, Throughput, Validate
-from kpzoo.training.run_folder import follow, held, load_run, resume, without_modules
-from kpzoo.training.summary import LOG, RECORD
+from kpzoo.training.optimizers import Ramp
+from kpzoo.training.run_folder import follow, held, resume, without_modules
+from kpzoo.training.summary import LOG
 from kpzoo.weights import save_weights
 
-__all__ = ["RECORD", "WEIGHTS", "AdamL2", "Ramp", "callbacks", "halving", "is_chief", "load_run", "make_strategy"]
-__all__ += ["resume", "run", "synchronize_batch_norm", "tenths"]
-
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
-
-
-@keras.saving.register_keras_serializable("kpzoo")
-class AdamL2(keras.optimizers.Adam):
-    """Adam with the weight decay of 2018: `l2 * kernel` is added to the gradient of each kernel (not decoupled).
-
-    It is what `weight_decay` meant in both CPN repositories. Keras' own `weight_decay` shrinks weights apart from the
-    gradient (AdamW), which is another rule.
-    """
-
-    def __init__(self, learning_rate=5e-4, l2=1e-5, **kwargs):
-        super().__init__(learning_rate=learning_rate, **kwargs)
-        self.l2 = l2
-
-    def update_step(self, gradient, variable, learning_rate):
-        # The gradient is summed over replicas already. TensorFlow's own variable comes here, one for each replica,
-        # named "kernel:0", "kernel/replica_1:0".
-        if "kernel" in re.split("[/:]", variable.name):
-            gradient = gradient + self.l2 * tf.cast(variable, gradient.dtype)
-        super().update_step(gradient, variable, learning_rate)
-
-    def get_config(self):
-        return {**super().get_config(), "l2": self.l2}
-
-
-@keras.saving.register_keras_serializable("kpzoo")
-class Ramp(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate for another batch than it was meant for: multiplied, and reached in equal steps.
-
-    A batch k times as large has k times the rate (linear scaling rule, arXiv:1706.02677), which is too much for fresh
-    weights, so that the first `warmup` steps climb to it.
-
-    Args:
-        learning_rate: The rate, or its schedule.
-        factor: What it is multiplied by.
-        warmup: After how many steps all of it is reached; 0 for at once.
-    """
-
-    def __init__(self, learning_rate, factor=1.0, warmup=0):
-        super().__init__()
-        if warmup < 0 or not factor > 0:
-            raise UserError(f"`factor` must be above 0 and `warmup` 0 or more. Received: {factor} and {warmup}.")
-        if isinstance(learning_rate, dict):
-            learning_rate = keras.saving.deserialize_keras_object(learning_rate)
-        self.learning_rate, self.factor, self.warmup = learning_rate, factor, warmup
-
-    def __call__(self, step):
-        rate = self.learning_rate(step) if callable(self.learning_rate) else self.learning_rate
-        climbed = (tf.cast(step, tf.float32) + 1.0) / max(self.warmup, 1)
-        return self.factor * rate * tf.minimum(climbed, 1.0)
-
-    def get_config(self):
-        rate = self.learning_rate
-        rate = keras.saving.serialize_keras_object(rate) if callable(rate) else rate
-        return {"learning_rate": rate, "factor": self.factor, "warmup": self.warmup}
-
-
-def halving(learning_rate: float, every: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the schedule of CPN: the learning rate halves after each `every` steps."""
-    return keras.optimizers.schedules.ExponentialDecay(learning_rate, every, 0.5, staircase=True)
-
-
-def tenths(learning_rate: float, at: list[int]) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the schedule of HRNet and MIPNet: the learning rate falls to a tenth at each of these steps."""
-    rates = [learning_rate * 0.1**drops for drops in range(len(at) + 1)]
-    return keras.optimizers.schedules.PiecewiseConstantDecay(at, rates)
 
 
 def run(
@@ -104,7 +35,7 @@ def run(
     *,
     epochs: int,
     batch_size: int,
-    augment: str | crops.Augment | None,
+    augment: str | augment.Augment | None,
     steps_per_epoch: int | None = None,
     seed: int = 0,
     visibility_rule: str | None = None,
@@ -156,7 +87,7 @@ def run(
     Returns:
         The trained model.
     """
-    crops.augmentation(augment)  # an unknown one is refused before anything is written
+    augment.augmentation(augment)  # an unknown one is refused before anything is written
     strategy = make_strategy(devices)
     if batch_size % strategy.num_replicas_in_sync:
         raise UserError(f"A batch of {batch_size} does not split over {strategy.num_replicas_in_sync} devices.")
@@ -165,7 +96,7 @@ def run(
     rules = dict(visibility_rule=visibility_rule, instance_rule=instance_rule)
     settings |= {"annotations_crc32": data.crc32, **rules}
     settings |= dict(ema=ema, base_batch=base_batch, warmup=warmup, sync_batch_norm=sync_batch_norm)
-    settings["augment"] = asdict(augment) if isinstance(augment, crops.Augment) else augment
+    settings["augment"] = asdict(augment) if isinstance(augment, augment.Augment) else augment
     settings["crowd"] = crowd.settings() if crowd else None
     chief = is_chief()
     with held(Path(folder)) if chief else nullcontext(), told_by_shard(data):
