@@ -19,7 +19,6 @@ from kpzoo.commands.parsing import (
     seed,
     size,
 )
-from kpzoo.data import augment
 from kpzoo.errors import UserError
 from kpzoo.training.summary import LOG, RECORD, read_log
 
@@ -113,7 +112,9 @@ def _augment(args):
     if args.half_body is None:
         return args.augment
 
-    return replace(augment.augmentation(args.augment), half_body_probability=args.half_body)
+    from kpzoo.data.augment import augmentation
+
+    return replace(augmentation(args.augment), half_body_probability=args.half_body)
 
 
 def _tell(args, found) -> None:
