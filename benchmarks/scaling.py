@@ -51,7 +51,7 @@ def input_rate(image_hw: tuple[int, int]) -> float:
 
     model = kpzoo.build("cpn_tiny", image_hw=image_hw)
     with tempfile.TemporaryDirectory() as folder:
-        drawn.make_dataset(folder, 16, image_hw=PHOTO_HW, split="train")
+        drawn.write_drawn(folder, 16, image_hw=PHOTO_HW, split="train")
         data = kpzoo.data.load(folder, "train")
         batches = iter(make_dataset(data, model, BATCH_SIZE, augment="hrnet"))
         for _ in range(3):

@@ -163,7 +163,7 @@ def crowds(args) -> Path:
             if not (folder / f"annotations/person_keypoints_{split}.json").exists():
                 print(f"composing crowds for {split} …", flush=True)
                 source = kpzoo.data.load(args.data, split)
-                composed.make_dataset(source, folder, SMOKE_SCENES if args.smoke else count, split=split, **CROWDS)
+                composed.write_composed(source, folder, SMOKE_SCENES if args.smoke else count, split=split, **CROWDS)
     return folder
 
 
@@ -258,7 +258,7 @@ def main(args) -> None:
         args.epochs, args.seeds, args.data = 1, args.seeds[:1], args.out / "scenes"
         args.results = args.out / "results.json"
         for split in ("train", "val"):
-            drawn.make_dataset(args.data, SMOKE_SCENES, split=split, people=(2, 2), overwrite=True)
+            drawn.write_drawn(args.data, SMOKE_SCENES, split=split, people=(2, 2), overwrite=True)
     elif args.data is None:
         parser.error("--data FOLDER is needed, or --smoke")
     if args.results.exists():

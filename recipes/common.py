@@ -68,7 +68,7 @@ def train(
         args.out = Path(tempfile.mkdtemp(prefix="kpzoo_smoke_"))
         args.data, args.val_data, args.weights = args.out / "scenes", None, None
         for split in splits:
-            drawn.make_dataset(args.data, SMOKE_SCENES, split=split, people=(2, 2), crowding=0.7)
+            drawn.write_drawn(args.data, SMOKE_SCENES, split=split, people=(2, 2), crowding=0.7)
         batch_size, crops_per_epoch, epochs = SMOKE_BATCH, SMOKE_BATCH * SMOKE_STEPS, 1
     options = scaling_options(args)
     if args.batch_size:

@@ -87,11 +87,11 @@ def make_scenes(kind: str, folder: Path, args) -> None:
             count = 24 if split == "train" else 8
         print(f"making {count} scenes of {kind} for {split} …", flush=True)
         if kind == "figures":
-            drawn.make_dataset(folder, count, split=split, **how)
+            drawn.write_drawn(folder, count, split=split, **how)
         else:
             source = kpzoo.data.load(args.photos, "train" if split == "train" else "val")
             source = standing(source) if split in (*CROWDING, SEEN) else source
-            composed.make_dataset(source, folder, count, split=split, **how)
+            composed.write_composed(source, folder, count, split=split, **how)
 
 
 def held_out(kind: str) -> list[str]:

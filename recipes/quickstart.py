@@ -41,7 +41,7 @@ def make_scenes(folder: Path, num_train: int, num_val: int, **how) -> list[kpzoo
     for split, count in (("train", num_train), ("val", num_val)):
         if not (folder / f"annotations/person_keypoints_{split}.json").exists():
             print(f"drawing {count} scenes for {split} …", flush=True)
-            drawn.make_dataset(folder, count, split=split, **how)
+            drawn.write_drawn(folder, count, split=split, **how)
     return [kpzoo.data.load(folder, split) for split in ("train", "val")]
 
 

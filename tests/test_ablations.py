@@ -157,8 +157,8 @@ def test_all_rows_of_a_process_compute_alike(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ablations.training, "run", run)
-    drawn.make_dataset(tmp_path / "scenes", 2, split="train")
-    drawn.make_dataset(tmp_path / "scenes", 1, split="val")
+    drawn.write_drawn(tmp_path / "scenes", 2, split="train")
+    drawn.write_drawn(tmp_path / "scenes", 1, split="val")
     args = argparse.Namespace(smoke=False, data=tmp_path / "scenes", out=tmp_path, epochs=1)
     for name in ("cpn", "cpn_l2"):
         with pytest.raises(KeyboardInterrupt):

@@ -1005,7 +1005,7 @@ def test_a_signal_is_a_clean_stop(monkeypatch, capsys, tmp_path, hears_ctrl_c):
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             monkeypatch.setattr(
-                drawn, "make_dataset", lambda *args, number=number, **kwargs: signal.raise_signal(number)
+                drawn, "write_drawn", lambda *args, number=number, **kwargs: signal.raise_signal(number)
             )
             code, _, told = command(capsys, "data", "make", tmp_path / "scenes")
             assert code == 130 and told == "kpzoo: stopped\n"

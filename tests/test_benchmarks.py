@@ -139,7 +139,7 @@ def test_the_input_benchmark_times_the_loop_the_stream_and_each_stage(no_peaks, 
     import input_pipeline
 
     monkeypatch.setattr(input_pipeline, "SAMPLES", 32)
-    drawn.make_dataset(tmp_path / "drawn", 6, split="train", seed=3)
+    drawn.write_drawn(tmp_path / "drawn", 6, split="train", seed=3)
     input_pipeline.main(["--data", str(tmp_path / "drawn"), "--batches", "1", "--rounds", "1"])
     text = capsys.readouterr().out
     for part in (input_pipeline.LOOP, "kpzoo, 2 threads", *input_pipeline.COMPOSED, "decode the window"):

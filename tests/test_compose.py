@@ -13,12 +13,11 @@ from pycocotools import mask as rle
 
 import kpzoo
 from kpzoo import cli
-from kpzoo.data import load
-from kpzoo.data import make_dataset as make_batches
+from kpzoo.data import load, make_dataset
 from kpzoo.errors import UserError
 from kpzoo.scenes import composed, layers
 from kpzoo.scenes.body_masks import body_heights, grown_mask
-from kpzoo.scenes.composed import compose_scene, make_dataset
+from kpzoo.scenes.composed import compose_scene, write_composed
 from kpzoo.scenes.cutouts import Cutouts, decoded
 from kpzoo.scenes.drawn import draw_scene
 from kpzoo.skeletons import COCO17, CROWDPOSE14
@@ -106,7 +105,7 @@ def test_the_same_arguments_give_the_same_scene_whatever_was_made_before(folder,
 
 
 def test_a_longer_data_set_begins_with_the_shorter_one_and_loads(people, tmp_path):
-    short, long = (make_dataset(people, tmp_path / str(count), count, seed=4, people=(2, 2)) for count in (2, 3))
+    short, long = (write_composed(people, tmp_path / str(count), count, seed=4, people=(2, 2)) for count in (2, 3))
     first, second = (json.loads(path.read_text()) for path in (short, long))
     assert first["images"] == second["images"][:2]
     assert first["annotations"] == second["annotations"][: len(first["annotations"])]
@@ -115,7 +114,7 @@ def test_a_longer_data_set_begins_with_the_shorter_one_and_loads(people, tmp_pat
         assert pictures[0].read_bytes() == pictures[1].read_bytes()
     data = load(tmp_path / "3", "train")
     assert data.skeleton == people.data.skeleton and not data.annotations.problems
-    other = make_dataset(people, tmp_path / "val", 1, seed=4, people=(2, 2), split="val")
+    other = write_composed(people, tmp_path / "val", 1, seed=4, people=(2, 2), split="val")
     assert json.loads(other.read_text())["annotations"][0]["keypoints"] != first["annotations"][0]["keypoints"]
 
 
@@ -260,14 +259,14 @@ def test_a_damaged_picture_is_named_and_left_out(own_folder, tmp_path, capsys):
     data = load(own_folder, "train")
     for name in ("0.png", "1.png", "2.png"):
         (own_folder / "images/train" / name).write_bytes(b"\x89PNG\r\n")
-    make_dataset(data, tmp_path / "set", 12, people=(2, 3))
+    write_composed(data, tmp_path / "set", 12, people=(2, 3))
     told = capsys.readouterr().err
     assert told.count("left out: ") == len({line for line in told.splitlines()}) >= 1
     assert "0.png" in told or "1.png" in told or "2.png" in told
     for index in range(12):
         (own_folder / f"images/train/{index}.png").unlink()
     with pytest.raises(UserError, match="No picture in .* can be read"):
-        make_dataset(data, tmp_path / "none", 1)
+        write_composed(data, tmp_path / "none", 1)
     assert not (tmp_path / "none/annotations/person_keypoints_train.json").exists()
 
 
@@ -285,7 +284,7 @@ def test_a_damaged_picture_is_named_and_left_out(own_folder, tmp_path, capsys):
 )
 def test_bad_arguments_are_refused_and_nothing_is_written(people, tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        make_dataset(people, tmp_path / "set", **{"num_images": 1, **options})
+        write_composed(people, tmp_path / "set", **{"num_images": 1, **options})
     assert not (tmp_path / "set").exists()
 
 
@@ -293,19 +292,19 @@ def test_the_source_is_never_written_into(own_folder):
     before = files_of(own_folder)
     for target in (own_folder, own_folder / "images", own_folder / "images/train"):
         with pytest.raises(UserError, match="is the source's own folder"):
-            make_dataset(load(own_folder, "train"), target, 1, split="more", overwrite=True)
+            write_composed(load(own_folder, "train"), target, 1, split="more", overwrite=True)
     assert files_of(own_folder) == before
 
 
 def test_only_what_was_composed_is_overwritten(people, tmp_path):
-    make_dataset(people, tmp_path, 1, people=(2, 2))
+    write_composed(people, tmp_path, 1, people=(2, 2))
     with pytest.raises(UserError, match="exists already"):
-        make_dataset(people, tmp_path, 1)
-    make_dataset(people, tmp_path, 2, people=(2, 2), overwrite=True)
+        write_composed(people, tmp_path, 1)
+    write_composed(people, tmp_path, 2, people=(2, 2), overwrite=True)
     path = tmp_path / "annotations/person_keypoints_train.json"
     path.write_text(path.read_text().replace(composed.GENERATOR, "kpzoo.data.synthetic 1"))
     with pytest.raises(UserError, match="written by kpzoo.data.synthetic 1, not by kpzoo.scenes.composed"):
-        make_dataset(people, tmp_path, 1, overwrite=True)
+        write_composed(people, tmp_path, 1, overwrite=True)
 
 
 def test_people_who_are_not_annotated_well_are_not_cut_out(own_folder):
@@ -342,7 +341,7 @@ def test_composing_does_not_need_tensorflow(folder):
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the reference data beside the project")
 @pytest.mark.parametrize("name, split, num_keypoints", [("lspet", "val", 14), ("coco_real", "train", 17)])
 def test_real_photos_are_composed(name, split, num_keypoints, tmp_path):
-    make_dataset(load(SHARED / "data" / name, split), tmp_path, 3, crowding=0.6)
+    write_composed(load(SHARED / "data" / name, split), tmp_path, 3, crowding=0.6)
     data = load(tmp_path, "train")
     assert data.annotations.persons.visibility.shape[1] == num_keypoints
     assert (np.bincount(data.annotations.persons.image_index, minlength=3) >= 2).all()
@@ -355,7 +354,7 @@ def test_composed_scenes_stand_in_for_a_share_of_the_crops(folder):
 
     def batches(share, start=0, count=3):
         crowd = composed.Crowd(Cutouts(data), share) if share is not None else None
-        stream = make_batches(data, model, 6, augment="cpn", seed=4, crowd=crowd, start_step=start, check_images=False)
+        stream = make_dataset(data, model, 6, augment="cpn", seed=4, crowd=crowd, start_step=start, check_images=False)
         return [{name: value.numpy() for name, value in batch.items()} for batch in stream.take(count)]
 
     shares = []

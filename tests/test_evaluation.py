@@ -174,7 +174,7 @@ def test_sheets_show_all_pictures(small_folder, model):
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory):
     folder = tmp_path_factory.mktemp("crowd")
-    drawn.make_dataset(folder, 4, seed=1, crowding=1.0, people=(2, 2))
+    drawn.write_drawn(folder, 4, seed=1, crowding=1.0, people=(2, 2))
     return loading.load(folder)
 
 

@@ -184,7 +184,7 @@ def test_the_crowd_study_scores_people_who_are_well_seen_and_who_stand(tmp_path,
     monkeypatch.syspath_prepend(str(RECIPES))
     import crowd_study
 
-    drawn.make_dataset(tmp_path, 60, crowding=0.9, people=(2, 2))
+    drawn.write_drawn(tmp_path, 60, crowding=0.9, people=(2, 2))
     data = kpzoo.data.load(tmp_path, "train")
     for chosen, wanted in ((crowd_study.well_seen(data), shows_most), (crowd_study.standing(data), is_upright)):
         persons = data.annotations.persons

@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 
 from kpzoo.errors import UserError
 from kpzoo.scenes import drawn
-from kpzoo.scenes.drawn import draw_scene, make_dataset
+from kpzoo.scenes.drawn import draw_scene, write_drawn
 from kpzoo.scenes.figures.clothes import sample_look
 from kpzoo.scenes.figures.people import PARTS, draw_figure
 from kpzoo.scenes.figures.postures import POSTURES, pose_body, sample_build, sample_posture
@@ -80,8 +80,8 @@ def test_the_same_seed_draws_the_same_scene_and_another_seed_does_not():
 
 
 def test_a_longer_data_set_begins_with_the_shorter_one_byte_for_byte(tmp_path):
-    short = make_dataset(tmp_path / "short", 2, seed=4, image_hw=SMALL_HW, crowding=0.5)
-    long = make_dataset(tmp_path / "long", 4, seed=4, image_hw=SMALL_HW, crowding=0.5)
+    short = write_drawn(tmp_path / "short", 2, seed=4, image_hw=SMALL_HW, crowding=0.5)
+    long = write_drawn(tmp_path / "long", 4, seed=4, image_hw=SMALL_HW, crowding=0.5)
     few, many = json.loads(short.read_text()), json.loads(long.read_text())
     assert few["images"] == many["images"][:2] and len(many["images"]) == 4
     assert few["annotations"] == [row for row in many["annotations"] if row["image_id"] <= 2]
@@ -92,13 +92,13 @@ def test_a_longer_data_set_begins_with_the_shorter_one_byte_for_byte(tmp_path):
 
 def test_two_splits_of_one_seed_share_no_picture(tmp_path):
     for split in ("train", "val"):
-        make_dataset(tmp_path, 2, split=split, image_hw=SMALL_HW)
+        write_drawn(tmp_path, 2, split=split, image_hw=SMALL_HW)
     pictures = [path.read_bytes() for path in sorted(tmp_path.glob("images/*/*.jpg"))]
     assert len(pictures) == 4 and len(set(pictures)) == 4
 
 
 def test_the_written_folder_is_what_pycocotools_reads(tmp_path, capsys):
-    path = make_dataset(tmp_path / "set", 3, seed=9, crowding=0.25, split="val", image_hw=SMALL_HW)
+    path = write_drawn(tmp_path / "set", 3, seed=9, crowding=0.25, split="val", image_hw=SMALL_HW)
     assert path == tmp_path / "set/annotations/person_keypoints_val.json"
     coco = COCO(str(path))
     assert coco.loadCats([1])[0]["keypoints"] == list(COCO17.keypoints)
@@ -230,17 +230,17 @@ def test_as_many_people_are_drawn_as_asked():
 )
 def test_bad_arguments_are_refused_and_nothing_is_written(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
-        make_dataset(tmp_path / "set", **{"num_images": 1, **options})
+        write_drawn(tmp_path / "set", **{"num_images": 1, **options})
     assert not (tmp_path / "set").exists()
 
 
 def test_an_existing_split_is_replaced_only_when_asked(tmp_path):
-    path = make_dataset(tmp_path, 3, image_hw=SMALL_HW)
+    path = write_drawn(tmp_path, 3, image_hw=SMALL_HW)
     before = path.read_bytes()
     with pytest.raises(UserError, match="exists already. Pass overwrite=True"):
-        make_dataset(tmp_path, 1, image_hw=SMALL_HW)
+        write_drawn(tmp_path, 1, image_hw=SMALL_HW)
     assert path.read_bytes() == before
-    make_dataset(tmp_path, 1, image_hw=SMALL_HW, overwrite=True)
+    write_drawn(tmp_path, 1, image_hw=SMALL_HW, overwrite=True)
     assert [image.name for image in (tmp_path / "images/train").iterdir()] == ["000000000001.jpg"]
     assert sorted(item.name for item in tmp_path.rglob("*") if item.is_dir()) == ["annotations", "images", "train"]
 
@@ -251,12 +251,12 @@ def test_what_others_wrote_is_never_overwritten(tmp_path, text):
     path.parent.mkdir()
     path.write_text(text)
     with pytest.raises(UserError, match="is not overwritten"):
-        make_dataset(tmp_path, 1, image_hw=SMALL_HW, overwrite=True)
+        write_drawn(tmp_path, 1, image_hw=SMALL_HW, overwrite=True)
     assert path.read_text() == text and not (tmp_path / "images").exists()
 
 
 def test_a_failure_half_way_leaves_the_old_split_as_it_was(tmp_path, monkeypatch):
-    path = make_dataset(tmp_path, 2, image_hw=SMALL_HW)
+    path = write_drawn(tmp_path, 2, image_hw=SMALL_HW)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
 
     def failing(seed, **options):
@@ -266,7 +266,7 @@ def test_a_failure_half_way_leaves_the_old_split_as_it_was(tmp_path, monkeypatch
 
     monkeypatch.setattr(drawn, "draw_scene", failing)
     with pytest.raises(OSError, match="disk full"):
-        make_dataset(tmp_path, 3, seed=7, image_hw=SMALL_HW, overwrite=True)
+        write_drawn(tmp_path, 3, seed=7, image_hw=SMALL_HW, overwrite=True)
     assert path.exists()
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 

@@ -36,9 +36,9 @@ def _add_make(parts) -> None:
 
 
 def _make(args) -> None:
-    from kpzoo.scenes import drawn
+    from kpzoo import scenes
 
-    path = drawn.make_dataset(
+    path = scenes.write_drawn(
         args.folder, args.images, seed=args.seed, crowding=args.crowding, split=args.split, overwrite=args.overwrite
     )
     print(path)
@@ -62,12 +62,11 @@ def _add_compose(parts) -> None:
 
 
 def _compose(args) -> None:
-
-    from kpzoo.scenes import composed
+    from kpzoo import scenes
 
     options = dict(seed=args.seed, crowding=args.crowding, people=tuple(args.people), split=args.split)
     source = loading.load(args.source, args.split)
-    print(composed.make_dataset(source, args.folder, args.images, **options, overwrite=args.overwrite, progress=True))
+    print(scenes.write_composed(source, args.folder, args.images, **options, overwrite=args.overwrite, progress=True))
 
 
 def _add_pack(parts) -> None:

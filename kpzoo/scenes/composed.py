@@ -1,7 +1,7 @@
 """Crowds from photos of few: people are cut out of their photos and put before and behind people of other photos.
 
     source = kpzoo.data.load("~/lspet", "train")
-    make_dataset(source, "crowds", num_images=2000, seed=0, crowding=0.7)
+    write_composed(source, "crowds", num_images=2000, seed=0, crowding=0.7)
 
 The joints are where the annotators put them, moved along; who is hidden behind whom is known, since it was arranged.
 """
@@ -106,7 +106,7 @@ class Crowd:
         return image, boxes, triples[..., :2], triples[..., 2], chosen
 
 
-def make_dataset(
+def write_composed(
     source: PoseData | Cutouts,
     folder: str | Path,
     num_images: int,

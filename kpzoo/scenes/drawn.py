@@ -1,6 +1,6 @@
 """Drawn scenes of people with exact COCO annotations: data that needs no download.
 
-    folder = make_dataset("people", num_images=2000, seed=0, crowding=0.5)
+    folder = write_drawn("people", num_images=2000, seed=0, crowding=0.5)
 
 Every scene is several articulated figures in clothes, before a cluttered background and behind things that hide them.
 The joints are known because they were drawn; whether a joint shows is read from the same pixels that make the masks.
@@ -72,7 +72,7 @@ def draw_scene(
     return photograph(rng, image), annotations
 
 
-def make_dataset(
+def write_drawn(
     folder: str | Path,
     num_images: int,
     *,
