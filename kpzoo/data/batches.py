@@ -9,7 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from kpzoo import crops, geometry, heatmaps
-from kpzoo.data import augment, files, pack
+from kpzoo.data import files, pack
+from kpzoo.data.augment import NUM_DRAWS, Augment, augmentation, augmented_view, brightened, erased, half_body
 from kpzoo.data.coco import training_persons
 from kpzoo.data.files import PoseData
 from kpzoo.data.pack import Pack
@@ -35,7 +36,7 @@ def make_dataset(
     model: PoseModel,
     batch_size: int,
     *,
-    augment: str | augment.Augment | None = None,
+    augment: str | Augment | None = None,
     seed: int = 0,
     start_step: int = 0,
     visibility_rule: str | None = None,
@@ -53,7 +54,7 @@ def make_dataset(
         data: What `kpzoo.data.load` returns, a pack too: its batches are alike, and come in another order.
         model: Whose crops, keypoints and levels the batches have.
         batch_size: Crops in a batch, over all replicas together.
-        augment: A key of `crops.AUGMENTS`, an `Augment`, or None for plain crops.
+        augment: A key of `kpzoo.data.augment.AUGMENTS`, an `Augment`, or None for plain crops.
         seed: Of order and augmentation.
         start_step: How many batches to pass over.
         visibility_rule: A key of `heatmaps.VISIBILITY`; None for the model's, where v = 1 means hidden in the data.
@@ -83,7 +84,7 @@ def make_dataset(
         )
     codec = heatmaps.CODECS[preset.codec]
     rule = visibility_rule or (codec.visibility if data.skeleton.name == "coco17" else "labelled")
-    augment = augment.augmentation(augment)
+    augment = augmentation(augment)
     if instance_rule not in INSTANCE_RULES:
         raise unknown("instance rule", instance_rule, INSTANCE_RULES)
     stream = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
@@ -253,13 +254,13 @@ def _loader(preset, photo: Callable, augment, seed, crowd):
         view, points, visibility, cut = person
         if augment and augment.half_body_probability:
             half = preset.skeleton.is_lower, augment, draws, preset.image_hw
-            view = augment.half_body(view, points[0], visibility[0], *half)
-        scale, rotation, mirrored = augment.augmented_view(augment or augment.Augment(), draws)
+            view = half_body(view, points[0], visibility[0], *half)
+        scale, rotation, mirrored = augmented_view(augment or Augment(), draws)
         crop_to_image = crops.view_matrix(view, scale, rotation, mirrored, preset.image_hw)
         return cut(crop_to_image), crop_to_image, mirrored, points, visibility
 
     def load(count, *record):
-        draws = tf.random.stateless_uniform((augment.NUM_DRAWS + 1,), tf.stack([tf.constant(seed, tf.int64), count]))
+        draws = tf.random.stateless_uniform((NUM_DRAWS + 1,), tf.stack([tf.constant(seed, tf.int64), count]))
         draws, toss = draws[:-1], draws[-1]
         if crowd:
             crop = tf.cond(
@@ -271,9 +272,9 @@ def _loader(preset, photo: Callable, augment, seed, crowd):
             crop = augmented(photo(count, *record), draws)
         image, crop_to_image, mirrored, points, visibility = crop
         if augment:
-            image = augment.brightened(image, augment, draws[4:7])
+            image = brightened(image, augment, draws[4:7])
             if augment.erase_probability:
-                image = augment.erased(image, augment, draws[9:14], fill)
+                image = erased(image, augment, draws[9:14], fill)
         order = tf.where(mirrored, preset.skeleton.flip_order, np.arange(preset.skeleton.num_keypoints))
         points = crops.to_crop(crop_to_image, tf.gather(points, order, axis=1))
         return {"image": image, "keypoints_crop_xy": points, "visibility": tf.gather(visibility, order, axis=1)}

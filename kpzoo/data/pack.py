@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from kpzoo.data import augment
+from kpzoo.data.augment import Augment
 from kpzoo.data.files import PACK_INDEX as INDEX
 from kpzoo.errors import UserError
 from kpzoo.skeletons import Skeleton
@@ -142,7 +142,7 @@ def told_by_shard(data) -> Iterator[None]:
         raise
 
 
-def check_use(pack: Pack, preset, augment: augment.Augment | None) -> None:
+def check_use(pack: Pack, preset, augment: Augment | None) -> None:
     """Refuses a model or an augmentation that needs more of the pictures than the pack has kept."""
     (height, width), (most, _) = preset.image_hw, pack.image_hw
     if height > most or height * pack.image_hw[1] != width * most:

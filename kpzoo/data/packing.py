@@ -15,7 +15,8 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import geometry
-from kpzoo.data import augment, files, pack
+from kpzoo.data import files, pack
+from kpzoo.data.augment import AUGMENTS, HALF_BODY_GROWTH
 from kpzoo.data.batches import nearest_persons
 from kpzoo.data.coco import training_persons
 from kpzoo.data.files import PoseData
@@ -30,7 +31,7 @@ PERSONS_PER_SHARD = 4096  # about 150 MB
 # Pixels of a window for a pixel of an unscaled crop. Views shrink to 0.65 of their size, and half bodies are smaller
 # still; beyond this a crop at scale 1 would be made of every second pixel or less.
 DETAIL = 1.5
-MAX_SCALE = max(augment.scale[1] for augment in augment.AUGMENTS.values())
+MAX_SCALE = max(augment.scale[1] for augment in AUGMENTS.values())
 
 _NEARLY_WHOLE = 0.9  # resampling to more than this gains nothing
 _LOCK = ".lock"
@@ -265,7 +266,7 @@ def _half_views(points: np.ndarray, labelled: np.ndarray, skeleton, image_hw: tu
         chosen = (labelled & half)[..., None]  # (S, K, 1)
         count = chosen.sum(axis=1)
         extent = np.where(chosen, points, -np.inf).max(axis=1) - np.where(chosen, points, np.inf).min(axis=1)
-        width = augment.HALF_BODY_GROWTH * np.maximum(np.maximum(extent[:, 0], extent[:, 1] * aspect), 1.0)
+        width = HALF_BODY_GROWTH * np.maximum(np.maximum(extent[:, 0], extent[:, 1] * aspect), 1.0)
         centre = (points * chosen).sum(axis=1) / np.maximum(count, 1)
         view = np.column_stack([centre, width, width / aspect])
         views.append(np.where(count >= 2, view, np.nan))

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kpzoo.data import augment
+from kpzoo.data.augment import Augment, augmentation
 from kpzoo.data.batches import make_dataset, num_persons
 from kpzoo.data.files import PoseData
 from kpzoo.data.pack import Pack, told_by_shard
@@ -35,7 +35,7 @@ def run(
     *,
     epochs: int,
     batch_size: int,
-    augment: str | augment.Augment | None,
+    augment: str | Augment | None,
     steps_per_epoch: int | None = None,
     seed: int = 0,
     visibility_rule: str | None = None,
@@ -87,7 +87,7 @@ def run(
     Returns:
         The trained model.
     """
-    augment.augmentation(augment)  # an unknown one is refused before anything is written
+    augmentation(augment)  # an unknown one is refused before anything is written
     strategy = make_strategy(devices)
     if batch_size % strategy.num_replicas_in_sync:
         raise UserError(f"A batch of {batch_size} does not split over {strategy.num_replicas_in_sync} devices.")
@@ -96,7 +96,7 @@ def run(
     rules = dict(visibility_rule=visibility_rule, instance_rule=instance_rule)
     settings |= {"annotations_crc32": data.crc32, **rules}
     settings |= dict(ema=ema, base_batch=base_batch, warmup=warmup, sync_batch_norm=sync_batch_norm)
-    settings["augment"] = asdict(augment) if isinstance(augment, augment.Augment) else augment
+    settings["augment"] = asdict(augment) if isinstance(augment, Augment) else augment
     settings["crowd"] = crowd.settings() if crowd else None
     chief = is_chief()
     with held(Path(folder)) if chief else nullcontext(), told_by_shard(data):
