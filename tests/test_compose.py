@@ -303,7 +303,7 @@ def test_only_what_was_composed_is_overwritten(people, tmp_path):
     write_composed(people, tmp_path, 2, people=(2, 2), overwrite=True)
     path = tmp_path / "annotations/person_keypoints_train.json"
     path.write_text(path.read_text().replace(composed.GENERATOR, "kpzoo.data.synthetic 1"))
-    with pytest.raises(UserError, match="written by kpzoo.data.synthetic 1, not by kpzoo.scenes.composed"):
+    with pytest.raises(UserError, match="written by kpzoo.data.synthetic 1, not by kpzoo.data.compose"):
         write_composed(people, tmp_path, 1, overwrite=True)
 
 
