@@ -69,8 +69,8 @@ def test_a_pack_gives_the_crops_and_targets_of_its_folder(data, folder, model, a
             np.testing.assert_allclose(other[name], value, atol=2e-3, err_msg=name)
 
 
-@pytest.mark.parametrize("rule", augment.AUGMENTS.values(), ids=augment.AUGMENTS)
-def test_windows_hold_all_that_an_augmentation_can_reach(data, rule):
+@pytest.mark.parametrize("how", augment.AUGMENTS.values(), ids=augment.AUGMENTS)
+def test_windows_hold_all_that_an_augmentation_can_reach(data, how):
     persons, image_hw = training_persons(data.annotations), (64, 48)
     low, high, _ = packing.windows(persons, data.skeleton, image_hw)
     corners = tf.constant([[0.0, 0.0], [47.0, 0.0], [0.0, 63.0], [47.0, 63.0]])
@@ -82,13 +82,13 @@ def test_windows_hold_all_that_an_augmentation_can_reach(data, rule):
                 draws = np.float32([0.999, turn, 0.0, half, 0, 0, 0, 0.0, half])
                 points, visibility = persons["keypoints_image_xy"][place], persons["visibility"][place]
                 view = views[place]
-                if rule.half_body_probability:
-                    view = augment.half_body(view, points, visibility, data.skeleton.is_lower, rule, draws, image_hw)
+                if how.half_body_probability:
+                    view = augment.half_body(view, points, visibility, data.skeleton.is_lower, how, draws, image_hw)
                     halves += not np.allclose(view, views[place])
-                to_image = crops.view_matrix(tf.constant(view), *augment.augmented_view(rule, draws), image_hw)
+                to_image = crops.view_matrix(tf.constant(view), *augment.augmented_view(how, draws), image_hw)
                 reached = crops.to_image(to_image[None], corners[None])[0].numpy()
                 assert (reached > low[place] + 1).all() and (reached < high[place] - 1).all()
-    assert bool(halves) == bool(rule.half_body_probability)
+    assert bool(halves) == bool(how.half_body_probability)
 
 
 def test_every_epoch_has_each_person_once_in_another_order(data, folder, monkeypatch):
