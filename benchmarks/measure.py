@@ -4,7 +4,6 @@ A machine that others use slows down and speeds up by tens of percent within a m
 own: rounds go through all of them, one after the other, and what counts is the ratio of the medians.
 """
 
-import json
 import os
 import platform
 import time
@@ -19,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 import kpzoo
+from kpzoo.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "onnxruntime", "pycocotools")
@@ -197,10 +197,7 @@ def report(
     found["notes"] = list(notes)
     print(as_text(found))
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-        part = folder / f"{name}.part"
-        part.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, folder / f"{name}.json")
+        write_json(folder / f"{name}.json", found, indent=1)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and file locks, released when the process exits."""
+"""Files and folders that are written completely or not at all, and file locks, released when the process exits."""
 
 import json
 import os
@@ -7,113 +7,148 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 from kpzoo.errors import UserError
+
+PART = ".part-"  # start of the names of files and folders that are being written
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turns a fault of the disk into an error that names the file which is written."""
+    """Turns an `OSError` into a `UserError` that names the file being written."""
     try:
         yield
     except OSError as error:
-        raise UserError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from None
+        raise UserError(f"Cannot write {str(path)!r}: {_reason(error)}.") from None
 
 
 def check_target(path: str | Path) -> Path:
-    """Returns the path of a file that is written at the end, after refusing what would fail only then."""
+    """Returns the path of a file to be written after long work, or raises at once if it cannot be written."""
     path = Path(path).expanduser()
     if path.is_dir():
         raise UserError(f"Cannot write {str(path)!r}: it is a folder. Add the name of a file.")
     if not path.parent.is_dir():
-        raise UserError(f"Cannot write {str(path)!r}: there is no folder {str(path.parent)!r}. Make it first.")
+        raise UserError(f"Cannot write {str(path)!r}: there is no folder {str(path.parent)!r}. Create it first.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise UserError(f"Cannot write {str(path)!r}: the folder {str(path.parent)!r} may not be written to.")
-    return path
-
-
-class replaced:
-    """Opens a text file that takes its name only when it is complete."""
-
-    def __init__(self, path: Path):
-        self.path, self.part = path, path.with_name(f".{path.name}.{os.getpid()}.part")
-
-    def __enter__(self) -> "replaced":
-        with naming(self.path):
-            self._file = self.part.open("w", encoding="utf-8", newline="")
-        return self
-
-    def write(self, text: str) -> None:
-        with naming(self.path):
-            self._file.write(text)
-
-    def __exit__(self, kind, *_) -> None:
-        try:
-            with naming(self.path):
-                self._file.close()
-                if kind is None:
-                    os.replace(self.part, self.path)
-        finally:
-            with suppress(OSError):
-                self.part.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, value: Any) -> Path:
-    """Writes a JSON file under its name only when it is complete; NaN and infinity are refused."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except ValueError as error:
-        raise UserError(f"{path} is not written: JSON has no NaN and no infinity ({error}).") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror or error}.") from None
-    finally:
-        with suppress(OSError):  # of a folder that cannot be entered
-            temporary.unlink(missing_ok=True)
+        raise UserError(f"Cannot write {str(path)!r}: no permission to write to the folder {str(path.parent)!r}.")
     return path
 
 
 @contextmanager
-def written_whole(target: str | Path, overwrite: bool) -> Iterator[Path]:
-    """Gives a path beside `target` to write to; it becomes `target` at the end, and vanishes if anything fails."""
-    target = Path(target)
-    if target.exists() and not overwrite:
-        raise UserError(f"{str(target)!r} exists already. Choose another name, or say that it may be overwritten.")
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+def written_whole(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]:
+    """Context manager that replaces a file or folder in one step.
+
+    Yields a temporary path in the same folder, with the same suffix. What the block writes there, a file or a folder,
+    is renamed to `path` when the block ends, and removed if it raises.
+
+    Args:
+        path: The file or folder. Missing parent folders are created.
+        overwrite: Whether an existing file or folder may be replaced.
+
+    Raises:
+        UserError: If `path` exists and `overwrite` is False, or if it cannot be written.
+    """
+    path = Path(path).expanduser()
+    if path.exists() and not overwrite:
+        raise UserError(f"{str(path)!r} exists already. Choose another name, or pass overwrite=True (--overwrite).")
+    part = path.with_name(f"{PART}{uuid4().hex[:12]}-{path.name[-40:]}")  # file systems limit the length of names
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.touch()
-        part.unlink()
-    except OSError as error:
-        raise UserError(f"Cannot write to {str(target.parent)!r}: {error.strerror}.") from None
-    try:
-        yield part
-        if target.is_dir():  # a folder cannot be replaced in one step: the old one steps aside first
-            target.rename(old)
-        part.replace(target)
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.touch()  # some libraries do not say why they cannot write
+            part.unlink()
+        try:
+            yield part
+        except OSError as error:
+            if error.filename and part.name not in str(error.filename):  # another file
+                raise
+            raise UserError(f"Cannot write {str(path)!r}: {_reason(error)}.") from None
+        with naming(path):
+            take_name(part, path)
     finally:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        for path in (part, old):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        with suppress(OSError):  # no permission for the folder
+            remove(part)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[IO[str]]:
+    """Context manager for a UTF-8 text file that replaces `path` when the block ends, and not if it raises.
+
+    Line endings are written as they are given.
+    """
+    with written_whole(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> Path:
+    """Writes a JSON file that replaces `path` in one step.
+
+    Args:
+        path: The file.
+        value: What JSON can hold. NaN and infinity are refused.
+        indent: Spaces of indentation, for files that people read too; None for the shortest text.
+    """
+    separators = (",", ":") if indent is None else None
+    try:
+        text = json.dumps(value, allow_nan=False, indent=indent, separators=separators, ensure_ascii=indent is None)
+    except ValueError as error:
+        raise UserError(f"Cannot write {str(path)!r}: JSON has no NaN and no infinity ({error}).") from None
+    with writing(path) as file:
+        file.write(text if indent is None else f"{text}\n")
+    return Path(path)
+
+
+def take_name(part: Path, path: Path) -> None:
+    """Renames a complete file or folder to `path`. A file replaces a file, and a folder replaces a folder."""
+    if not (path.is_dir() and part.is_dir()):
+        os.replace(part, path)
+        return
+    old = aside(part)  # a folder cannot be replaced in one step
+    os.replace(path, old)
+    try:
+        os.replace(part, path)
+    except BaseException:
+        os.replace(old, path)
+        raise
+    remove(old)
+
+
+def aside(part: Path) -> Path:
+    """Returns where `take_name` moves the folder that `part` replaces, until it is removed."""
+    return part.with_suffix(".old")
+
+
+def remove(path: Path) -> None:
+    """Removes a file, a folder with all that is in it, or nothing if there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Removes what killed processes left unfinished in a folder, which the caller must have locked."""
+    for part in list(folder.rglob(f"{PART}*")):
+        remove(part)
+
+
+def _reason(error: OSError) -> str:
+    """Returns the first line of what the system, or the library that writes, says."""
+    return (error.strerror or str(error)).splitlines()[0]
 
 
 def hold(file: IO, wait: bool = True) -> bool:
-    """Holds an open file until it is closed; returns whether it could be had.
+    """Locks an open file until it is closed, and returns whether that succeeded.
 
     Args:
-        file: Any open file; who else holds it holds it by this function.
-        wait: Whether to wait until it is free.
+        file: Any open file. Only other callers of this function respect the lock.
+        wait: Whether to wait until another process releases it.
 
     Returns:
-        True too where the system has no such locks.
+        True, too, on systems without such locks.
     """
     try:
         import fcntl

@@ -6,15 +6,14 @@ their first bytes and not by their names; grey, CMYK, 16-bit and transparent one
 
 import glob
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
-from uuid import uuid4
 
 import cv2
 import numpy as np
 
 from kpzoo.errors import UserError
+from kpzoo.files import written_whole
 
 MAX_PIXELS = 200_000_000  # 0.6 GB decoded; a file of a few KB can claim more than any machine has
 READABLE = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -109,15 +108,8 @@ def write_image(path: str | Path, image: np.ndarray) -> Path:
             f"Cannot write the picture {str(path)!r}: OpenCV cannot encode its {image.shape} pixels. "
             "JPEG ends at 65,500 pixels a side, WebP at 16,383; take .png."
         )
-    part = path.with_name(f".{uuid4().hex}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as part:
         part.write_bytes(data.tobytes())
-        os.replace(part, path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise UserError(f"Cannot write the picture {str(path)!r}: {error.strerror}.") from None
     return path
 
 

@@ -12,7 +12,6 @@ the same --out share the work. `~/lspet` is any COCO-format folder with the spli
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -179,7 +178,7 @@ def settle(name: str, seed: int, args, wait: bool = False) -> None:
         if not path.exists():
             print(f"{name}, seed {seed} …", flush=True)
             found = {"row": name, "seed": seed, "settings": settings(args), **measure(name, seed, args)}
-            write(path, found)
+            files.write_json(path, found, indent=1)
             print(f"{name}, seed {seed}: AP {found['AP']:.3f}, PCK@0.2 {found['PCK@0.2']:.3f}", flush=True)
             keras.backend.clear_session()
     merge(args)
@@ -209,7 +208,6 @@ def precision(args) -> str:
 
 def merge(args) -> None:
     """Puts the files of all rows so far into the results file; rows of the same study made elsewhere stay."""
-    args.results.parent.mkdir(parents=True, exist_ok=True)
     with (args.out / ".merge.lock").open("w") as lock:
         files.hold(lock)
         results = {"command": "python recipes/ablations.py --data PHOTOS", "settings": settings(args), "rows": {}}
@@ -223,13 +221,7 @@ def merge(args) -> None:
         results["rows"] = {
             name: dict(sorted(results["rows"][name].items())) for name in ROWS if name in results["rows"]
         }
-        write(args.results, results)
-
-
-def write(path: Path, content: dict) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(part, path)
+        files.write_json(args.results, results, indent=1)
 
 
 def work(only: list[str] | None, seeds: list[int]) -> Iterator[tuple[str, int]]:

@@ -15,7 +15,6 @@ each other. What was stopped goes on.
 
 import argparse
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from kpzoo import evaluation, images, training
 from kpzoo.data import augment
 from kpzoo.errors import UserError
 from kpzoo.evaluation.report import overlap
+from kpzoo.files import write_json
 from kpzoo.html.charts import lines
 from kpzoo.inference import POSE_NMS, predict_boxes
 from kpzoo.losses import CPNLoss, MultiInstanceLoss
@@ -77,8 +77,7 @@ def make_scenes(kind: str, folder: Path, args) -> None:
     record = folder / "scenes.json"
     if record.exists() and json.loads(record.read_text()) != wanted:
         raise UserError(f"{str(folder)!r} holds other scenes, see {record.name!r} in it. Use another --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(wanted))
+    write_json(record, wanted)
     for split, how in wanted.items():
         if (folder / f"annotations/person_keypoints_{split}.json").exists():
             continue
@@ -394,10 +393,7 @@ def main(args) -> None:
     for kind in kinds:
         if args.only in (None, kind):
             results["kinds"][kind] = study(kind, args)
-            args.results.parent.mkdir(parents=True, exist_ok=True)
-            part = args.results.with_suffix(".part")
-            part.write_text(json.dumps(results, indent=1))
-            os.replace(part, args.results)
+            write_json(args.results, results, indent=1)
     print(page(results))
 
 

@@ -464,7 +464,7 @@ def test_written_results_read_back_to_the_last_bit(annotations, tmp_path, boxes)
     read = read_results(write_results(tmp_path / "r.json", written), annotations)
     for name in ("image_ids", "keypoints_image_xy", "keypoint_scores", "scores", "area"):
         assert getattr(read, name).tolist() == getattr(written, name).tolist()
-    assert os.listdir(tmp_path).count("r.json") == 1 and not [n for n in os.listdir(tmp_path) if n.endswith(".part")]
+    assert os.listdir(tmp_path).count("r.json") == 1 and not [n for n in os.listdir(tmp_path) if "part" in n]
     assert write_results(tmp_path / "none.json", results_of(0)).read_text() == "[]"
 
 
@@ -477,8 +477,8 @@ def test_results_with_nan_are_not_made_and_a_failed_write_leaves_the_old_file(tm
     with pytest.raises(UserError, match="JSON has no NaN"):
         files.write_json(path, [NAN])
     assert path.read_text() == "[]" and sorted(os.listdir(tmp_path)) == ["r.json"]
-    with pytest.raises(UserError, match="cannot be written"):
-        files.write_json(tmp_path / "no" / "r.json", [])
+    with pytest.raises(UserError, match="Cannot write .*r.json/r.json'"):
+        files.write_json(path / "r.json", [])
 
 
 def box(image_id=1, bbox=(10, 10, 20, 30), score=0.5, **fields):

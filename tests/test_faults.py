@@ -25,7 +25,7 @@ from kpzoo.errors import UserError
 from kpzoo.files import written_whole
 from kpzoo.inference import outputs
 from kpzoo.poses import Poses
-from kpzoo.training import keras_callbacks
+from kpzoo.training import keras_callbacks, run_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,18 +36,18 @@ def model():
 
 
 def export_file(path, model):
-    with written_whole(path, overwrite=True) as part:
+    with written_whole(path) as part:
         part.write_bytes(b"new")
 
 
 def export_folder(path, model):
-    with written_whole(path, overwrite=True) as part:
+    with written_whole(path) as part:
         part.mkdir()
         (part / "inside").write_bytes(b"new")
 
 
 def results(path, model):
-    with files.replaced(path) as file:
+    with files.writing(path) as file:
         file.write("new")
 
 
@@ -137,8 +137,31 @@ def test_a_folder_that_may_not_be_written_is_named(name, model):
         assert os.listdir(folder) == []
 
 
+@pytest.mark.parametrize("name", ["n" * 251 + ".mp4", "ö" * 125 + ".npz", "folder.v1", ".hidden", "model.weights.h5"])
+@pytest.mark.parametrize("write", [export_file, export_folder])
+def test_any_name_that_a_file_can_have_is_written_and_replaced(name, write, tmp_path):
+    for _ in range(2):
+        write(tmp_path / name, None)
+    assert list(tmp_path.iterdir()) == [tmp_path / name]
+
+
+def test_an_error_about_another_file_does_not_name_the_one_that_is_written(tmp_path):
+    with pytest.raises(FileNotFoundError, match="source"), written_whole(tmp_path / "target") as part:
+        part.write_bytes((tmp_path / "source").read_bytes())
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_processes_left_is_removed_under_the_lock_of_a_run(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / f"{files.PART}1-model").mkdir()
+    for name in (f"{files.PART}1-model/inside", f"checkpoints/{files.PART}2-step.weights.h5", "checkpoints/kept"):
+        (tmp_path / name).touch()
+    with run_folder.held(tmp_path):
+        assert sorted(path.name for path in tmp_path.rglob("*")) == [".lock", "checkpoints", "kept"]
+
+
 def report(path, size):
-    with files.replaced(path) as file:
+    with files.writing(path) as file:
         file.write("x" * size)
 
 
@@ -220,11 +243,12 @@ KILLED = """
     import numpy as np
     import tensorflow as tf
     import kpzoo
-    from kpzoo import callbacks, training
+    from kpzoo import training
     from kpzoo.data import packing
-    from kpzoo.data.files import load
+    from kpzoo.data import load
     from kpzoo.export import to_savedmodel
     from kpzoo.losses import CPNLoss
+    from kpzoo.training import keras_callbacks as callbacks
 
     def kill_after(seconds):
         threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL)).start()

@@ -218,13 +218,13 @@ def test_a_pack_that_a_kill_left_aside_is_put_back(data, folder, tmp_path):
 
 
 def test_a_pack_that_another_process_has_written_meanwhile_is_not_replaced(data, folder, tmp_path, monkeypatch):
-    hold = packing.locks.hold
+    hold = packing.hold
 
     def late(file, wait):
         shutil.copytree(folder, tmp_path / "pack")
         return hold(file, wait)
 
-    monkeypatch.setattr(packing.locks, "hold", late)
+    monkeypatch.setattr(packing, "hold", late)
     with pytest.raises(UserError, match="exists already"):
         packing.write_pack(data, tmp_path / "pack", image_hw=(64, 64))
     assert [path.name for path in tmp_path.iterdir()] == ["pack"] and len(load(tmp_path / "pack").shards) == 3

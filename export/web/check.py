@@ -130,7 +130,7 @@ def main() -> int:
         boxes, poses = np.array(browser.script("return kpzoo.boxes")), ()
         if len(boxes) != len(args.box) or np.abs(boxes - before).max() > 2:
             raise SystemExit(f"The drags left other boxes: {boxes.tolist()}, before {before}")
-        browser.wait("kpzoo.training.run_folder >= 1")
+        browser.wait("kpzoo.runs >= 1")
         settled = f"kpzoo.poses.length === {len(boxes)} * kpzoo.model.num_instances"
         browser.wait(settled)
         time.sleep(2)

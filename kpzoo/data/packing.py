@@ -21,7 +21,7 @@ from kpzoo.data.batches import nearest_persons
 from kpzoo.data.coco import training_persons
 from kpzoo.data.files import PoseData
 from kpzoo.errors import UserError
-from kpzoo.files import hold
+from kpzoo.files import aside, hold, remove, take_name
 from kpzoo.skeletons import Skeleton
 
 QUALITY = 92  # of the JPEGs
@@ -119,7 +119,8 @@ def _part_of(folder: Path) -> Iterator[Path]:
 
     An old pack that had stepped aside when the kill came is put back.
     """
-    part, old = _beside(folder, "part"), _beside(folder, "old")
+    part = folder.with_name(f".{folder.name}.part")
+    old = aside(part)
     try:
         part.mkdir(parents=True, exist_ok=True)
         lock = (part / _LOCK).open("w")
@@ -130,12 +131,14 @@ def _part_of(folder: Path) -> Iterator[Path]:
             raise UserError(f"Another process is writing the pack {str(folder)!r}. Wait for it, or use another folder.")
         try:
             if old.exists() and not folder.exists():
-                os.replace(old, folder)
+                take_name(old, folder)
             for stale in part.iterdir():
                 if stale.name != _LOCK:
                     stale.unlink()
             yield part
-            _take_place(part, folder)
+            remove(old)
+            take_name(part, folder)
+            (folder / _LOCK).unlink()
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(part, ignore_errors=True)
             reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
@@ -143,26 +146,6 @@ def _part_of(folder: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-
-
-def _beside(folder: Path, kind: str) -> Path:
-    return folder.with_name(f".{folder.name}.{kind}")
-
-
-def _take_place(part: Path, folder: Path) -> None:
-    """Renames a whole pack; the lock goes last, so that nobody else takes the part for one that was left."""
-    old = _beside(folder, "old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():  # a folder cannot be replaced in one step: the old one steps aside first
-        os.replace(folder, old)
-    try:
-        os.replace(part, folder)
-    except BaseException:
-        if old.exists():
-            os.replace(old, folder)
-        raise
-    (folder / _LOCK).unlink()
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_shards(data, persons, part, image_hw, num_shards, quality, progress) -> list[pack.Shard]:

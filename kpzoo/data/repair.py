@@ -14,7 +14,7 @@ from kpzoo.data.columns import whole_numbers
 from kpzoo.data.json_file import read_json
 from kpzoo.data.problems import Problems
 from kpzoo.errors import UserError
-from kpzoo.files import write_json
+from kpzoo.files import naming, write_json
 
 
 def write_repaired(found: Check, out: str | Path, *, allow_outside: bool = False) -> tuple[Path, Mapping[str, int]]:
@@ -40,13 +40,10 @@ def write_repaired(found: Check, out: str | Path, *, allow_outside: bool = False
     content["images"] = _images(content["images"], found.decoded, allow_outside, done)
     content["categories"] = [_category(row, found) for row in content["categories"]]
     content["annotations"] = _annotations(content, found, done)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if found.image_folder:
-            link.parent.mkdir(exist_ok=True)
+    if found.image_folder:
+        with naming(link):
+            link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(found.image_folder.resolve(), target_is_directory=True)
-    except OSError as error:
-        raise UserError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from None
     try:
         return write_json(target, content), done
     except UserError:

@@ -10,7 +10,7 @@ from kpzoo.data.coco import Annotations
 from kpzoo.data.files import PoseData
 from kpzoo.data.results import Results
 from kpzoo.evaluation import metrics, mistakes
-from kpzoo.files import replaced
+from kpzoo.files import writing
 from kpzoo.html import charts, pages
 from kpzoo.nms import iou_matrix
 
@@ -53,7 +53,7 @@ def write_report(
     if data is not None:
         sections += ["<h2>The worst pictures</h2>", _worst(data, results, wrong)]
     path = Path(path).expanduser()
-    with replaced(path) as file:
+    with writing(path) as file:
         file.write(pages.page(f"kpzoo: {Path(annotations.path).name}", sections))
     return path
 

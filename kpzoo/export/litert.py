@@ -35,7 +35,7 @@ def to_litert(model: PoseModel, path: str | Path, *, overwrite: bool = False) ->
     """
     path = Path(path)
     check_file_export(model, path, "LiteRT", ".tflite")
-    with written_whole(path, overwrite) as part:
+    with written_whole(path, overwrite=overwrite) as part:
         owner = tf.Module()
         owner.kept = [variable.value for variable in model.variables]  # variables without an owner come out empty
         converter = tf.lite.TFLiteConverter.from_concrete_functions([_graph(model)], owner)

@@ -57,7 +57,7 @@ def to_onnx(
         raise unknown("answer", answer, ANSWERS)
     if opset not in OPSETS:
         raise UserError(f"ONNX opset must be {OPSETS[0]} to {OPSETS[-1]}. Received: {opset!r}. Try {DEFAULT_OPSET}.")
-    with written_whole(path, overwrite) as part:
+    with written_whole(path, overwrite=overwrite) as part:
         proto = _converted(tf2onnx, model, answer, opset)
         proto = onnx_transposes.without_needless_transposes(onnx, proto)
         _name_dimensions(proto)

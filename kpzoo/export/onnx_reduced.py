@@ -72,7 +72,7 @@ def reduce_onnx(
     before = ask_onnx(source)
     if before.metadata.get("answer") != "keypoints" or before.metadata.get("precision") != "float32":
         raise UserError(f"{str(source)!r} must answer keypoints in float32 to be reduced. Export it again for that.")
-    with written_whole(path, overwrite) as part:
+    with written_whole(path, overwrite=overwrite) as part:
         known = reference(model, NUM_CROPS)
         proto = onnx.load(str(source))
         with tempfile.TemporaryDirectory() as scratch:

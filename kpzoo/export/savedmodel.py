@@ -37,7 +37,7 @@ def to_savedmodel(model: PoseModel, folder: str | Path, *, overwrite: bool = Fal
         The folder.
     """
     module = _serving_module(checked_model(model))
-    with written_whole(folder, overwrite) as part:
+    with written_whole(folder, overwrite=overwrite) as part:
         tf.saved_model.save(module, str(part), signatures=module.served)
         (part / DESCRIPTION).parent.mkdir(exist_ok=True)
         (part / DESCRIPTION).write_text(json.dumps(description(model), indent=1))

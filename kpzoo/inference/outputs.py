@@ -11,7 +11,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from kpzoo import files, images
 from kpzoo.errors import UserError
-from kpzoo.files import naming, replaced
+from kpzoo.files import naming, writing, written_whole
 from kpzoo.poses import Poses
 from kpzoo.skeletons import Skeleton
 
@@ -70,6 +70,7 @@ class OutputFolder:
     def _begin(self, settings: dict, resume: bool, overwrite: bool) -> None:
         if not files.hold(self._file, wait=False):
             raise UserError(f"Another run is writing to {self.path}. Wait for its end, or choose another folder.")
+        files.remove_parts(self.path)
         if not overwrite:
             self._check(settings)
         lines = self._whole_lines() if resume and not overwrite else []
@@ -120,7 +121,7 @@ class OutputFolder:
         """Writes results and table of all that is done, picture by picture."""
         with naming(self._progress):
             self._file.flush()
-        with replaced(self.path / RESULTS) as results, replaced(self.path / TABLE) as table:
+        with writing(self.path / RESULTS) as results, writing(self.path / TABLE) as table:
             writer = csv.writer(table)
             writer.writerow(Poses.csv_header(self.skeleton))
             separator = "[\n"
@@ -169,20 +170,19 @@ class VideoFile:
 
     def __init__(self, path: str | Path, fps: float):
         self.path, self.fps, self._writer, self._size = Path(path), fps, None, None
-        self._part = self.path.with_name(f".{self.path.stem}.{os.getpid()}.part.mp4")
+        self._stack = ExitStack()  # of `written_whole`
 
     def add(self, image_rgb: np.ndarray) -> None:
         """Writes one (H, W, 3) uint8 RGB frame."""
         if self._writer is None:
             height, width = (max(2, side - side % 2) for side in image_rgb.shape[:2])  # the codec halves colours
             self._size, self._num_frames = (width, height), 0
-            with naming(self.path):  # OpenCV does not tell why
-                self._part.touch()
+            self._part = self._stack.enter_context(written_whole(self.path))
             self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, self._size)
             if not self._writer.isOpened():
                 self._writer = None
-                self._part.unlink()
-                raise UserError(f"Cannot write the video {str(self.path)!r}: OpenCV has no encoder for {self._size}.")
+                with self._stack:
+                    raise UserError(f"Cannot write {str(self.path)!r}: OpenCV has no encoder for {self._size}.")
         frame = np.asarray(image_rgb)[: self._size[1], : self._size[0]]
         if frame.shape[1::-1] != self._size:
             frame = cv2.resize(np.asarray(image_rgb), self._size, interpolation=cv2.INTER_AREA)
@@ -195,18 +195,13 @@ class VideoFile:
             return
         self._writer.release()
         self._writer = None
-        try:
-            written = _num_frames(self._part)  # OpenCV tells of no full disk
+        with self._stack:
+            written = _num_frames(self._part)  # OpenCV does not report a full disk
             if written != self._num_frames:
                 raise UserError(
-                    f"Cannot write the video {str(self.path)!r}: of {self._num_frames} frames {written} arrived. "
+                    f"Cannot write {str(self.path)!r}: {written} of {self._num_frames} frames were written. "
                     "Is the disk full?"
                 )
-            with naming(self.path):
-                os.replace(self._part, self.path)
-        finally:
-            with suppress(OSError):
-                self._part.unlink(missing_ok=True)
 
 
 def _num_frames(path: Path) -> int:

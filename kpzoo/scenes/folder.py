@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tempfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import cv2
 import numpy as np
 
 from kpzoo.errors import UserError
+from kpzoo.files import written_whole
 from kpzoo.skeletons import Skeleton
 
 PROGRESS_EVERY = 200  # scenes
@@ -60,11 +60,8 @@ def write(
         raise UserError(f"`split` must be a plain name such as 'train'. Received: {split!r}.")
     images, annotations = paths(folder, split)
     _check_target(images, annotations, overwrite, info["generator"].split()[0])
-    for parent in (images.parent, annotations.parent):
-        parent.mkdir(parents=True, exist_ok=True)
     content = _content({**info, "seed": seed, "split": split}, skeleton)
-    with tempfile.TemporaryDirectory(prefix=f".{split}-", dir=images.parent) as temporary:
-        pictures = Path(temporary) / "images"
+    with written_whole(annotations) as written, written_whole(images) as pictures:
         pictures.mkdir()
         for index in range(num_images):
             source = (seed, zlib.crc32(split.encode()), index)
@@ -76,12 +73,7 @@ def write(
                 content["annotations"].append({"id": 100 * (index + 1) + number, "image_id": index + 1, **person})
             if progress and ((index + 1) % PROGRESS_EVERY == 0 or index + 1 == num_images):
                 print(f"made {index + 1}/{num_images} pictures", file=sys.stderr, flush=True)
-        written = Path(temporary) / annotations.name
         written.write_text(json.dumps(content))
-        if images.exists():
-            images.rename(Path(temporary) / "replaced")
-        pictures.rename(images)
-        written.replace(annotations)
     return annotations
 
 

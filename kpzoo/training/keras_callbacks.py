@@ -2,7 +2,6 @@
 
 import csv
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from kpzoo import files
 from kpzoo.errors import UserError
 from kpzoo.images import write_image
 from kpzoo.training.summary import SHEET, number, read_log, write_summary
@@ -40,17 +40,12 @@ class Checkpoint(keras.callbacks.Callback):
         if not math.isfinite((logs or {}).get("loss", 0.0)):
             return  # the last good checkpoint must stay
         step = epoch * ((self.params or {}).get("steps") or self.batches) + self.batches
-        part = self.folder / "part.weights.h5"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.model.save_weights(part, overwrite=True)
-            os.replace(part, checkpoint_path(self.folder, step))
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise UserError(
-                f"The checkpoint of step {step} cannot be written to {str(self.folder)!r}: {error.strerror or error}. "
-                "Earlier ones are whole: make room and start again, to go on from there."
-            ) from error
+            with files.written_whole(checkpoint_path(self.folder, step)) as part:
+                self.model.save_weights(part)
+        except UserError as error:
+            advice = "Earlier checkpoints are intact: free disk space and run again to continue from the last one."
+            raise UserError(f"{error} {advice}") from None
         for old in checkpoints(self.folder)[CHECKPOINTS_KEPT:]:
             old.unlink()
         (self.folder.parent / WEIGHTS).unlink(missing_ok=True)  # those of a shorter run that goes on
@@ -183,13 +178,10 @@ class EpochLog(keras.callbacks.Callback):
         self.path = path
 
     def on_epoch_end(self, epoch, logs=None):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         # An epoch that was cut off is redone, and one that was written before its validation is written again.
         rows = [row for row in read_log(self.path) if number(row["epoch"]) <= epoch]
         rows.append({"epoch": epoch + 1, **{name: f"{value:.6g}" for name, value in (logs or {}).items()}})
-        part = self.path.with_suffix(".part")
-        with part.open("w", newline="") as file:
+        with files.writing(self.path) as file:
             writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(part, self.path)

@@ -1,7 +1,6 @@
 """A training run's folder: its record, its checkpoints, the lock on it, and the model that came of it."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -39,13 +38,7 @@ def resume(model: PoseModel, folder: str | Path, settings: Mapping) -> int:
     if record.exists():
         _refuse_changes(_read_record(folder), settings, folder)
     else:
-        part = record.with_suffix(".part")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(settings, indent=1))
-            os.replace(part, record)
-        except OSError as error:
-            raise UserError(f"Cannot write the run to {str(folder)!r}: {error.strerror}. Use another folder.") from None
+        files.write_json(record, settings, indent=1)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     for path in checkpoints(folder / "checkpoints"):
@@ -128,6 +121,7 @@ def held(folder: Path) -> Iterator[None]:
     with file:
         if not files.hold(file, wait=False):
             raise UserError(f"Another process is training in {str(folder)!r}. Wait for it, or use another folder.")
+        files.remove_parts(folder)
         yield
 
 

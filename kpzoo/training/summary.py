@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from kpzoo.errors import UserError
-from kpzoo.files import replaced
+from kpzoo.files import writing
 from kpzoo.html import charts, pages
 
 RECORD, LOG, SHEET, PAGE = "run.json", "log.csv", "predictions.jpg", "summary.html"  # in a run's folder
@@ -60,7 +60,7 @@ def write_summary(folder: str | Path, finished: bool = True) -> Path:
         sections += ["<h2>Predictions</h2>", f'<p class="note">{SHEET_NOTE}</p>']
         sections.append(pages.jpeg_picture((folder / SHEET).read_bytes(), "Predictions"))
     sections += ["<h2>Settings</h2>", pages.table(dict(_flat({**record, "model": preset})))]
-    with replaced(folder / PAGE) as file:
+    with writing(folder / PAGE) as file:
         file.write(pages.page(f"kpzoo: {title}", sections, None if finished else RELOAD_S))
     return folder / PAGE
 

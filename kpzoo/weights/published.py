@@ -7,7 +7,6 @@ is ever fetched.
 import hashlib
 import os
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -144,21 +143,18 @@ def _download(tag: str, row: Weights, path: Path) -> None:
     advice = f"Put the file of SHA-256 {row.sha256} there by hand: {path}."
     if os.environ.get("KPZOO_OFFLINE", "") not in ("", "0"):
         raise UserError(f"The weights {tag!r} are not in {str(home())!r}, and KPZOO_OFFLINE is set. {advice}")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with urllib.request.urlopen(row.url, timeout=TIMEOUT) as answer, part.open("wb") as file:
-            _copy(answer, file, f"fetching {row.file_name}")
-            file.flush()
-            os.fsync(file.fileno())
+    with files.written_whole(path) as part:
+        try:
+            with urllib.request.urlopen(row.url, timeout=TIMEOUT) as answer, part.open("wb") as file:
+                _copy(answer, file, f"fetching {row.file_name}")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:  # `urllib.error.URLError` is one
+            reason = getattr(error, "reason", None) or error
+            raise UserError(f"The weights {tag!r} cannot be fetched from {row.url}: {reason}. {advice}") from None
         if not _is_right(part, row):
             given = f"{row.url} gave {part.stat().st_size:,} bytes"
             raise UserError(f"{given} that are not the weights {tag!r} (SHA-256 differs). {advice}")
-        os.replace(part, path)
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UserError(f"The weights {tag!r} cannot be fetched from {row.url}: {reason}. {advice}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _copy(answer, file, label: str) -> None:

@@ -1,7 +1,6 @@
 """Weights of the zoo's models as files that say whose they are."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from kpzoo import __version__
 from kpzoo.errors import UserError
+from kpzoo.files import written_whole
 from kpzoo.pose_model import PoseModel
 from kpzoo.skeletons import Skeleton
 from kpzoo.weights.files import H5_START, MAX_HEADER
@@ -27,15 +27,8 @@ def save_weights(model: PoseModel, path: str | Path, *, half: bool = False) -> P
     """
     path = Path(path)
     writer = writer_of(path, half)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    try:
+    with written_whole(path) as part:
         writer(model, part)
-        os.replace(part, path)
-    except OSError as error:
-        reason = (error.strerror or str(error)).splitlines()[0]
-        raise UserError(f"Cannot write the weights {str(path)!r}: {reason}. What was there before stays.") from None
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 
