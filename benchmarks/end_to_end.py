@@ -37,8 +37,8 @@ def make_pictures(folder: Path, count: int) -> tuple[list[Path], list[np.ndarray
 
 def one_by_one(model, paths, boxes) -> list[np.ndarray]:
     """Returns keypoints as a first script would find them: picture by picture, the flip test as a second call."""
-    codec, preset = heatmaps.CODECS[model.preset.codec], model.preset
-    rule, found = geometry.CROP_RULES[codec.crop_rule], []
+    codec, preset = model.preset.rules, model.preset
+    rule, found = codec.crop, []
     cut = batching.cropper(preset.image_hw, rule.fill_rgb)
     for path, given in zip(paths, boxes, strict=True):
         views = geometry.views(given, rule, preset.image_hw)

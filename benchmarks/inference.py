@@ -82,7 +82,7 @@ def work(model: PoseModel, count: int, names: Iterable[str]) -> dict[str, float]
 def flip_tests(model: PoseModel, count: int) -> dict:
     """Returns what answers with keypoints after the flip test: of both sides in one batch, in two calls, exported."""
     image = tf.random.stateless_uniform((count, *model.preset.image_hw, 3), (0, 0), 0, 255)
-    ask, codec = accelerate(model), heatmaps.CODECS[model.preset.codec]
+    ask, codec = accelerate(model), model.preset.rules
     exported, flip = _exported(model).signatures["predict_crops"], tf.constant(True)
 
     def two_calls():

@@ -65,9 +65,7 @@ def make_batch(model, size: int) -> dict:
     preset = model.preset
     limit = tf.constant([preset.image_hw[1], preset.image_hw[0]], tf.float32)
     points = tf.random.stateless_uniform((size, preset.skeleton.num_keypoints, 2), (0, 1)) * limit
-    targets = heatmaps.encode(
-        heatmaps.CODECS[preset.codec], points, tf.fill(points.shape[:2], 2), preset.image_hw, model.num_levels
-    )
+    targets = heatmaps.encode(preset.rules, points, tf.fill(points.shape[:2], 2), preset.image_hw, model.num_levels)
     return {"image": tf.random.stateless_uniform((size, *preset.image_hw, 3), (0, 2), 0, 255), **targets}
 
 

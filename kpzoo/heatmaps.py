@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
+from kpzoo import geometry
 from kpzoo.errors import unknown
 
 HEATMAP_STRIDE = 4  # all families of the zoo answer at a quarter of the crop's size
@@ -38,6 +39,11 @@ class Codec:
     flip_shift: bool
     widest_last: bool = False
     visibility: str = "labelled"
+
+    @property
+    def crop(self) -> geometry.CropRule:
+        """The crop rule: how a person's box becomes the crop."""
+        return geometry.CROP_RULES[self.crop_rule]
 
 
 CODECS = {

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from kpzoo.errors import UserError
-from kpzoo.heatmaps import HEATMAP_STRIDE
+from kpzoo.heatmaps import CODECS, HEATMAP_STRIDE, Codec
 from kpzoo.skeletons import Skeleton
 
 # A predicted peak is right for the training PCK within this share of the heatmap's height: about 0.2 torso lengths.
@@ -23,7 +23,8 @@ class Preset:
         image_hw: (height, width) of the crops in pixels.
         skeleton: The keypoints that the heatmaps stand for, in order.
         normalization: Name of the pixel normalisation in the model's first layer, None for none.
-        codec: Name of the rules by which crops, labels and decoding go, a key of `heatmaps.CODECS`.
+        codec: Name of the codec: how boxes are cropped, keypoints encoded and heatmaps decoded. A key of
+            `heatmaps.CODECS`; `rules` is the codec.
         num_instances: How many people of one box the model can be asked for (N); 1 for single-instance models.
         options: The builder's options that were given.
     """
@@ -35,6 +36,11 @@ class Preset:
     codec: str
     num_instances: int = 1
     options: Mapping = field(default_factory=dict)
+
+    @property
+    def rules(self) -> Codec:
+        """The codec that the model was built for; `rules.crop` is its crop rule."""
+        return CODECS[self.codec]
 
     @property
     def heatmap_hw(self) -> tuple[int, int]:

@@ -38,9 +38,7 @@ def test_heatmaps_and_keypoints_are_those_of_the_model(models, crops, name):
     spread = np.ptp(expected)
     assert np.abs(ask.heatmaps(crops).numpy() - expected).max() <= 5e-6 * spread
     for flip, of_model in ((False, ask_all), (True, ask_both_sides)):
-        points, scores = heatmaps.decode(
-            heatmaps.CODECS[model.preset.codec], of_model(model, tf.constant(crops)).numpy()
-        )
+        points, scores = heatmaps.decode(model.preset.rules, of_model(model, tf.constant(crops)).numpy())
         found, found_scores = ask(crops, flip=flip)
         np.testing.assert_allclose(found, points, atol=1e-3)
         np.testing.assert_allclose(found_scores, scores, atol=1e-5 * np.abs(expected).max())

@@ -45,9 +45,9 @@ def with_codec(model, codec):
 def oracle(model, data):
     """Returns what stands in for `make_predictor`: it draws the annotated keypoints as heatmaps, and decodes them."""
     preset = model.preset
-    rules = heatmaps.CODECS[preset.codec]
+    rules = preset.rules
     index, _, boxes, *_ = evaluator.boxes_of(data, "gt")
-    views = geometry.views(boxes, geometry.CROP_RULES[rules.crop_rule], preset.image_hw)
+    views = geometry.views(boxes, rules.crop, preset.image_hw)
     to_crop = geometry.invert(geometry.crop_to_image(views, preset.image_hw))
     points = geometry.transform(to_crop, data.annotations.persons.keypoints_image_xy[index])
     visibility = data.annotations.persons.visibility[index]

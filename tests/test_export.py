@@ -125,7 +125,7 @@ def test_a_savedmodel_answers_as_the_keras_model_without_kpzoo(models, served, a
         assert expected.std() > 0.01 * np.abs(expected).max(), "heatmaps so flat prove nothing"
         assert np.abs(answers[f"heatmaps_{rows}"] - expected).max() <= 1e-5 * np.abs(expected).max()
     for flip, ask in ((False, ask_all), (True, ask_both_sides)):
-        expected = heatmaps.decode(heatmaps.CODECS[model.preset.codec], ask(model, tf.constant(asked)))[0]
+        expected = heatmaps.decode(model.preset.rules, ask(model, tf.constant(asked)))[0]
         np.testing.assert_allclose(answers[f"crops_{flip}_3"], expected, atol=0.01)
     assert answers["crops_True_0"].shape == (0, count, 17, 2)
 

@@ -65,11 +65,10 @@ def test_targets_are_the_centred_person_and_the_nearest_others(tmp_path, boxes, 
     model = kpzoo.build("mipnet_tiny", image_hw=(128, 96), num_instances=num_instances)
     batches = list(make_dataset(data, model, 1).take(len(boxes)))
     batch = next(batch for batch in batches if batch["image"][0, 64, 48, 1] < 45)  # the one about the marked person
-    rules = heatmaps.CODECS[model.preset.codec]
     persons = data.annotations.persons
-    views = geometry.views(persons.boxes_image_xywh[:1], geometry.CROP_RULES[rules.crop_rule], (128, 96))
+    views = geometry.views(persons.boxes_image_xywh[:1], model.preset.rules.crop, (128, 96))
     to_crop = geometry.invert(geometry.crop_to_image(views, (128, 96)))[0]
-    decoded = heatmaps.decode(rules, batch["heatmaps"])[0].numpy()[0]
+    decoded = heatmaps.decode(model.preset.rules, batch["heatmaps"])[0].numpy()[0]
     labelled = batch["weights"].numpy()[0] > 0
     for instance, person in enumerate(expected):
         points = geometry.transform(to_crop, persons.keypoints_image_xy[person])

@@ -11,6 +11,8 @@ import pytest
 import kpzoo
 import kpzoo.models
 from kpzoo.errors import UserError
+from kpzoo.geometry import CROP_RULES
+from kpzoo.heatmaps import CODECS
 from kpzoo.models import build, info, list_models
 from kpzoo.models.counting import count_macs, count_params
 from kpzoo.models.mimb import MIMB
@@ -109,6 +111,7 @@ def test_preset_says_what_was_built():
 def test_flavour_of_cpn_decides_codec_and_normalization(flavour, normalization):
     preset = build("cpn_res50", image_hw=(64, 64), flavour=flavour).preset
     assert (preset.codec, preset.normalization) == (f"cpn_{flavour}", normalization)
+    assert preset.rules is CODECS[f"cpn_{flavour}"] and preset.rules.crop is CROP_RULES["cpn"]
 
 
 def test_weights_file_of_the_same_model_loads_and_another_is_refused(tmp_path):

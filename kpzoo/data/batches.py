@@ -82,7 +82,7 @@ def make_dataset(
             f"model {preset.name!r} those of {preset.skeleton.name!r}. "
             f"Build the model with `skeleton={data.skeleton.name!r}`."
         )
-    codec = heatmaps.CODECS[preset.codec]
+    codec = preset.rules
     rule = visibility_rule or (codec.visibility if data.skeleton.name == "coco17" else "labelled")
     augment = augmentation(augment)
     if instance_rule not in INSTANCE_RULES:
@@ -196,7 +196,7 @@ def person_of(count: tf.Tensor, seed: int, num_persons: int) -> tf.Tensor:
 
 def _photo(preset, persons: dict[str, np.ndarray], seed: int) -> Callable:
     """Returns the function from a count of crops to a person of a photo, see `_loader`."""
-    rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
+    rule = preset.rules.crop
     views = geometry.views(persons["boxes_image_xywh"], rule, preset.image_hw)
     paths = tf.constant(persons["paths"].astype(str))
     others = nearest_persons(persons["image_ids"], persons["boxes_image_xywh"], preset.num_instances - 1)
@@ -216,7 +216,7 @@ def _photo(preset, persons: dict[str, np.ndarray], seed: int) -> Callable:
 
 def _packed_photo(preset, data: Pack) -> Callable:
     """Returns the function from a count of crops and its record to a person of a photo, see `_loader`."""
-    rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
+    rule = preset.rules.crop
 
     def photo(count, record):
         person = pack.parsed(data, record)
@@ -243,7 +243,7 @@ def _loader(preset, photo: Callable, augment, seed, crowd):
         seed: See `make_dataset`.
         crowd: See `make_dataset`.
     """
-    fill = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule].fill_rgb
+    fill = preset.rules.crop.fill_rgb
     compose = _composer(preset, crowd, seed) if crowd else None
 
     def composed(count):
@@ -284,7 +284,7 @@ def _loader(preset, photo: Callable, augment, seed, crowd):
 
 def _composer(preset, crowd, seed):
     """Returns the function from a count of crops to a composed picture, a view of it, and the instances' keypoints."""
-    rule, lock = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule], Lock()
+    rule, lock = preset.rules.crop, Lock()
     shape = (preset.num_instances, preset.skeleton.num_keypoints)
 
     def draw(count):

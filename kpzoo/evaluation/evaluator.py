@@ -183,7 +183,7 @@ def _kept(poses: Poses, image_ids: np.ndarray, preset, nms: float | None) -> np.
 
 def _circumstances(model: PoseModel, flip: bool, nms: float | None, precision: str) -> Mapping:
     preset, policy = model.preset, model.dtype_policy.name
-    codec = heatmaps.CODECS[preset.codec]
+    codec = preset.rules
     return {
         "model": preset.name,
         "image_hw": f"{preset.image_hw[0]}x{preset.image_hw[1]}",

@@ -66,7 +66,7 @@ def progress_sheet(model: PoseModel, data: PoseData, num_crops: int = 6) -> draw
     Each stands beside itself: with what is annotated, with what the model finds (of all its instances, those behind the
     first dashed), and with the heatmaps of each instance. Annotations are shown as the targets say them.
     """
-    preset, codec = model.preset, heatmaps.CODECS[model.preset.codec]
+    preset, codec = model.preset, model.preset.rules
     batch = next(iter(make_dataset(data, model, num_crops, check_images=False)))
     found = accelerate(model).heatmaps(batch["image"])
     poses = []

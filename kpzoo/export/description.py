@@ -4,7 +4,7 @@ from importlib import metadata
 from pathlib import Path
 
 import kpzoo
-from kpzoo import geometry, heatmaps
+from kpzoo import heatmaps
 from kpzoo.errors import UserError
 from kpzoo.models.blocks import NORMALIZATIONS
 from kpzoo.pose_model import PoseModel
@@ -37,8 +37,8 @@ def description(model: PoseModel) -> dict:
     model itself does first. `decoder` says how heatmaps were read, for those who read them anew.
     """
     preset = model.preset
-    codec = heatmaps.CODECS[preset.codec]
-    rule = geometry.CROP_RULES[codec.crop_rule]
+    codec = preset.rules
+    rule = codec.crop
     normalization = preset.normalization and NORMALIZATIONS[preset.normalization]._asdict()
     return {
         "model": preset.name,

@@ -54,7 +54,7 @@ def _graph(model: PoseModel):
     def forward(*inputs):
         maps = model(dict(zip(names, inputs, strict=True)), training=False)["heatmaps"]
         people = maps if "instance" in names else maps[:, tf.newaxis]
-        keypoints, scores = heatmaps.decode(heatmaps.CODECS[model.preset.codec], people)
+        keypoints, scores = heatmaps.decode(model.preset.rules, people)
         return {"heatmaps": maps, "keypoints_crop_xy": keypoints, "keypoint_scores": scores}
 
     return forward.get_concrete_function()

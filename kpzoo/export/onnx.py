@@ -82,7 +82,7 @@ def _converted(tf2onnx, model: PoseModel, answer: str, opset: int):
     """Returns the ONNX model of the functional model and, for keypoints, its decoder."""
     names = list(model.input)
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in model.input.items()]
-    codec = heatmaps.CODECS[model.preset.codec]
+    codec = model.preset.rules
 
     @tf.function(input_signature=specs, autograph=False)
     def forward(*inputs):

@@ -102,7 +102,7 @@ class Reference:
 
 def reference(model: PoseModel, num_crops: int = NUM_CROPS) -> Reference:
     """Asks the Keras model for all instances in crops of drawn people."""
-    codec = heatmaps.CODECS[model.preset.codec]
+    codec = model.preset.rules
     image = drawn_crops(model, num_crops)
     maps = ask_all(model, tf.constant(image)).numpy()
     keypoints = heatmaps.decode(codec, maps)[0].numpy()
@@ -116,7 +116,7 @@ def reference(model: PoseModel, num_crops: int = NUM_CROPS) -> Reference:
 def drawn_crops(model: PoseModel, count: int = NUM_CROPS) -> np.ndarray:
     """Returns (count, H, W, 3) crops of people in synthetic scenes, always the same."""
     image_hw = model.preset.image_hw
-    rule = geometry.CROP_RULES[heatmaps.CODECS[model.preset.codec].crop_rule]
+    rule = model.preset.rules.crop
     found, seed = [], 0
     while len(found) < count:
         pixels, persons = drawn.draw_scene(seed, crowding=0.5)
@@ -140,7 +140,7 @@ def _differences(model: PoseModel, target: str | Path, known: Reference) -> list
             found["heatmaps"] = found["heatmaps"][:, None]
     if "keypoints_crop_xy" not in found:
         known_numbers = np.nan_to_num(found["heatmaps"])  # NaN has no peak, and is told below as heatmaps that differ
-        found["keypoints_crop_xy"] = heatmaps.decode(heatmaps.CODECS[model.preset.codec], known_numbers)[0].numpy()
+        found["keypoints_crop_xy"] = heatmaps.decode(model.preset.rules, known_numbers)[0].numpy()
     for name, expected in (("heatmaps", known.heatmaps), ("keypoints_crop_xy", known.keypoints)):
         if name in found and found[name].shape != expected.shape:
             raise UserError(

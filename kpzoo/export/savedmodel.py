@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from kpzoo import crops, geometry, heatmaps
+from kpzoo import crops, heatmaps
 from kpzoo.export.description import checked_model, description
 from kpzoo.files import written_whole
 from kpzoo.inference.acceleration import FoldedModel, ask_all
@@ -85,7 +85,7 @@ def _serving_module(model: PoseModel) -> tf.Module:
 
 def _decoded(preset: Preset, ask, image: tf.Tensor, flip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns keypoints (B, N, K, 2) in crop pixels and scores (B, N, K) of (B, H, W, 3) crops."""
-    codec = heatmaps.CODECS[preset.codec]
+    codec = preset.rules
     # Convolutions on no rows at all fail on some CPUs: a row is added, and taken away from the answer.
     image, count = tf.pad(image, [[0, 1], [0, 0], [0, 0], [0, 0]]), tf.shape(image)[0]
     image = image[: tf.maximum(count, 1)]
@@ -100,8 +100,8 @@ def _decoded(preset: Preset, ask, image: tf.Tensor, flip: tf.Tensor) -> tuple[tf
 
 def _image_to_keypoints(preset: Preset, ask, contents, boxes_xywh, flip) -> dict[str, tf.Tensor]:
     """Returns the keypoints in (P, 4) boxes of an encoded picture, `CROPS_AT_ONCE` boxes at a time."""
-    codec = heatmaps.CODECS[preset.codec]
-    rule = geometry.CROP_RULES[codec.crop_rule]
+    codec = preset.rules
+    rule = codec.crop
     fine = tf.reduce_all(tf.math.is_finite(boxes_xywh)) & tf.reduce_all(boxes_xywh[:, 2:] > 0)
     told = ["boxes_xywh must be finite: x, y, width and height above 0. Received:", boxes_xywh]
     with tf.control_dependencies([tf.Assert(fine, told, summarize=40)]):

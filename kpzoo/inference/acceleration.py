@@ -78,8 +78,7 @@ def ask_both_sides(model: PoseModel, image: tf.Tensor, forward: Forward | None =
     """Returns the heatmaps of `ask_all`, averaged with those of the mirrored crop (flip test)."""
     preset = model.preset
     both = ask_all(model, tf.concat([image, tf.reverse(image, axis=[2])], axis=0), forward)
-    codec = heatmaps.CODECS[preset.codec]
-    return heatmaps.merge_flipped(codec, *tf.split(both, 2), preset.skeleton.flip_order)
+    return heatmaps.merge_flipped(preset.rules, *tf.split(both, 2), preset.skeleton.flip_order)
 
 
 class Accelerated:
@@ -109,7 +108,7 @@ class Accelerated:
             image: (B, H, W, 3) float32 RGB crops, 0 … 255.
             flip: Whether the mirrored crops are asked too and the heatmaps averaged.
         """
-        codec = heatmaps.CODECS[self.model.preset.codec]
+        codec = self.model.preset.rules
         ask = ask_both_sides if flip else ask_all
         return self._run(flip, lambda image, forward: heatmaps.decode(codec, ask(self.model, image, forward)), image)
 

@@ -46,7 +46,7 @@ def make_predictor(model: PoseModel, flip: bool = True, precision: str = "float3
 @lru_cache(maxsize=4)  # a model that is asked again is not traced again
 def _shared(model: PoseModel, flip: bool):
     """Returns such a function whose rows are shared out to the model's replicas, filled up to as many for each."""
-    strategy, codec = model.distribute_strategy, heatmaps.CODECS[model.preset.codec]
+    strategy, codec = model.distribute_strategy, model.preset.rules
     count, ask = strategy.num_replicas_in_sync, ask_both_sides if flip else ask_all
 
     def of_replica(image):
@@ -170,7 +170,7 @@ def _answers(
     predict_crops, preset: Preset, looked: Iterable[batching.Looked], batch_size: int, live: bool = False
 ) -> Iterator[batching.Looked]:
     """Yields the pictures again, in their order, each as soon as the network has answered for all of its boxes."""
-    rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
+    rule = preset.rules.crop
     waiting, sizes = deque(), set()
     for batch in batching.ahead(batching.batches(looked, rule, preset.image_hw, batch_size, live)):
         waiting.extend(batch.started)
@@ -256,7 +256,7 @@ def _poses(one: batching.Looked, preset) -> Poses:
     return Poses(
         keypoints_xy=keypoints.reshape(-1, num_keypoints, 2),
         keypoint_scores=keypoint_scores,
-        scores=heatmaps.pose_scores(heatmaps.CODECS[preset.codec], keypoint_scores, box_scores),
+        scores=heatmaps.pose_scores(preset.rules, keypoint_scores, box_scores),
         boxes_xywh=np.repeat(one.boxes_xywh, num_instances, axis=0),
         instance=instance,
         skeleton=preset.skeleton,
@@ -268,6 +268,5 @@ def suppress(poses: Poses, preset, threshold: float) -> np.ndarray:
 
     The area of a pose is that of its padded crop, as HRNet and MIPNet pass it.
     """
-    rule = geometry.CROP_RULES[heatmaps.CODECS[preset.codec].crop_rule]
-    areas = geometry.views(poses.boxes_xywh, rule, preset.image_hw)[:, 2:].prod(axis=1)
+    areas = geometry.views(poses.boxes_xywh, preset.rules.crop, preset.image_hw)[:, 2:].prod(axis=1)
     return oks_nms(poses.keypoints_xy, poses.scores, areas, np.array(preset.skeleton.sigmas), threshold)
