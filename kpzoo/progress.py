@@ -4,35 +4,52 @@ import sys
 import time
 
 _BAR = 24  # characters
+_SECONDS = {True: 0.1, False: 10.0}  # between two lines, by whether stderr is a terminal
 
 
 class Progress:
-    """Tells on stderr how far a run is: in one line on a terminal, else a line every ten seconds.
+    """Prints progress on stderr: one line that is updated on a terminal, elsewhere a line every ten seconds.
+
+    As a context manager it calls `close` at the end of its block.
 
     Args:
-        total: How many there are, 0 if nobody knows.
-        what: What is counted.
+        total: The amount of work, 0 if it is unknown.
+        unit: What is counted, such as "pictures".
+        task: Text in front of the count, such as "checked".
+        shown: Whether to print anything.
     """
 
-    def __init__(self, total: int, what: str):
-        self.total, self.what, self.num_done, self.num_poses = total, what, 0, 0
-        self._started = self._told = time.monotonic()
+    def __init__(self, total: float, unit: str, task: str = "", *, shown: bool = True):
+        self.total, self.unit, self.task, self.shown = total, unit, task, shown
+        self.num_done, self.num_poses = 0, None
+        self._started = self._printed = time.monotonic()
         self._terminal = sys.stderr.isatty()
 
-    def step(self, num_poses: int) -> None:
-        """Counts one more."""
-        self.num_done, self.num_poses, now = self.num_done + 1, self.num_poses + num_poses, time.monotonic()
-        if now - self._told >= (0.1 if self._terminal else 10.0):
-            self._told = now
+    def step(self, num_poses: int | None = None, *, count: float = 1) -> None:
+        """Adds `count` to the work that is done, and `num_poses` to the poses found, which are printed if given."""
+        self.num_done, now = self.num_done + count, time.monotonic()
+        if num_poses is not None:
+            self.num_poses = (self.num_poses or 0) + num_poses
+        if self.shown and now - self._printed >= _SECONDS[self._terminal]:
+            self._printed = now
             text = f"\r{self._bar}{self}\x1b[K" if self._terminal else f"{self}\n"
             print(text, end="", file=sys.stderr, flush=True)
 
     def say(self, text: str) -> None:
-        """Prints a line of its own."""
-        print(f"\r\x1b[K{text}" if self._terminal else text, file=sys.stderr, flush=True)
+        """Prints a message on a separate line."""
+        if self.shown:
+            print(f"\r\x1b[K{text}" if self._terminal else text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        self.say(str(self))
+        """Prints the final count, unless there was nothing to do."""
+        if self.total or self.num_done:
+            self.say(str(self))
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
 
     @property
     def _bar(self) -> str:
@@ -42,8 +59,11 @@ class Progress:
     def __str__(self) -> str:
         seconds = max(time.monotonic() - self._started, 1e-9)
         rate = self.num_done / seconds
-        text = f"{self.num_done}/{self.total or '?'} {self.what}, {self.num_poses} poses, {rate:.1f} {self.what}/s"
+        total = f"{self.total:.0f}" if self.total else "?"
+        parts = [f"{self.task} {self.num_done:.0f}/{total} {self.unit}".lstrip()]
+        parts += [f"{self.num_poses} poses"] if self.num_poses is not None else []
+        parts += [f"{rate:.1f} {self.unit}/s"]
         if 0 < self.num_done < self.total:
             left = round((self.total - self.num_done) / rate)
-            text += f", {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
-        return text
+            parts += [f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"]
+        return ", ".join(parts)

@@ -13,7 +13,7 @@ from kpzoo import geometry, inference, progress
 from kpzoo.drawing import ACCENTS, COLOURS
 from kpzoo.errors import UserError
 from kpzoo.images import write_image
-from kpzoo.inference import batching, detectors, outputs, pictures
+from kpzoo.inference import batching, detectors, pictures
 from kpzoo.poses import Poses
 from kpzoo.skeletons import COCO17
 
@@ -247,12 +247,31 @@ def test_what_does_not_fit_the_pictures_is_refused(model, boxes, options, messag
 
 
 def test_a_terminal_sees_a_bar_and_a_file_lines(monkeypatch, capsys):
-    monkeypatch.setattr(outputs, "time", SimpleNamespace(monotonic=iter(range(0, 1000, 11)).__next__))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=iter(range(0, 1000, 11)).__next__))
     told = "1/2 pictures, 3 poses, "
     for terminal, expected in ((True, f"\r[{'#' * 12}{'.' * 12}] {told}"), (False, told)):
-        monkeypatch.setattr(outputs.sys.stderr, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(progress.sys.stderr, "isatty", lambda terminal=terminal: terminal)
         progress.Progress(2, "pictures").step(3)
         assert capsys.readouterr().err.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("total", "unit", "counts", "last"),
+    [
+        (12.4, "MB", (6.2, 6.2), "fetched 12/12 MB, "),
+        (0, "MB", (3.0,), "fetched 3/? MB, "),
+        (0, "pictures", (), ""),
+    ],
+)
+def test_the_last_line_is_the_whole_amount_and_nothing_to_do_is_no_line(total, unit, counts, last, monkeypatch, capsys):
+    for shown in (True, False):
+        monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=iter(range(0, 1000, 11)).__next__))
+        with progress.Progress(total, unit, "fetched", shown=shown) as told:
+            for count in counts:
+                told.step(count=count)
+        lines = capsys.readouterr().err.splitlines()
+        assert bool(lines) == (shown and bool(last))
+        assert not lines or lines[-1].startswith(last) and lines[-1].endswith(f" {unit}/s")
 
 
 def test_an_own_suppression_of_boxes_can_be_asked_of_any_detector():

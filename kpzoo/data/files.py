@@ -16,6 +16,7 @@ import numpy as np
 from kpzoo import images as pictures
 from kpzoo.data.coco import Annotations
 from kpzoo.errors import UserError
+from kpzoo.progress import Progress
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -124,13 +125,11 @@ def decoded(paths: Sequence[str], progress: bool = False) -> dict[str, tuple[int
         return image.reason if isinstance(image, Undecodable) else tuple(image.shape[:2])
 
     paths, found = sorted(set(paths)), {}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for count, (path, result) in enumerate(zip(paths, pool.map(outcome, paths), strict=True), 1):
+    told = Progress(len(paths), "pictures", "checked", shown=progress)
+    with ThreadPoolExecutor(os.cpu_count()) as pool, told:
+        for path, result in zip(paths, pool.map(outcome, paths), strict=True):
             found[path] = result
-            if progress and (count % 500 == 0 or count == len(paths)):
-                print(f"\rchecked {count}/{len(paths)} pictures ", end="", file=sys.stderr, flush=True)
-    if progress and paths:
-        print(file=sys.stderr)
+            told.step()
     return found
 
 

@@ -4,18 +4,18 @@ import gc
 import gzip
 import json
 import re
-import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from kpzoo.errors import UserError
+from kpzoo.progress import Progress
 
 MAX_BYTES = 1 << 32  # of text; annotations of a million persons are about 1 GB
 PIECE = 1 << 20  # bytes read at a time: Python makes room at once for as many as it is asked to read
 CHUNK = 20_000  # elements of a long list that exist as Python objects at one time
-LARGE = 100_000_000  # characters from which on a terminal is told how far the reading is
+LARGE = 100_000_000  # characters; progress is shown for texts of at least this length
 
 _SPACE, _WHITE = re.compile(r"[ \t\r\n]*"), frozenset(" \t\r\n")
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -111,16 +111,17 @@ def _object(text: str, path: str | Path, long_list: str, consume: Callable[[list
 def _list(text: str, position: int, decode: Callable, consume: Callable[[list], None]) -> int:
     """Hands the elements of the list that opens at `position` on; returns the position after it."""
     position, elements = _skip(text, position + 1), []
-    while text[position : position + 1] != "]":
-        element, position = decode(text, position)
-        elements.append(element)
-        if len(elements) == CHUNK:
-            consume(elements)
-            elements = []
-            if len(text) >= LARGE and sys.stderr.isatty():
-                print(f"\rread {position / len(text):.0%} ", end="", file=sys.stderr, flush=True)
-        position = _next(text, position, "]")
-    consume(elements)
+    with Progress(len(text) / 1e6, "MB", "read", shown=len(text) >= LARGE) as told:
+        while text[position : position + 1] != "]":
+            element, position = decode(text, position)
+            elements.append(element)
+            if len(elements) == CHUNK:
+                consume(elements)
+                elements = []
+                told.step(count=position / 1e6 - told.num_done)
+            position = _next(text, position, "]")
+        consume(elements)
+        told.step(count=position / 1e6 - told.num_done)
     return position + 1
 
 

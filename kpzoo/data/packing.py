@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from kpzoo.data.coco import training_persons
 from kpzoo.data.files import PoseData
 from kpzoo.errors import UserError
 from kpzoo.files import aside, hold, remove, take_name
+from kpzoo.progress import Progress
 from kpzoo.skeletons import Skeleton
 
 QUALITY = 92  # of the JPEGs
@@ -159,20 +159,18 @@ def _write_shards(data, persons, part, image_hw, num_shards, quality, progress) 
     make, bad = _record_maker(data, persons, image_hw, quality), {}
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
+        told = stack.enter_context(Progress(len(groups), "pictures", "packed", shown=progress))
         writers = [stack.enter_context(tf.io.TFRecordWriter(str(part / name))) for name in names]
         for start in range(0, len(groups), _AT_ONCE):
             chunk = groups[start : start + _AT_ONCE]
             for group, made in zip(chunk, pool.map(make, chunk), strict=True):
+                told.step()
                 if isinstance(made, files.Undecodable):
                     bad[made.path] = made.reason
                     continue
                 for shard, serialized in zip(shard_of[group], made, strict=True):
                     writers[shard].write(serialized)
                     num_records[shard] += 1
-            if progress and (start // _AT_ONCE % 10 == 9 or start + _AT_ONCE >= len(groups)):
-                print(
-                    f"packed {min(start + _AT_ONCE, len(groups))}/{len(groups)} pictures", file=sys.stderr, flush=True
-                )
     files.tell_left_out(bad)
     return [_shard(part / name, records) for name, records in zip(names, num_records.tolist(), strict=True)]
 

@@ -1,7 +1,6 @@
 """Folders of made scenes in COCO's layout: written whole or not at all, and never over what others wrote."""
 
 import json
-import sys
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +10,8 @@ import numpy as np
 
 from kpzoo.errors import UserError
 from kpzoo.files import written_whole
+from kpzoo.progress import Progress
 from kpzoo.skeletons import Skeleton
-
-PROGRESS_EVERY = 200  # scenes
 
 
 def paths(folder: str | Path, split: str) -> tuple[Path, Path]:
@@ -61,7 +59,8 @@ def write(
     images, annotations = paths(folder, split)
     _check_target(images, annotations, overwrite, info["generator"].split()[0])
     content = _content({**info, "seed": seed, "split": split}, skeleton)
-    with written_whole(annotations) as written, written_whole(images) as pictures:
+    told = Progress(num_images, "pictures", "made", shown=progress)
+    with written_whole(annotations) as written, written_whole(images) as pictures, told:
         pictures.mkdir()
         for index in range(num_images):
             source = (seed, zlib.crc32(split.encode()), index)
@@ -71,8 +70,7 @@ def write(
             content["images"].append({"id": index + 1, "file_name": name, "height": height, "width": width})
             for number, person in enumerate(persons):
                 content["annotations"].append({"id": 100 * (index + 1) + number, "image_id": index + 1, **person})
-            if progress and ((index + 1) % PROGRESS_EVERY == 0 or index + 1 == num_images):
-                print(f"made {index + 1}/{num_images} pictures", file=sys.stderr, flush=True)
+            told.step()
         written.write_text(json.dumps(content))
     return annotations
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from kpzoo import files
 from kpzoo.errors import UserError, unknown
+from kpzoo.progress import Progress
 
 CHUNK = 1 << 20  # bytes
 SHIPPED = "shipped"  # folder of the package
@@ -146,7 +147,7 @@ def _download(tag: str, row: Weights, path: Path) -> None:
     with files.written_whole(path) as part:
         try:
             with urllib.request.urlopen(row.url, timeout=TIMEOUT) as answer, part.open("wb") as file:
-                _copy(answer, file, f"fetching {row.file_name}")
+                _copy(answer, file, f"fetched {row.file_name}:")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:  # `urllib.error.URLError` is one
@@ -158,11 +159,7 @@ def _download(tag: str, row: Weights, path: Path) -> None:
 
 
 def _copy(answer, file, label: str) -> None:
-    total, done = int(answer.headers.get("Content-Length") or 0), 0
-    while chunk := answer.read(CHUNK):
-        file.write(chunk)
-        done += len(chunk)
-        if sys.stderr.isatty():
-            print(f"\r{label}: {done / 1e6:.0f} of {total / 1e6:.0f} MB ", end="", file=sys.stderr, flush=True)
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
+    with Progress(int(answer.headers.get("Content-Length") or 0) / 1e6, "MB", label) as progress:
+        while chunk := answer.read(CHUNK):
+            file.write(chunk)
+            progress.step(count=len(chunk) / 1e6)
