@@ -151,6 +151,8 @@ def index() -> str:
     for path in sorted(RECIPES.glob("*.py")):
         if "__main__" not in path.read_text():
             continue  # what recipes share
+        if "RUNS = [" in path.read_text():
+            continue  # a table of runs
         what, *rest = ast.get_docstring(ast.parse(path.read_text())).split("\n\n")
         said = next((" ".join(part.split()) for part in rest if part.startswith("Measured: ")), "")
         measured, *figures = said.removeprefix("Measured: ").removesuffix(".").split(". ")
