@@ -30,7 +30,7 @@ HOST_GPUS, NUM_HOSTS = 8, 8
 NETWORK_GBIT = 100.0  # between hosts
 BACKWARD = 2.0  # a step is a forward pass and a backward pass of twice its work
 COCO_PERSONS = 149_813  # of train2017 with keypoints, an epoch of HRNet's and MIPNet's recipes
-CPN_EPOCH = 60_000  # crops, recipes/cpn_res50_coco_256x192.py
+CPN_EPOCH = 60_000  # crops, recipes/cpn.py
 
 MODELS = {  # size, crops in an epoch, epochs: those of the recipes
     "cpn_res50": ("256x192", CPN_EPOCH, 350),

@@ -10,10 +10,13 @@ hourglasses (arXiv:1603.06937) and the ResNet-50 that is dilated from res4 on ar
 target heatmaps have a maximum of 1 and not of 255. The authors train on COCO only, for 350 epochs. CrowdPose has a
 quarter of the people, so its runs take 90 epochs; the other settings are those of COCO.
 
-CPN starts from a ResNet trained on ImageNet (`--weights`; `kpzoo convert resnet50.pth imagenet_res50.weights.h5 --model
-cpn_res50` writes the file), on CrowdPose from weights trained on COCO. Without `--weights` the training starts from
-random weights. Differences from the authors' code: a batch holds one augmented crop of each person and not four (32 is
-8 people x 4 crops there), and crops are not rounded to whole pixels. An interrupted run is resumed. Data folders:
+CPN starts from a ResNet trained on ImageNet (`--weights`), and on CrowdPose from weights trained on COCO:
+
+    kpzoo convert resnet50.pth imagenet_res50.weights.h5 --model cpn_res50
+
+Without `--weights` the training starts from random weights. Differences from the authors' code: a batch has one
+augmented crop of a person instead of four (their batch of 32 is 8 people x 4 crops), and crops are not rounded to whole
+pixels. An interrupted run is resumed. Data folders:
 
 COCO       annotations/person_keypoints_{train,val}2017.json, train2017/, val2017/
 CrowdPose  annotations/crowdpose_{trainval,test}.json, images/

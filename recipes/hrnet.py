@@ -5,12 +5,15 @@
     python recipes/hrnet.py                                   # lists the runs
 
 Adam without weight decay; the learning rate is divided by 10 after the epochs in `drops`. HRNet (arXiv:1902.09212) and
-SimpleBaseline (arXiv:1804.06208) start from ImageNet weights: pass them in `--weights`. For a ResNet, `kpzoo convert
-resnet50.pth imagenet_res50.weights.h5 --model simplebaseline_res50` writes the file. Without `--weights` the training
-starts from random weights, as mmpose's does for `hourglass_corner_1`, its hourglass52. The settings of SimpleBaseline
-on CrowdPose are those of mmpose; the other runs on CrowdPose keep the settings of COCO. The HRNets and SimpleBaselines
-are the baselines of MIPNet (`recipes/mipnet.py`). Batches of 96 and 128 were 24 and 32 crops on each of 4 GPUs, batches
-of 256 and 512 were 32 and 64 crops on each of 8. An interrupted run is resumed. Data folders:
+SimpleBaseline (arXiv:1804.06208) start from ImageNet weights (`--weights`). For ResNets, `kpzoo convert` writes them:
+
+    kpzoo convert resnet50.pth imagenet_res50.weights.h5 --model simplebaseline_res50
+
+Without `--weights` the training starts from random weights. So does mmpose's training of hourglass52, which is
+`hourglass_corner_1` here. The settings of SimpleBaseline on CrowdPose are mmpose's; the other runs on CrowdPose use the
+settings of COCO. The HRNets and SimpleBaselines are the baselines of MIPNet (`recipes/mipnet.py`). Batches of 96 and
+128 were 24 and 32 crops on each of 4 GPUs, batches of 256 and 512 were 32 and 64 crops on each of 8 GPUs. An
+interrupted run is resumed. Data folders:
 
 COCO       annotations/person_keypoints_{train,val}2017.json, train2017/, val2017/
 CrowdPose  annotations/crowdpose_{trainval,test}.json, images/

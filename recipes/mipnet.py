@@ -5,9 +5,9 @@
     python recipes/mipnet.py                                          # lists the runs
 
 Each run starts from the trained weights of its baseline, which fill everything but the MIMBs. `recipes/hrnet.py` and
-`recipes/cpn.py` train the baselines; `kpzoo convert pose_hrnet_w48_384x288.pth pose_hrnet_w48_384x288.weights.h5
---model hrnet_w48` converts published weights. Both people of a crop are learned in the same step, so a batch of 128
-crops has 256 rows after the first MIMB. HRNet-W48's batch of 80 was 10 crops on each of 8 GPUs.
+`recipes/cpn.py` train the baselines, `kpzoo convert` converts published ones (see docs/weights.md). Both people of a
+crop are learned in the same step, so a batch of 128 crops has 256 rows after the first MIMB. HRNet-W48's batch of 80
+was 10 crops on each of 8 GPUs.
 
 MIPNet's settings are those of the authors' scripts (arXiv:2101.11223): Adam without weight decay, a learning rate that
 is divided by 10 after the epochs in `drops`. For ResNets on CrowdPose they have a script of ResNet-101 only; ResNet-50
@@ -44,7 +44,7 @@ RES50, RES101, RES152 = "simplebaseline_res50", "simplebaseline_res101", "simple
 
 # fmt: off
 RUNS = [
-    #   model               data       (H, W)      batch rate epochs drops     augment  published  baseline, options
+    #   model               data       (H, W)      batch rate epochs drops     augment published  baseline crops options
     Run("mipnet_res50",     COCO,      (256, 192), 128, 1e-3, 110, (70, 100),  SIMPLE,  "none",     RES50),
     Run("mipnet_res101",    COCO,      (256, 192), 128, 1e-3, 110, (70, 100),  SIMPLE,  "none",     RES101),
     Run("mipnet_res152",    COCO,      (256, 192), 128, 1e-3, 110, (70, 100),  SIMPLE,  "none",     RES152),

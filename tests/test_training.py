@@ -339,13 +339,15 @@ def test_a_recipe_scales_its_rate_with_the_batch_that_is_asked_for(small_folder,
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "recipes"))
     import common
 
+    data = common.Data("small", ("train", "train"), "coco")
+    row = common.Run("cpn_tiny", data, (64, 64), 2, 1e-3, 3, (), "cpn", crops_per_epoch=10)
     called = []
     monkeypatch.setattr(training, "run", lambda *args, **kwargs: called.append(kwargs))
     monkeypatch.setattr(kpzoo, "evaluate", lambda *args, **kwargs: "AP")
-    how = dict(splits=("train", "train"), batch_size=2, epochs=3, augment="cpn", crops_per_epoch=10)
     for given in ([], ["--batch-size", "5", "--warmup", "7", "--ema", "0.99", "--precision", "mixed_bfloat16"]):
-        monkeypatch.setattr(sys, "argv", ["recipe", "--data", str(small_folder), "--out", str(tmp_path), *given])
-        common.train(common.arguments("", "recipe"), lambda *_: None, **how)
+        how = ["--data", str(small_folder), "--out", str(tmp_path), *given]
+        monkeypatch.setattr(sys, "argv", ["page.py", row.name, *how])
+        common.main("", [row], lambda *_: None)
     plain, scaled = called
     assert (plain["batch_size"], plain["base_batch"], plain["steps_per_epoch"]) == (2, None, 5)
     assert (scaled["batch_size"], scaled["base_batch"], scaled["steps_per_epoch"]) == (5, 2, 2)

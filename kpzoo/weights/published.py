@@ -35,7 +35,7 @@ class Weights:
         options: The builder's options that it was built with.
         license: Terms of use of the file.
         origin: "trained here", or what it was converted from.
-        recipe: The recipe that trained it.
+        recipe: The recipe that trained it: a page, or a page and the name of a run, "recipes/hrnet.py NAME".
         metrics: The committed file that proves its figures.
     """
 
