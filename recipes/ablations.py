@@ -1,13 +1,13 @@
-"""The papers' ablations at a size for CPUs: what each part of CPN and MIPNet is worth, beside the papers' own figures.
+"""The papers' ablation studies at a size for CPUs: the effect of each part of CPN and MIPNet, next to published values.
 
     python recipes/ablations.py --data ~/lspet --out runs/ablations    # hours; --smoke: a few steps of tiny models
     python recipes/ablations.py --data ~/lspet --out runs/ablations --only table7 globalnet --seeds 2
-    python recipes/ablations.py --page docs/results.md                 # the page anew, from the results file
+    python recipes/ablations.py --page docs/results.md                 # rewrites the page from the results file
 
-Every row is one network, trained on the same photos in the same order for the same steps; a row that stands in several
-tables is trained once for each seed. The most telling tables come first; rows of the last ones, which vary a number,
-are trained with the first seed alone, unless --only names them. What was stopped goes on, and several processes with
-the same --out share the work. `~/lspet` is any COCO-format folder with the splits train and val.
+Each row is one network. All rows are trained on the same images in the same order for the same number of steps. A row
+that appears in several tables is trained once per seed. Rows of the last tables, which vary a number, are trained with
+the first seed only, unless `--only` selects them. An interrupted study is resumed; several processes with the same
+`--out` share the work. `~/lspet` is any folder in COCO format with the splits train and val.
 """
 
 import argparse
@@ -31,15 +31,15 @@ from kpzoo.models.counting import count_macs, count_params
 from kpzoo.scenes import composed, drawn
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--data", type=Path, help="the photos' folder")
-parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="folder for everything that is made")
-parser.add_argument("--only", nargs="+", metavar="ROW", help="names of rows or tables; all without it")
-parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of weights, order and augmentation")
-parser.add_argument("--epochs", type=int, default=2, help="of each row")
-parser.add_argument("--threads", type=int, help="of TensorFlow; 1 where several processes share the work")
-parser.add_argument("--results", type=Path, default=Path("docs/results/ablations.json"), help="what is measured")
-parser.add_argument("--page", type=Path, help="only write the tables and plots of the results file, to this page")
-parser.add_argument("--smoke", action="store_true", help="a few steps of tiny models, to see that all works")
+parser.add_argument("--data", type=Path, help="folder of a data set in COCO format")
+parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="folder for all output")
+parser.add_argument("--only", nargs="+", metavar="ROW", help="rows or tables to train (default: all)")
+parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="seeds of weights, order and augmentation")
+parser.add_argument("--epochs", type=int, default=2, help="epochs per row")
+parser.add_argument("--threads", type=int, help="TensorFlow threads; use 1 if several processes share the work")
+parser.add_argument("--results", type=Path, default=Path("docs/results/ablations.json"), help="results file")
+parser.add_argument("--page", type=Path, help="only write this page from the results file")
+parser.add_argument("--smoke", action="store_true", help="train tiny models for a few steps, as a test")
 
 BATCH_SIZE = 16
 LEARNING_RATE = 4e-3

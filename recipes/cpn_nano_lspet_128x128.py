@@ -1,19 +1,19 @@
-r"""CPN nano, 14 keypoints, on Leeds Sports Pose Extended in COCO format (photos of athletes, one person each).
+r"""CPN nano with 14 keypoints on Leeds Sports Pose Extended in COCO format (photos of athletes, one person each).
 
     python recipes/cpn_nano_lspet_128x128.py --data lspet --out runs/first
     python recipes/cpn_nano_lspet_128x128.py --data lspet --out runs/second --epochs 44 --seed 1 \
         --weights runs/first/model.weights.h5
 
-The folder holds `annotations/lspet_train.json`, `annotations/lspet_val.json` and the pictures in `images/train` and
-`images/val`. A run that was stopped goes on where it was. PCK@0.2 and AP of the held-out photos are printed after
-every sixth epoch (without flip test) and at the end (with it), both with annotated boxes.
+The data folder has `annotations/lspet_train.json`, `annotations/lspet_val.json` and the images in `images/train` and
+`images/val`. An interrupted run is resumed. PCK@0.2 and AP on the validation images are printed every six epochs
+(without flip test) and at the end (with flip test), both with annotated boxes.
 
-Differs from CPN's own training, as short trainings on few photos want it: L2 instead of OHKM, one cosine instead of
-halvings, a higher learning rate, batches of 16, bfloat16. The first training sees crops of 128x96 that turn and zoom
-little: it learns fast, but ends far better on the photos that it learns than on others. The second goes on from its
-weights on square crops, of which athletes who lie or jump fill more, with all that keeps it from learning by heart:
-larger turns and zooms, stronger colours, a rectangle hidden in every other crop. `docs/shipped_weights.md` has the
-figures of both.
+Differences from CPN's own training, for short trainings on few images: L2 loss instead of OHKM, one cosine schedule
+instead of halving, a higher learning rate, batches of 16, bfloat16. The first training uses crops of 128x96 with little
+rotation and scaling. It learns fast but overfits: results on training images are far better than on validation
+images. The second training continues from its weights with square crops, which lying or jumping athletes fill better,
+and with stronger augmentation: rotation, scaling, color, and a rectangle erased from half of the crops.
+`docs/shipped_weights.md` has the results of both.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from kpzoo.data import augment
 from kpzoo.losses import CPNLoss
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--data", type=Path, required=True, help="the data set's folder")
-parser.add_argument("--out", type=Path, default=Path("runs/cpn_nano_lspet_128x128"), help="the run's folder")
-parser.add_argument("--weights", type=Path, help="of a first training, to go on from with the second")
-parser.add_argument("--epochs", type=int, default=48, help="passes over the training photos")
-parser.add_argument("--devices", type=int, help="replicas: GPUs, or logical CPUs where there is none")
-parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+parser.add_argument("--data", type=Path, required=True, help="folder of the data set")
+parser.add_argument("--out", type=Path, default=Path("runs/cpn_nano_lspet_128x128"), help="run folder")
+parser.add_argument("--weights", type=Path, help="weights of the first training; selects the second training")
+parser.add_argument("--epochs", type=int, default=48, help="passes over the training images")
+parser.add_argument("--devices", type=int, help="number of replicas: GPUs, or logical CPUs if there are no GPUs")
+parser.add_argument("--seed", type=int, default=0, help="random seed of weights, order and augmentation")
 
 BATCH_SIZE = 16
 LEARNING_RATE = 4e-3

@@ -1,16 +1,16 @@
-"""What MIMBs are worth in a crowd: twin networks that differ in them alone, on drawn and on composed scenes.
+"""The effect of MIMBs on crowded images: two networks that differ only in the MIMBs, on drawn and composed scenes.
 
     python recipes/crowd_study.py --out runs/crowd_study --photos ~/lspet    # about two hours on two CPU cores
-    python recipes/crowd_study.py --page docs/crowd_study.md                 # the tables anew, from the results file
+    python recipes/crowd_study.py --page docs/crowd_study.md                 # rewrites the page from the results file
 
-A small CPN goes on twice from the same weights, for the same steps on the same crops: as it is, and with MIMBs and a
-second instance, the way MIPNet starts from its baseline (arXiv:2101.11223). The weights are those of a CPN that learned
-the same scenes first, or, for photos, given ones.
-Both are scored on held-out scenes, from people who stand apart to people who overlap as in OCHuman, with every
-annotated box and with only the best visible of those that overlap. Without `--photos` (any COCO-format folder of well
-annotated people, with the splits train and val) only the drawn scenes are studied. Of photos all people are learned;
-those held out stand upright, but for one more set of whoever there is; another set is of people who hide little of
-each other. What was stopped goes on.
+A small CPN is trained further twice, from the same weights, for the same number of steps on the same crops: unchanged,
+and with MIMBs and a second instance, as MIPNet starts from its baseline (arXiv:2101.11223). The initial weights are
+those of a CPN trained on the same scenes or, for photos, those in `--weights`.
+Both are evaluated on held-out scenes, from people who do not overlap to people who overlap as in OCHuman: with every
+annotated box, and with only the best visible box of each overlapping group. `--photos` is any folder in COCO format of
+well annotated people, with the splits train and val; without it, only drawn scenes are studied. Training uses all
+people of the photos. The held-out scenes show people who stand upright, except in one more set, which shows people in
+any position. Another set shows people who hide little of each other. An interrupted study is resumed.
 """
 
 import argparse
@@ -34,16 +34,16 @@ from kpzoo.nms import oks
 from kpzoo.scenes import composed, drawn
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--out", type=Path, default=Path("runs/crowd_study"), help="folder for everything that is made")
-parser.add_argument("--photos", type=Path, help="COCO-format folder of photos to compose crowds from")
-parser.add_argument("--only", choices=("figures", "photos", "photos_light"), help="study one kind of scenes alone")
-parser.add_argument("--weights", type=Path, help="cpn_nano weights for the twins on photos, instead of a common start")
-parser.add_argument("--start-epochs", type=int, default=14, help="of the common start")
-parser.add_argument("--epochs", type=int, default=14, help="of each twin after it")
-parser.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
-parser.add_argument("--results", type=Path, default=Path("docs/results/crowd_study.json"), help="what is measured")
-parser.add_argument("--page", type=Path, help="only write the tables and curves of the results file, to this page")
-parser.add_argument("--smoke", action="store_true", help="a few steps of tiny models, to see that all works")
+parser.add_argument("--out", type=Path, default=Path("runs/crowd_study"), help="folder for all output")
+parser.add_argument("--photos", type=Path, help="folder of photos in COCO format, to compose crowds from")
+parser.add_argument("--only", choices=("figures", "photos", "photos_light"), help="scenes to study (default: all)")
+parser.add_argument("--weights", type=Path, help="initial cpn_nano weights for photos, instead of a common training")
+parser.add_argument("--start-epochs", type=int, default=14, help="epochs of the common training")
+parser.add_argument("--epochs", type=int, default=14, help="epochs of each network after it")
+parser.add_argument("--seed", type=int, default=0, help="random seed of weights, order and augmentation")
+parser.add_argument("--results", type=Path, default=Path("docs/results/crowd_study.json"), help="results file")
+parser.add_argument("--page", type=Path, help="only write this page from the results file")
+parser.add_argument("--smoke", action="store_true", help="train tiny models for a few steps, as a test")
 
 IMAGE_HW = (128, 96)
 BATCH_SIZE = 16

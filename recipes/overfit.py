@@ -1,10 +1,11 @@
-"""Does anything learn at all? Trains a model on a handful of persons until it knows them by heart.
+"""Sanity check: trains a model on a few persons until it overfits them.
 
     python recipes/overfit.py --data ~/coco --split val2017 --model cpn_res50 --persons 8 --out runs/overfit
 
-It takes the largest persons with many labelled keypoints and scores the model on the very same crops. A sound data
-set, model and loss reach an AP above 0.95; anything less points at boxes, keypoint order, normalisation or labels
-before days are spent on a training. (`--steps 400` is about a quarter of an hour for a ResNet-50 on two CPU cores.)
+It takes the largest persons with many labelled keypoints and evaluates the model on the same crops. With correct data,
+model and loss, AP exceeds 0.95. A lower value points to an error in boxes, keypoint order, normalization or target
+heatmaps, before a long training is started. (`--steps 400` takes about a quarter of an hour for a ResNet-50 on two CPU
+cores.)
 """
 
 import argparse
@@ -19,13 +20,13 @@ from kpzoo import evaluation, images, training
 from kpzoo.losses import default_loss
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--data", type=Path, required=True, help="a COCO-format folder")
-parser.add_argument("--split", default="train", help="part of the annotation file's name")
-parser.add_argument("--model", default="cpn_res50", help="a name of `kpzoo models`")
-parser.add_argument("--persons", type=int, default=8, help="how many persons to learn by heart")
-parser.add_argument("--steps", type=int, default=400, help="training steps, each over all of them")
-parser.add_argument("--learning-rate", type=float, default=1e-3, help="falls along a cosine")
-parser.add_argument("--out", type=Path, default=Path("runs/overfit"), help="the run's folder")
+parser.add_argument("--data", type=Path, required=True, help="folder of a data set in COCO format")
+parser.add_argument("--split", default="train", help="split, a part of the annotation file's name")
+parser.add_argument("--model", default="cpn_res50", help="model name, see `kpzoo models`")
+parser.add_argument("--persons", type=int, default=8, help="number of persons to train on")
+parser.add_argument("--steps", type=int, default=400, help="training steps, each on all persons")
+parser.add_argument("--learning-rate", type=float, default=1e-3, help="initial learning rate of a cosine schedule")
+parser.add_argument("--out", type=Path, default=Path("runs/overfit"), help="run folder")
 
 
 def largest_persons(data, count: int):

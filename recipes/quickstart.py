@@ -1,10 +1,10 @@
-"""The whole job in one go, offline: draw a data set, train, evaluate, look, export; then two people in one box.
+"""The complete workflow, offline: generate data, train, evaluate, draw, export; then two people per box.
 
     python recipes/quickstart.py --out runs/quickstart
 
-A small CPN learns 17 keypoints from drawn scenes of articulated figures, under `MirroredStrategy`, and is scored on
-scenes that it has not seen. From its weights two networks go on with people who overlap: the CPN itself, and its twin
-with MIMBs (MIPNet), which answers two people for each box. A run that was stopped goes on where it was.
+A small CPN learns 17 keypoints on generated images of articulated figures, under `MirroredStrategy`, and is evaluated
+on images that were not used for training. Two networks then continue from its weights on images of overlapping people:
+the same CPN, and the CPN with MIMBs (MIPNet), which predicts two people per box. An interrupted run is resumed.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from kpzoo.losses import CPNLoss, MultiInstanceLoss
 from kpzoo.scenes import drawn
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder for everything that is made")
-parser.add_argument("--images", type=int, default=2000, help="training scenes")
-parser.add_argument("--epochs", type=int, default=5, help="passes over them")
-parser.add_argument("--devices", type=int, help="replicas: GPUs, or logical CPUs where there is none")
+parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder for all output")
+parser.add_argument("--images", type=int, default=2000, help="number of training images")
+parser.add_argument("--epochs", type=int, default=5, help="passes over the training images")
+parser.add_argument("--devices", type=int, help="number of replicas: GPUs, or logical CPUs if there are no GPUs")
 
 NUM_VAL = 120
 BATCH_SIZE = 16
