@@ -17,10 +17,12 @@ _FUNCTIONS = {
     "predict": "kpzoo.inference",
     "predict_to_folder": "kpzoo.inference",
     "evaluate": "kpzoo.evaluation",
+    "score": "kpzoo.evaluation",
 }
 _MODULES = ["data", "drawing", "evaluation", "export", "geometry", "heatmaps", "images", "inference", "losses"]
 _MODULES += ["models", "nms", "poses", "scenes", "skeletons", "training", "weights"]
 _MODULES = {name: f"kpzoo.{name}" for name in _MODULES}
 _MODULES |= {"detectors": "kpzoo.inference.detectors", "metrics": "kpzoo.evaluation.metrics"}
+_RENAMED = {"detect": "detectors", "importers": "weights"}
 
-__getattr__, __dir__, __all__ = lazy.attach(__name__, {**_FUNCTIONS, **_MODULES})
+__getattr__, __dir__, __all__ = lazy.attach(__name__, {**_FUNCTIONS, **_MODULES}, _RENAMED)

@@ -76,6 +76,10 @@ def test_a_perfect_network_reaches_an_ap_of_one(small_folder, model, codec, monk
     assert "gt (annotated)" in str(found)
     again = average_precision(data.annotations, read_results(tmp_path / "results.json", data.annotations))
     assert {name: found.values[name] for name in again.values} == again.values
+    scored = kpzoo.score(data.annotations.path, tmp_path / "results.json")
+    assert scored.values == again.values == kpzoo.score(data.annotations, found.results).values
+    for name in ("image_ids", "keypoints_image_xy", "keypoint_scores", "scores"):
+        np.testing.assert_array_equal(getattr(scored.results, name), getattr(found.results, name))
 
 
 def test_detections_and_annotated_boxes_are_told_apart(small_folder, model, tmp_path):

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -54,17 +53,14 @@ def _run(args) -> None:
         files.check_target(path)
     if args.results:
         _refuse_ignored(args)
-        from kpzoo.data import coco, results
-        from kpzoo.evaluation import metrics
+        from kpzoo.data.coco import read_annotations
 
-        annotations = coco.read_annotations(args.annotations)
-        poses = results.read_results(args.results, annotations)
-        found = metrics.average_precision(annotations, poses, protocol=args.protocol)
         data = _load_data(args) if args.images else None
-        _report(args, annotations, poses, found, data)
+        annotations = data.annotations if data else read_annotations(args.annotations)
+        found = kpzoo.score(annotations, args.results, protocol=args.protocol)
+        _report(args, annotations, found, data)
     else:
-        with tempfile.TemporaryDirectory() as folder:
-            found = _evaluate_model(args, args.save_results or Path(folder) / "results.json")
+        found = _evaluate_model(args)
     if args.json:
         keypoints = {"per_keypoint": found.details["per_keypoint"]} if "per_keypoint" in found.details else {}
         print(json.dumps({"metrics": found.values, **keypoints, **found.circumstances}))
@@ -95,9 +91,7 @@ def _load_data(args):
     return kpzoo.data.load(split=split, annotations=args.annotations, images=args.images)
 
 
-def _evaluate_model(args, results_path):
-    from kpzoo.data.results import read_results
-
+def _evaluate_model(args):
     import_tensorflow()
     from kpzoo import evaluation
     from kpzoo.training import devices
@@ -117,16 +111,16 @@ def _evaluate_model(args, results_path):
         flip=not args.no_flip,
         batch_size=args.batch_size,
         precision=args.precision,
-        results_path=results_path,
+        results_path=args.save_results,
         progress=True,
     )
-    _report(args, data.annotations, read_results(results_path, data.annotations), found, data)
+    _report(args, data.annotations, found, data)
     return found
 
 
-def _report(args, annotations, poses, found, data) -> None:
+def _report(args, annotations, found, data) -> None:
     if args.report:
         from kpzoo.evaluation import report
 
-        path = report.write_report(args.report, annotations, poses, found, data, protocol=args.protocol)
+        path = report.write_report(args.report, annotations, found.results, found, data, protocol=args.protocol)
         print(f"The report is in {path}", file=sys.stderr)

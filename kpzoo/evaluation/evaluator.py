@@ -113,7 +113,7 @@ def evaluate(
         circumstances["pck_normalized_by"] = pck.circumstances["normalized_by"]
     if results_path is not None:
         write_results(results_path, results, annotations.category_id)
-    return metrics.Metrics(values, circumstances, details)
+    return metrics.Metrics(values, circumstances, details, results)
 
 
 def _reference_nms(preset: Preset, protocol: str) -> float | None:

@@ -68,11 +68,13 @@ class Metrics:
         values: The numbers by name, in full precision. -1 means that there is no ground truth to measure with.
         circumstances: What the numbers depend on: protocol, source of the boxes, data, …
         details: Lists behind the numbers: one value for each threshold or keypoint.
+        results: The poses that were scored, where `kpzoo.evaluate` or `kpzoo.score` returned the metrics.
     """
 
     values: dict[str, float]
     circumstances: dict[str, Any]
     details: dict[str, Any] = field(default_factory=dict)
+    results: _Results | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         width = max(map(len, [*self.values, *self.details.get("per_keypoint", ())]))
