@@ -1,19 +1,28 @@
 """Packages whose public names are imported when they are first used (PEP 562)."""
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping
 
 
-def attach(package: str, homes: Mapping[str, str]) -> tuple[Callable, Callable, list[str]]:
+def attach(
+    package: str, homes: Mapping[str, str], renamed: Mapping[str, str] | None = None
+) -> tuple[Callable, Callable, list[str]]:
     """Returns `__getattr__`, `__dir__` and `__all__` of a package that imports its names on first use.
 
     Args:
         package: Name of the package.
         homes: For each public name, the module that defines it. A name that equals the last part of its home is the
             module.
+        renamed: Old names and the names that replace them. An old name still works, with a `DeprecationWarning`.
     """
+    renamed = renamed or {}
 
     def __getattr__(name: str):
+        if name in renamed:
+            new = renamed[name]
+            warnings.warn(f"`{package}.{name}` is now `{package}.{new}`.", DeprecationWarning, stacklevel=2)
+            return __getattr__(new)
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}. It has {', '.join(homes)}.")
         module = importlib.import_module(homes[name])

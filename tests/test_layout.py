@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import kpzoo
+
 PACKAGE = Path(__file__).resolve().parents[1] / "kpzoo"
 
 # Floors, the lowest first. A package or module imports only from those named before it; on the top floor of stations
@@ -24,8 +26,15 @@ ORDER = [
 SIBLINGS = {"evaluation", "export", "training"}
 ORDER = [name for floor in ORDER for name in floor]
 WITHOUT_TENSORFLOW = ["errors", "skeletons", "geometry", "nms", "images", "inference.pictures", "drawing", "poses"]
-WITHOUT_TENSORFLOW += ["inference.outputs", "evaluation.metrics", "training.summary", "cli", "data.coco"]
-WITHOUT_TENSORFLOW += ["data.results", "data.files", "scenes.drawn", "scenes.composed"]
+WITHOUT_TENSORFLOW += [
+    "inference.outputs",
+    "evaluation.metrics",
+    "evaluation.scoring",
+    "training.summary",
+    "cli",
+    "data.coco",
+]
+WITHOUT_TENSORFLOW += ["data.results", "data.files", "scenes.drawn", "scenes.composed", "evaluation.scoring"]
 
 
 def module(path: Path) -> str:
@@ -78,6 +87,13 @@ def run(code: str) -> subprocess.CompletedProcess:
 def test_importing_kpzoo_prints_nothing_and_loads_no_tensorflow():
     result = run("import kpzoo, sys; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(("old", "new"), [("detect", "detectors"), ("importers", "weights")])
+def test_old_names_still_work_and_name_the_new_one(old, new):
+    with pytest.warns(DeprecationWarning, match=f"`kpzoo.{old}` is now `kpzoo.{new}`") as caught:
+        assert getattr(kpzoo, old) is getattr(kpzoo, new)
+    assert caught[0].filename == __file__ and old not in dir(kpzoo)
 
 
 def test_reading_scoring_and_drawing_need_no_tensorflow():
