@@ -127,10 +127,12 @@ def stages(data, count: int) -> dict:
     """Returns calls that do one part of the work for `count` samples, on one thread each."""
     persons = batches._persons(data, check_images=False)
     views = geometry.views(persons["boxes_image_xywh"], geometry.CROP_RULES["hrnet"], IMAGE_HW)
-    rng, places = np.random.default_rng(0), np.arange(count) % len(views)
-    draws = rng.random((count, augment.NUM_DRAWS)).astype(np.float32)
-    turned = [augment.augmented_view(AUGMENT, row) for row in draws]
-    matrices = [crops.view_matrix(tf.constant(views[p]), *t, IMAGE_HW) for p, t in zip(places, turned, strict=True)]
+    places = np.arange(count) % len(views)
+    draws = [augment.draws_of(0, np.int64(number)) for number in range(count)]
+    whole = replace(AUGMENT, half_body_probability=0.0)  # needs no person
+    boxes = [tf.constant(views[place]) for place in places]
+    turned = [augment.augmented_view(whole, box, None, draw) for box, draw in zip(boxes, draws, strict=True)]
+    matrices = [crops.view_matrix(*view, IMAGE_HW) for view in turned]
     paths = persons["paths"].astype(str)[places]
     points = tf.constant(persons["keypoints_image_xy"][places].repeat(2, axis=0), tf.float32)
     points = tf.reshape(points, (count, 2, -1, 2)) / 3
@@ -166,7 +168,7 @@ def stages(data, count: int) -> dict:
         "decode the window": of(contents, window),
         "warp, compiled": of(windows, lambda *parts: crops._warp_compiled(*parts, IMAGE_HW, FILL)),
         "warp, TensorFlow's operation": of(windows, lambda *parts: crops._warp(*parts, IMAGE_HW, FILL)),
-        "brighten": of(images, lambda image: augment.brightened(image, AUGMENT, tf.constant(draws[0, 4:7]))),
+        "brighten": of(images, lambda image: augment.brightened(image, AUGMENT, draws[0], FILL)),
         "batch": one_thread(images.batch(BATCH)),
         "targets of two people": of(targets, lambda p, v: heatmaps.encode(codec, p, v, IMAGE_HW)),
     }

@@ -158,16 +158,67 @@ def test_affine_maps_invert():
     np.testing.assert_allclose(back, points)
 
 
+BOX = tf.constant([50.0, 60.0, 75.0, 100.0])
+PERSON = augment.Person(tf.zeros((17, 2)), tf.zeros(17), COCO17.is_lower)
+
+
+def given(**numbers):
+    """The draws of a crop as they are given, by name."""
+
+    def draws(name, size):
+        assert len(numbers[name]) == size
+        return tf.constant(numbers[name], tf.float32)
+
+    return draws
+
+
 def test_augmentation_stays_in_its_range():
     rule = augment.AUGMENTS["cpn"]
-    draws = np.random.default_rng(0).random((500, augment.NUM_DRAWS)).astype(np.float32)
-    scale, rotation, mirrored = (
-        np.array(values) for values in zip(*(augment.augmented_view(rule, d) for d in draws), strict=True)
-    )
+    views = [augment.augmented_view(rule, BOX, PERSON, augment.draws_of(0, np.int64(count))) for count in range(500)]
+    scale, rotation, mirrored = (np.array([getattr(v, name) for v in views]) for name in augment.View._fields[1:])
     assert 0.7 <= scale.min() < 0.75 < 1.3 < scale.max() <= 1.35
     assert np.degrees(np.abs(rotation)).max() <= 45.0
     assert 0.4 < (rotation == 0).mean() < 0.6
     assert 0.4 < mirrored.mean() < 0.6
+
+
+def test_another_augmentation_changes_no_numbers_of_the_others(monkeypatch):
+    rule, image = augment.Augment((0.7, 1.3), 40.0, 0.6, 0.5, (0.8, 1.2)), tf.fill((*IMAGE_HW, 3), 100.0)
+
+    def moved(view, rule, draws, person):
+        return view._replace(box=view.box + tf.concat([draws("move", 2), [0.0, 0.0]], axis=0))
+
+    def darkened(image, rule, draws, fill_rgb):
+        return image * draws("dark", 1)
+
+    def crop(count):
+        draws = augment.draws_of(3, np.int64(count))
+        return *augment.augmented_view(rule, BOX, PERSON, draws), augment.augmented_pixels(
+            rule, image, draws, (0, 0, 0)
+        )
+
+    before = [crop(count) for count in range(20)]
+    monkeypatch.setattr(augment, "VIEW_STEPS", (moved, *augment.VIEW_STEPS))
+    monkeypatch.setattr(augment, "PIXEL_STEPS", (darkened, *augment.PIXEL_STEPS))
+    for (box, *same, pixels), (box_after, *same_after, pixels_after) in zip(
+        before, (crop(count) for count in range(20)), strict=True
+    ):
+        np.testing.assert_array_equal(same, same_after)
+        assert (box != box_after).numpy()[:2].all()
+        factors = (pixels_after / pixels).numpy()
+        np.testing.assert_allclose(factors, factors[0, 0, 0], rtol=1e-5)
+
+
+def test_names_seeds_and_crops_have_their_own_random_numbers():
+    streams = {
+        (seed, name, count): tuple(augment.draws_of(seed, np.int64(count))(name, 2).numpy().tolist())
+        for seed in (0, 1)
+        for name in ("scale", "flip", "erase")
+        for count in range(50)
+    }
+    assert len(set(streams.values())) == len(streams)
+    numbers = np.array(list(streams.values()))
+    assert 0 <= numbers.min() < numbers.max() < 1 and abs(numbers.mean() - 0.5) < 0.05
 
 
 def test_erasing_hides_one_rectangle_and_as_often_as_asked():
@@ -175,7 +226,7 @@ def test_erasing_hides_one_rectangle_and_as_often_as_asked():
     rule, rng, shares = augment.Augment(erase_probability=0.5), np.random.default_rng(5), []
     for _ in range(200):
         draws = rng.random(5).astype(np.float32)
-        found = augment.erased(image, rule, draws, fill).numpy()
+        found = augment.erased(image, rule, given(erase=draws), fill).numpy()
         hidden = (found == fill).all(axis=-1)
         assert (found[~hidden] == 1).all()
         assert hidden.any() == (draws[0] < 0.5)
@@ -193,9 +244,9 @@ def test_erasing_hides_one_rectangle_and_as_often_as_asked():
 def half_body_by_hand(view, points, visibility, lower, draws, probability, image_hw):
     labelled = [k for k in range(len(points)) if visibility[k] > 0]
     upper_half, lower_half = ([k for k in labelled if bool(lower[k]) == side] for side in (False, True))
-    if draws[7] >= probability or len(labelled) <= 8:
+    if draws[0] >= probability or len(labelled) <= 8:
         return view
-    first, second = (upper_half, lower_half) if draws[8] < 0.69 else (lower_half, upper_half)
+    first, second = (upper_half, lower_half) if draws[1] < 0.69 else (lower_half, upper_half)
     chosen = first if len(first) > 2 else second
     if len(chosen) < 2:
         return view
@@ -208,14 +259,15 @@ def half_body_by_hand(view, points, visibility, lower, draws, probability, image
 @pytest.mark.parametrize("share_labelled", [0.3, 0.6, 1.0])
 def test_half_bodies_are_those_of_the_rule(share_labelled):
     rng = np.random.default_rng(3)
-    rule, view = augment.Augment(half_body_probability=0.5), np.array([50.0, 60, 75, 100], np.float32)
+    rule, view = augment.Augment(half_body_probability=0.5), augment.View(BOX, 1.0, 0.0, False)
     changed = 0
     for _ in range(60):
         points = rng.uniform(0, 100, (17, 2)).astype(np.float32)
         visibility = (rng.random(17) < share_labelled) * rng.integers(1, 3, 17)
-        draws = rng.random(augment.NUM_DRAWS).astype(np.float32)
-        found = augment.half_body(view, points, visibility, COCO17.is_lower, rule, draws, IMAGE_HW)
-        expected = half_body_by_hand(view, points, visibility, COCO17.is_lower, draws, 0.5, IMAGE_HW)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
-        changed += not np.allclose(expected, view)
+        draws = rng.random(2).astype(np.float32)
+        person = augment.Person(points, visibility, COCO17.is_lower)
+        found = augment.half_body(view, rule, given(half_body=draws), person)
+        expected = half_body_by_hand(BOX.numpy(), points, visibility, COCO17.is_lower, draws, 0.5, IMAGE_HW)
+        np.testing.assert_allclose(found.box, expected, rtol=1e-5)
+        changed += not np.allclose(expected, BOX)
     assert (changed > 10) == (share_labelled > 0.5)

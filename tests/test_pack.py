@@ -75,17 +75,18 @@ def test_windows_hold_all_that_an_augmentation_can_reach(data, how):
     low, high, _ = packing.windows(persons, data.skeleton, image_hw)
     corners = tf.constant([[0.0, 0.0], [47.0, 0.0], [0.0, 63.0], [47.0, 63.0]])
     halves = 0
-    for rule in geometry.CROP_RULES.values():
-        views = geometry.views(persons["boxes_image_xywh"], rule, image_hw)
+    for crop_rule in geometry.CROP_RULES.values():
+        views = geometry.views(persons["boxes_image_xywh"], crop_rule, image_hw)
         for place in range(len(views)):
+            points, visibility = persons["keypoints_image_xy"][place], persons["visibility"][place]
+            person = augment.Person(points, visibility, data.skeleton.is_lower)
             for turn, half in ((0.01, 0.99), (0.3, 0.0), (0.85, 0.0), (0.99, 0.99)):
-                draws = np.float32([0.999, turn, 0.0, half, 0, 0, 0, 0.0, half])
-                points, visibility = persons["keypoints_image_xy"][place], persons["visibility"][place]
-                view = views[place]
-                if how.half_body_probability:
-                    view = augment.half_body(view, points, visibility, data.skeleton.is_lower, how, draws, image_hw)
-                    halves += not np.allclose(view, views[place])
-                to_image = crops.view_matrix(tf.constant(view), *augment.augmented_view(how, draws), image_hw)
+                numbers = {"scale": [0.999], "rotation": [0.0, turn], "flip": [half], "half_body": [0.0, half]}
+                view = augment.augmented_view(
+                    how, tf.constant(views[place]), person, lambda name, size, all=numbers: tf.constant(all[name])
+                )
+                halves += not np.allclose(view.box, views[place])
+                to_image = crops.view_matrix(*view, image_hw)
                 reached = crops.to_image(to_image[None], corners[None])[0].numpy()
                 assert (reached > low[place] + 1).all() and (reached < high[place] - 1).all()
     assert bool(halves) == bool(how.half_body_probability)

@@ -9,5 +9,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "PoseData": "kpzoo.data.files",
         "make_dataset": "kpzoo.data.batches",
         "num_persons": "kpzoo.data.batches",
+        "Augment": "kpzoo.data.augment",
     },
 )

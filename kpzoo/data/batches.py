@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kpzoo import crops, geometry, heatmaps
 from kpzoo.data import files, pack
-from kpzoo.data.augment import NUM_DRAWS, Augment, augmentation, augmented_view, brightened, erased, half_body
+from kpzoo.data.augment import Augment, Person, augmentation, augmented_pixels, augmented_view, draws_of
 from kpzoo.data.coco import training_persons
 from kpzoo.data.files import PoseData
 from kpzoo.data.pack import Pack
@@ -251,30 +251,24 @@ def _loader(preset, photo: Callable, augment, seed, crowd):
         return *person, partial(crops.crop, image, image_hw=preset.image_hw, fill_rgb=fill)
 
     def augmented(person, draws):
-        view, points, visibility, cut = person
-        if augment and augment.half_body_probability:
-            half = preset.skeleton.is_lower, augment, draws, preset.image_hw
-            view = half_body(view, points[0], visibility[0], *half)
-        scale, rotation, mirrored = augmented_view(augment or Augment(), draws)
-        crop_to_image = crops.view_matrix(view, scale, rotation, mirrored, preset.image_hw)
-        return cut(crop_to_image), crop_to_image, mirrored, points, visibility
+        box, points, visibility, cut = person
+        shown = Person(points[0], visibility[0], preset.skeleton.is_lower)
+        view = augmented_view(augment, box, shown, draws)
+        crop_to_image = crops.view_matrix(*view, preset.image_hw)
+        return cut(crop_to_image), crop_to_image, view.mirrored, points, visibility
 
     def load(count, *record):
-        draws = tf.random.stateless_uniform((NUM_DRAWS + 1,), tf.stack([tf.constant(seed, tf.int64), count]))
-        draws, toss = draws[:-1], draws[-1]
+        draws = draws_of(seed, count)
         if crowd:
             crop = tf.cond(
-                toss < crowd.share,
+                draws("crowd", 1)[0] < crowd.share,
                 lambda: augmented(composed(count), draws),
                 lambda: augmented(photo(count, *record), draws),
             )
         else:
             crop = augmented(photo(count, *record), draws)
         image, crop_to_image, mirrored, points, visibility = crop
-        if augment:
-            image = brightened(image, augment, draws[4:7])
-            if augment.erase_probability:
-                image = erased(image, augment, draws[9:14], fill)
+        image = augmented_pixels(augment, image, draws, fill)
         order = tf.where(mirrored, preset.skeleton.flip_order, np.arange(preset.skeleton.num_keypoints))
         points = crops.to_crop(crop_to_image, tf.gather(points, order, axis=1))
         return {"image": image, "keypoints_crop_xy": points, "visibility": tf.gather(visibility, order, axis=1)}

@@ -4,9 +4,11 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from kpzoo import files
+from kpzoo.data.augment import Augment
 from kpzoo.errors import UserError
 from kpzoo.models import build
 from kpzoo.pose_model import PoseModel, Preset
@@ -16,7 +18,6 @@ from kpzoo.training.summary import RECORD
 
 # Settings that older records lack, and what they were; their precision nobody knows.
 ADDED = {"ema": None, "base_batch": None, "warmup": 0, "sync_batch_norm": False, "instance_rule": "paper"}
-ADDED_TO_AUGMENT = {"erase_probability": 0.0}
 
 
 def resume(model: PoseModel, folder: str | Path, settings: Mapping) -> int:
@@ -81,7 +82,7 @@ def _refuse_changes(before: Mapping, now: Mapping, folder: Path) -> None:
     unknown = {key: ADDED.get(key, now[key]) for key in {*ADDED, "precision"} & now.keys()}
     before = {**unknown, **before}
     if isinstance(before.get("augment"), Mapping):
-        before["augment"] = {**ADDED_TO_AUGMENT, **before["augment"]}
+        before["augment"] = {**asdict(Augment()), **before["augment"]}
     for key, was, given in _differences(before, now):
         raise UserError(
             f"The run in {str(folder)!r} was started with {key}={str(was)[:200]}. Received: {str(given)[:200]}. "
