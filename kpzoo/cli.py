@@ -1,7 +1,7 @@
-"""The command line: each command is a module of `kpzoo.commands`, over functions that Python has as well.
+"""The `kpzoo` command. Each subcommand is a module of `kpzoo.commands` and calls a public function of the package.
 
-TensorFlow is imported by the commands that need it, and silently. Exit codes: 0 done, 2 a mistake in what was asked or
-something that could not be read, 1 a fault of kpzoo, 130 stopped by Ctrl-C or SIGTERM.
+TensorFlow is imported only by the commands that need it, without its log messages. Exit codes: 0 success; 1 an error in
+kpzoo, or an export that differs from its model; 2 a mistake in the arguments or the input; 130 Ctrl-C or SIGTERM.
 """
 
 import argparse
@@ -26,7 +26,7 @@ COMMANDS = (
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     parser = make_parser()
-    if "_ARGCOMPLETE" in os.environ:  # the shell asks what could follow
+    if "_ARGCOMPLETE" in os.environ:  # called by shell completion
         import argcomplete
 
         argcomplete.autocomplete(parser)
@@ -42,21 +42,21 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("kpzoo: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
         if error.errno is None:
             raise
-        print(f"kpzoo: error: {error.filename or 'A file'}: {error.strerror}. Check the path, its rights and the free "
-              "space.", file=sys.stderr)  # fmt: skip
+        print(f"kpzoo: error: {error.filename or 'A file'}: {error.strerror}. Check the path, its permissions and the "
+              "free disk space.", file=sys.stderr)  # fmt: skip
         return 2
     return code
 
 
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """Lets SIGTERM, as a scheduler sends it, end a command as Ctrl-C does."""
+    """Makes SIGTERM, which job schedulers send, raise `KeyboardInterrupt` as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,18 +1,18 @@
-"""The one exception for what a user can mend: input, files, options."""
+"""The exception for mistakes that a user can correct: input, files, options."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """A mistake in what kpzoo was given, told in one line: what, where, received, expected, how to fix.
+    """Error in the input, with a message of one line: what is wrong, where, what was received and how to fix it.
 
     The command line prints the message without a traceback and exits with code 2.
     """
 
 
 def unknown(kind: str, received: str, known: Iterable[str], hint: str = "") -> UserError:
-    """Returns the error for a name that is not in `known`, with the nearest names that are.
+    """Returns the error for a name that is not in `known`, with the closest names that are.
 
     >>> str(unknown("model name", "cpn_re50", ["cpn_res50", "hrnet_w32"]))
     "Unknown model name. Received: 'cpn_re50'. Did you mean 'cpn_res50'?"

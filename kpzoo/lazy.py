@@ -1,4 +1,4 @@
-"""Packages whose public names are imported when they are first used (PEP 562)."""
+"""Imports the public names of a package on first use (PEP 562)."""
 
 import importlib
 import warnings
@@ -12,8 +12,8 @@ def attach(
 
     Args:
         package: Name of the package.
-        homes: For each public name, the module that defines it. A name that equals the last part of its home is the
-            module.
+        homes: For each public name, the module that defines it. If the last part of the module's name equals the public
+            name, the name refers to the module itself.
         renamed: Old names and the names that replace them. An old name still works, with a `DeprecationWarning`.
     """
     renamed = renamed or {}

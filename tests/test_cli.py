@@ -213,8 +213,8 @@ def test_predict_does_not_touch_a_folder_that_is_not_its_own(trained, photos, ca
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["evaluate", "--results", "r.json", "--boxes", "b.json", "--box-nms", "0"], "--boxes, --box-nms tell how to"),
-        (["evaluate", "--results", "r.json", "--save-results", "s.json"], "--save-results tell how to ask a model"),
+        (["evaluate", "--results", "r.json", "--boxes", "b.json", "--box-nms", "0"], "--boxes, --box-nms need --model"),
+        (["evaluate", "--results", "r.json", "--save-results", "s.json"], "--save-results need --model"),
         (["evaluate", "--results", "r.json", "--report", "missing/r.html"], "missing"),
         (["evaluate", "--model", "m", "--save-results", "missing/r.json"], "missing"),
         (["evaluate", "--model", "m", "--pose-nms", "nan"], "expected a number from 0 to 1, received 'nan'"),

@@ -1,4 +1,4 @@
-"""`kpzoo evaluate`: AP of a model or of a results file, and the report."""
+"""`kpzoo evaluate`: AP of a model or of a results file, and an HTML report."""
 
 import json
 import sys
@@ -21,31 +21,31 @@ from kpzoo.errors import UserError
 
 def add(commands) -> None:
     parser = command(
-        commands, "evaluate", _run, "Score a model, or a results file alone, against annotations.",
+        commands, "evaluate", _run, "Evaluate a model or a results file against annotations.",
         "kpzoo evaluate --model runs/first --annotations val.json --images val --boxes gt",
     )  # fmt: skip
     parser.add_argument("--annotations", required=True, help="COCO keypoint JSON")
-    parser.add_argument("--results", help="COCO results JSON to score, instead of a model")
-    parser.add_argument("--protocol", choices=("coco", "crowdpose"), default="coco", help="rules of the evaluation")
+    parser.add_argument("--results", help="COCO keypoint results JSON to evaluate instead of a model")
+    parser.add_argument("--protocol", choices=("coco", "crowdpose"), default="coco", help="evaluation protocol")
     add_model_arguments(parser, required=False)
-    parser.add_argument("--images", help="folder of the pictures; found beside the annotations if not given")
-    parser.add_argument("--boxes", default="gt", help="gt, or a file of detections in COCO's results format")
+    parser.add_argument("--images", help="folder of the images; default: searched for next to the annotations")
+    parser.add_argument("--boxes", default="gt", help="gt, the annotated boxes, or a COCO results JSON of detections")
     add_pass_arguments(parser, batch_size=32)
-    text = "replicas that share each batch: GPUs, or logical CPUs where there is none"
+    text = "replicas that share each batch: GPUs, or logical CPUs if there is no GPU"
     parser.add_argument("--devices", type=positive, help=text)
-    text = "IoU above which only the better one of two boxes is looked at; of annotated ones, the better visible"
+    text = "IoU threshold of non-maximum suppression of the boxes; annotated boxes are ranked by visible keypoints"
     parser.add_argument("--box-nms", type=fraction, metavar="IOU", help=text)
-    text = "OKS above which the worse of two poses is dropped, 1 to keep all; if not given, what the model's reference "
-    text += "does: keep all by CrowdPose's protocol and of single-instance CPNs, else 0.9"
+    text = "OKS threshold of non-maximum suppression of the poses, 1 to keep all; default: that of the reference "
+    text += "implementation, which is none for the CrowdPose protocol and for single-instance CPNs, else 0.9"
     parser.add_argument("--pose-nms", type=fraction, metavar="OKS", help=text)
-    parser.add_argument("--save-results", help="write the poses as COCO results JSON")
-    parser.add_argument("--report", help="write an .html file: curves, mistakes by joint, the worst pictures")
+    parser.add_argument("--save-results", help="write the poses as COCO keypoint results JSON")
+    parser.add_argument("--report", help="write an HTML report: curves, errors by keypoint, the worst images")
     parser.add_argument("--json", action="store_true", help="print JSON in full precision")
 
 
 def _run(args) -> None:
     if bool(args.results) == bool(args.model):
-        raise UserError("Pass either --results FILE or --model NAME, to say what is scored.")
+        raise UserError("Pass either --results FILE or --model NAME.")
     if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--report must name an .html file. Received: {args.report!r}.")
 
@@ -69,7 +69,7 @@ def _run(args) -> None:
 
 
 def _refuse_ignored(args) -> None:
-    """Refuses what says how a model is asked, where a results file alone is scored."""
+    """Refuses options of inference if a results file is evaluated."""
     given = {
         "--weights": args.weights,
         "--image-size": args.image_size,
@@ -82,11 +82,11 @@ def _refuse_ignored(args) -> None:
         "--save-results": args.save_results,
     }
     if names := [name for name, value in given.items() if value is not None and value is not False]:
-        raise UserError(f"{', '.join(names)} tell how to ask a model. Drop them, or pass --model instead of --results.")
+        raise UserError(f"{', '.join(names)} need --model. Remove them, or pass --model instead of --results.")
 
 
 def _load_data(args):
-    """Returns the data of `--annotations` and `--images`; of folders with equal file names, that of the split."""
+    """Returns the data of `--annotations` and `--images`. The name of the annotation file selects the image folder."""
     split = Path(args.annotations).name.split(".")[0].split("_")[-1]
     return kpzoo.data.load(split=split, annotations=args.annotations, images=args.images)
 
@@ -123,4 +123,4 @@ def _report(args, annotations, found, data) -> None:
         from kpzoo.evaluation import report
 
         path = report.write_report(args.report, annotations, found.results, found, data, protocol=args.protocol)
-        print(f"The report is in {path}", file=sys.stderr)
+        print(f"Report written to {path}", file=sys.stderr)

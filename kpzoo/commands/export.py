@@ -1,4 +1,4 @@
-"""`kpzoo export`: SavedModel, ONNX and LiteRT files, and how far they are from the model."""
+"""`kpzoo export`: SavedModel, ONNX and LiteRT files, compared with the Keras model."""
 
 import sys
 import tempfile
@@ -11,27 +11,27 @@ from kpzoo.errors import UserError
 
 def add(commands) -> None:
     parser = command(
-        commands, "export", _run, "Write a model as a SavedModel, an ONNX or a LiteRT file that serves without kpzoo.",
+        commands, "export", _run, "Export a model as a SavedModel, ONNX or LiteRT file that runs without kpzoo.",
         "kpzoo export --model runs/first --out first.onnx --to onnx",
     )  # fmt: skip
     add_model_arguments(parser)
-    parser.add_argument("--untrained", action="store_true", help="fresh weights, to try a server or measure its speed")
-    parser.add_argument("--out", help="the SavedModel's folder, such as serving/NAME/1, or the file")
-    parser.add_argument("--to", choices=("savedmodel", "onnx", "litert"), default="savedmodel", help="what to write")
-    parser.add_argument("--answer", choices=("keypoints", "heatmaps"), default="keypoints", help="of an ONNX file")
-    parser.add_argument("--opset", type=positive, default=17, help="of an ONNX file")
+    parser.add_argument("--untrained", action="store_true", help="export random weights, to test or time a server")
+    parser.add_argument("--out", help="file to write, or folder of the SavedModel, such as serving/NAME/1")
+    parser.add_argument("--to", choices=("savedmodel", "onnx", "litert"), default="savedmodel", help="export format")
+    parser.add_argument("--answer", choices=("keypoints", "heatmaps"), default="keypoints", help="outputs, for ONNX")
+    parser.add_argument("--opset", type=positive, default=17, help="operator set, for ONNX")
     parser.add_argument(
         "--precision", choices=("float32", "float16", "int8"), default="float32",
-        help="of an ONNX file; what less than float32 costs in pixels is measured and told",
+        help="precision, for ONNX; the change of the keypoints in pixels is measured and printed",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace what is there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file or folder")
     parser.add_argument("--no-check", action="store_true", help="do not compare the export with the model")
-    parser.add_argument("--compare", nargs="+", metavar="PATH", help="write nothing; compare exports with the model")
+    parser.add_argument("--compare", nargs="+", metavar="PATH", help="compare existing exports with the model")
 
 
 def _run(args) -> None:
     if bool(args.out) == bool(args.compare):
-        raise UserError("Pass either --out PATH to write an export, or --compare PATH ... to check what is there.")
+        raise UserError("Pass either --out PATH to write an export, or --compare PATH ... to compare existing ones.")
     if args.to != "onnx" and (args.answer, args.precision) != ("keypoints", "float32"):
         raise UserError("--answer and --precision are for ONNX files. Add --to onnx.")
     model = _untrained_model(args) if args.untrained else load_model(args)
@@ -56,7 +56,7 @@ def _run(args) -> None:
 
 
 def _check(model, paths, stream) -> None:
-    """Tells how exports differ from the model, with exit code 1 if they do."""
+    """Prints how exports differ from the model, and exits with code 1 if they differ too much."""
     from kpzoo import export
 
     parity = export.compare(model, *paths)
@@ -66,12 +66,12 @@ def _check(model, paths, stream) -> None:
 
 
 def _untrained_model(args):
-    """Returns the model that `--model` and `--image-size` name with fresh weights, always the same."""
+    """Returns the model that `--model` and `--image-size` name, with random weights from a fixed seed."""
     if args.weights:
         raise UserError("Pass either --weights FILE or --untrained.")
     import_tensorflow()
     import keras
 
     keras.utils.set_random_seed(0)
-    print("kpzoo: fresh weights: the answers of this export mean nothing", file=sys.stderr)
+    print("kpzoo: random weights: the predictions of this export are meaningless", file=sys.stderr)
     return kpzoo.build(args.model, image_hw=args.image_size)

@@ -1,4 +1,4 @@
-"""What the commands share: how they are declared, the arguments that name a model, and loading it."""
+"""Shared code of the commands: parsers, argument types, and loading the model that the arguments name."""
 
 import argparse
 import math
@@ -13,7 +13,7 @@ from kpzoo.weights.published import ROWS
 
 
 def command(commands, name: str, run, text: str, example: str) -> argparse.ArgumentParser:
-    """Returns the parser of a new command, which calls `run(args)`."""
+    """Adds a command that calls `run(args)`, and returns its parser."""
     parser = commands.add_parser(
         name, help=text, description=text, epilog=f"example: {example}", formatter_class=Formatter
     )
@@ -22,14 +22,14 @@ def command(commands, name: str, run, text: str, example: str) -> argparse.Argum
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but none where there is nothing to show."""
+    """Help formatter that shows default values except None and False."""
 
     def _get_help_string(self, action):
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def size(text: str) -> tuple[int, int]:
-    """Returns (height, width) of a text like 256x192."""
+    """Argument type: (height, width) from text such as 256x192."""
     height, separator, width = text.lower().partition("x")
     if not (separator and height.isdigit() and width.isdigit()):
         raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH such as 256x192, received {text!r}")
@@ -37,19 +37,19 @@ def size(text: str) -> tuple[int, int]:
 
 
 def positive(text: str) -> int:
-    """Returns the whole number of a text, which is at least 1."""
+    """Argument type: an integer of at least 1."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, received {text!r}")
     return int(text)
 
 
 def fraction(text: str) -> float:
-    """Returns the number from 0 to 1 of a text."""
+    """Argument type: a number from 0 to 1."""
     return _number(text, 0.0, 1.0)
 
 
 def rate(text: str) -> float:
-    """Returns the number of a text that is above 0 and finite."""
+    """Argument type: a finite number above 0."""
     return _number(text, 1e-300, 1e300)
 
 
@@ -65,14 +65,14 @@ def _number(text: str, low: float, high: float) -> float:
 
 
 def seed(text: str) -> int:
-    """Returns the whole number from 0 to 2³² - 1 of a text."""
+    """Argument type: an integer from 0 to 2³² - 1."""
     if not text.isdigit() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 to {2**32 - 1}, received {text!r}")
     return int(text)
 
 
 def crop_count(text: str) -> int:
-    """Returns the size of a batch that a text names."""
+    """Argument type: a batch size."""
     from kpzoo.geometry import MAX_CROPS
 
     if not text.isdigit() or not 1 <= int(text) <= MAX_CROPS:
@@ -81,43 +81,43 @@ def crop_count(text: str) -> int:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True, default: str | None = None) -> None:
-    """Adds what `load_model` reads."""
-    text = "a name of `kpzoo models`, or the folder of a training run"
+    """Adds the arguments that `load_model` reads."""
+    text = "name of a model, see `kpzoo models`, or the folder of a training run"
     parser.add_argument("--model", required=required and not default, default=default, help=text)
-    text = "a weights file, or a tag that `kpzoo models NAME` tells; the newest tag if not given. A run brings its own"
+    text = "weights file, or a tag listed by `kpzoo models NAME`; default: the newest tag. Not for training runs"
     parser.add_argument("--weights", help=text)
-    parser.add_argument("--image-size", type=size, help="crop as HEIGHTxWIDTH, if the model's own is not wanted")
+    parser.add_argument("--image-size", type=size, help="size of the crops as HEIGHTxWIDTH; default: that of the model")
 
 
 def add_pass_arguments(parser: argparse.ArgumentParser, batch_size: int) -> None:
-    """Adds how crops go through a model."""
-    parser.add_argument("--no-flip", action="store_true", help="do not average over the mirrored crop")
-    text = "bfloat16 is faster, on CPUs that compute with it; some keypoints move a little; float32 if not given"
+    """Adds the options of inference."""
+    parser.add_argument("--no-flip", action="store_true", help="do not average with the mirrored crop")
+    text = "bfloat16 is faster on CPUs that support it and changes keypoints slightly"
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help=text)
-    parser.add_argument("--batch-size", type=crop_count, default=batch_size, help="crops in one pass, of any pictures")
+    parser.add_argument("--batch-size", type=crop_count, default=batch_size, help="crops per batch, across images")
 
 
 def add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds how a training computes and makes its steps, whatever it trains; `scaling_options` reads them."""
-    group = parser.add_argument_group("steps and devices", "What a run was started with, it goes on with.")
-    text = "replicas of each host: GPUs, or logical CPUs where there is none. Several hosts are named by TF_CONFIG"
+    """Adds the options of devices and training steps, which `scaling_options` reads."""
+    group = parser.add_argument_group("steps and devices", "A resumed run needs the options it was started with.")
+    text = "replicas per host: GPUs, or logical CPUs if there is no GPU. TF_CONFIG configures several hosts"
     group.add_argument("--devices", type=positive, help=text)
-    text = "batch norm over the batches of all devices together, so that many devices train as one does"
+    text = "synchronize batch normalization across devices"
     group.add_argument("--sync-batch-norm", action="store_true", help=text)
-    text = "what to compute in; bfloat16 for new GPUs and CPUs, float16 for older GPUs. Weights stay float32"
+    text = "computation precision: bfloat16 for recent GPUs and CPUs, float16 for older GPUs; weights are float32"
     group.add_argument("--precision", choices=("float32", "mixed_bfloat16", "mixed_float16"), help=text)
-    text = "batch that the learning rate is meant for: it is multiplied by the batch's size over this"
+    text = "batch size that the learning rate is meant for; it is scaled linearly with the actual batch size"
     group.add_argument("--base-batch", type=positive, metavar="CROPS", help=text)
-    text = "steps in which the learning rate climbs from almost nothing, for large batches"
+    text = "steps of linear learning-rate warmup"
     group.add_argument("--warmup", type=positive, default=0, metavar="STEPS", help=text)
-    text = "validate and save moving averages of the weights with this momentum, such as 0.999"
+    text = "momentum of an exponential moving average of the weights, such as 0.999, which is validated and saved"
     group.add_argument("--ema", type=fraction, metavar="MOMENTUM", help=text)
-    text = "cut the gradient of a batch to this length"
-    group.add_argument("--clip-norm", type=rate, metavar="LENGTH", help=text)
+    text = "maximum global gradient norm"
+    group.add_argument("--clip-norm", type=rate, metavar="NORM", help=text)
 
 
 def scaling_options(args: argparse.Namespace) -> dict:
-    """Returns the options of `training.run` that `add_scaling_arguments` added."""
+    """Returns the arguments of `training.run` that `add_scaling_arguments` added."""
     names = ("devices", "sync_batch_norm", "precision", "base_batch", "warmup", "ema", "clip_norm")
     return {name: getattr(args, name) for name in names}
 
@@ -125,16 +125,17 @@ def scaling_options(args: argparse.Namespace) -> dict:
 def load_model(args: argparse.Namespace, skeleton=None):
     """Returns the model that `--model`, `--weights` and `--image-size` name.
 
-    A run, and a weights file that says so, tell how it was built; for other files `skeleton` is that of the data.
+    A training run, or a weights file of kpzoo, describes how to build the model. For other weights files the model is
+    built with `skeleton`, that of the data.
     """
     import_tensorflow()
     from kpzoo import training
 
     if (Path(args.model) / training.RECORD).exists():
         if args.weights or args.image_size:
-            raise UserError("A training run has its own weights and size: drop --weights and --image-size.")
+            raise UserError("A training run has its own weights and image size. Remove --weights and --image-size.")
         return training.load_run(args.model)
-    kpzoo.info(args.model)  # a name that nothing has is the first thing to tell
+    kpzoo.info(args.model)  # an unknown name is reported first
     weights = args.weights or _published(args.model)
     arguments = {"skeleton": skeleton} if skeleton and weights not in ROWS else {}
     arguments |= own_arguments(args.model, weights)
@@ -144,7 +145,7 @@ def load_model(args: argparse.Namespace, skeleton=None):
 
 
 def _published(model: str) -> str:
-    """Returns the newest tag of a model's published weights, and tells it."""
+    """Returns the newest tag of a model's published weights, and prints it."""
     tags = kpzoo.info(model).weights
     if not tags:
         raise UserError(f"Model {model!r} has no weights yet. Pass --weights FILE, or a training run as --model.")
@@ -153,7 +154,7 @@ def _published(model: str) -> str:
 
 
 def own_arguments(name: str, weights: str) -> dict:
-    """Returns how to build the model `name` as a weights file of its own says it was; {} for all other files."""
+    """Returns the `kpzoo.build` arguments stored in a weights file of the model `name`; {} for other files."""
     from kpzoo.weights import build_arguments, read_description
 
     description = read_description(weights)
@@ -161,7 +162,7 @@ def own_arguments(name: str, weights: str) -> dict:
 
 
 def import_tensorflow() -> None:
-    """Imports TensorFlow without its remarks on stderr, which no setting of its own turns off."""
+    """Imports TensorFlow without the messages it prints on stderr, which no setting of TensorFlow turns off."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
