@@ -1,7 +1,8 @@
-"""Pictures: files to RGB arrays and back; every way in which a file can be unreadable has its own words.
+"""Reading and writing of image files, with specific errors for files that cannot be read.
 
-A picture is (H, W, 3) uint8 RGB, 0..255. Files are read as JPEG, PNG, BMP, GIF (first frame) or WebP, recognised by
-their first bytes and not by their names; grey, CMYK, 16-bit and transparent ones become RGB (transparency is dropped).
+An image is an (H, W, 3) uint8 RGB array. JPEG, PNG, BMP, GIF (first frame) and WebP files are read, identified by their
+first bytes and not by their names. Greyscale, CMYK, 16-bit and transparent images are converted to RGB; transparency is
+dropped.
 """
 
 import glob
@@ -15,42 +16,42 @@ import numpy as np
 from kpzoo.errors import UserError
 from kpzoo.files import written_whole
 
-MAX_PIXELS = 200_000_000  # 0.6 GB decoded; a file of a few KB can claim more than any machine has
+MAX_PIXELS = 200_000_000  # 0.6 GB decoded; a file of a few KB can declare more pixels than fit in memory
 READABLE = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-UNREADABLE = (".tif", ".tiff", ".heic", ".heif", ".avif")  # listed, and refused by name
+UNREADABLE = (".tif", ".tiff", ".heic", ".heif", ".avif")  # listed, so that reading them fails with an error
 
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15 without the tables DHT, JPG and DAC
-_FOREIGN = (  # first bytes (after an offset) -> what the file is instead
+_FOREIGN = (  # offset, bytes, what the file is
     (0, b"II*\0", "a TIFF file"),
     (0, b"MM\0*", "a TIFF file"),
     (4, b"ftyp", "a HEIC, AVIF or MP4 file"),
-    (0, b"<", "a web page (HTML or XML), as a failed download leaves it"),
-    (0, b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` fetches the picture"),
+    (0, b"<", "a web page (HTML or XML), as after a failed download"),
+    (0, b"version https://git-lfs", "a Git LFS pointer; `git lfs pull` downloads the image"),
     (0, b"%PDF", "a PDF file"),
 )
 
 
 class UnreadablePicture(UserError):
-    """A file that is no picture, or not all of one.
+    """Error for a file that is not an image, or is an incomplete one.
 
     Args:
         path: The file.
-        reason: What it is instead, and how to fix it.
+        reason: Why it cannot be read, and how to fix it.
     """
 
     def __init__(self, path: str | Path, reason: str):
-        super().__init__(f"Cannot read the picture {str(path)!r}: {reason}")
+        super().__init__(f"Cannot read the image {str(path)!r}: {reason}")
         self.reason = reason
 
 
 def read_image(path: str | Path, *, apply_exif: bool = True) -> np.ndarray:
-    """Returns the picture in a file.
+    """Reads an image file.
 
     Args:
         path: A JPEG, PNG, BMP, GIF or WebP file.
-        apply_exif: Whether to turn the picture upright as its EXIF orientation says. Do so with pictures of users;
-            do not with data sets, whose annotations count pixels as they are stored.
+        apply_exif: Whether to apply the EXIF orientation. True for photos of users; False for data sets, whose
+            annotations refer to the pixels as they are stored.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -60,53 +61,53 @@ def read_image(path: str | Path, *, apply_exif: bool = True) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise UnreadablePicture(path, f"OpenCV says {error.err!r}.") from None
+        raise UnreadablePicture(path, f"OpenCV reports {error.err!r}.") from None
     if image is None:
-        raise UnreadablePicture(path, f"its {len(data)} bytes end too early or are damaged. Get the file anew.")
+        raise UnreadablePicture(path, f"its {len(data)} bytes are incomplete or damaged. Get the file again.")
     return image
 
 
 def size_of(path: str | Path) -> tuple[int, int]:
-    """Returns (height, width) of a picture file as stored, before EXIF rotation; reads only the file's header.
+    """Returns (height, width) of an image file as stored, without EXIF rotation. Reads only the header.
 
-    What `read_image` refuses by the header, the size included, is refused here too.
+    Raises `UnreadablePicture` for the same headers as `read_image`.
     """
     height, width, _ = _read(path, header_only=True)
     return height, width
 
 
 def as_image(image: str | Path | np.ndarray) -> np.ndarray:
-    """Returns a picture as kpzoo wants it, from a file name or from an array that is checked.
+    """Returns an image as an (H, W, 3) uint8 RGB array, from a path or from an array that is validated.
 
     Args:
-        image: A path (see `read_image`), or (H, W, 3) RGB numbers in 0..255 of any real type. The order of the colours
-            cannot be seen in an array: what `cv2.imread` returns is BGR and wants `image[..., ::-1]` first.
+        image: A path (see `read_image`), or an (H, W, 3) RGB array of any real dtype with values in [0, 255]. The order
+            of the channels cannot be checked: `cv2.imread` returns BGR, so pass `image[..., ::-1]`.
 
     Returns:
-        (H, W, 3) uint8 RGB; floats are rounded.
+        (H, W, 3) uint8 RGB. Floats are rounded.
     """
     if isinstance(image, str | os.PathLike):
         return read_image(image)
     array = np.asarray(image)
     fix = _array_fix(array)
     if fix:
-        raise UserError(f"A picture must be (height, width, 3) RGB numbers in 0..255. {fix}")
+        raise UserError(f"An image must be a (height, width, 3) RGB array with values in [0, 255]. {fix}")
     return array if array.dtype == np.uint8 else np.rint(array).astype(np.uint8)
 
 
 def write_image(path: str | Path, image: np.ndarray) -> Path:
-    """Writes (H, W, 3) uint8 RGB in the format of the name's suffix; makes folders, replaces an older file whole."""
+    """Writes an (H, W, 3) uint8 RGB image in the format of the suffix. Missing folders are created."""
     path, image = Path(path).expanduser(), as_image(image)
     if path.suffix.lower() not in WRITABLE:
         raise UserError(
-            f"Cannot write the picture {str(path)!r}: its name must end in one of {', '.join(WRITABLE)}. "
-            f"Received the ending {path.suffix!r}."
+            f"Cannot write the image {str(path)!r}: its name must end in one of {', '.join(WRITABLE)}. "
+            f"Received the suffix {path.suffix!r}."
         )
     done, data = cv2.imencode(path.suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
         raise UserError(
-            f"Cannot write the picture {str(path)!r}: OpenCV cannot encode its {image.shape} pixels. "
-            "JPEG ends at 65,500 pixels a side, WebP at 16,383; take .png."
+            f"Cannot write the image {str(path)!r}: OpenCV cannot encode shape {image.shape}. "
+            "The longest side is 65,500 pixels in JPEG and 16,383 in WebP. Use .png."
         )
     with written_whole(path) as part:
         part.write_bytes(data.tobytes())
@@ -114,10 +115,10 @@ def write_image(path: str | Path, image: np.ndarray) -> Path:
 
 
 def list_images(source: str | Path) -> list[Path]:
-    """Returns the picture files of a file name, of a folder (not of its subfolders) or of a glob such as `a/**/*.jpg`.
+    """Returns the image files of a path, a folder (without its subfolders) or a glob pattern such as `a/**/*.jpg`.
 
-    Folders and globs give the files with a picture's suffix in sorted order, TIFF and HEIC included: reading them fails
-    and names them, where leaving them out would go unnoticed.
+    Folders and patterns return the files with an image's suffix, sorted. TIFF and HEIC files are included, so that they
+    are reported as unreadable instead of being skipped.
     """
     source = Path(source).expanduser()
     if source.is_dir():
@@ -130,14 +131,14 @@ def list_images(source: str | Path) -> list[Path]:
     images = [path for path in images if not path.name.startswith(".")]
     if not images:
         raise UserError(
-            f"No pictures in {str(source)!r}. Received {len(found)} other files or folders. "
+            f"No images in {str(source)!r}. Found {len(found)} other files or folders. "
             f"Expected names ending in {', '.join(READABLE)}."
         )
     return images
 
 
 def _read(path: str | Path, header_only: bool = False) -> tuple[int, int, bytes]:
-    """Returns height, width (both from the header) and the bytes of a picture file."""
+    """Returns the height and width of an image file, from its header, and its bytes."""
     path = Path(path).expanduser()
     try:
         if path.is_dir():
@@ -147,12 +148,12 @@ def _read(path: str | Path, header_only: bool = False) -> tuple[int, int, bytes]
         with path.open("rb") as file:
             height, width = _header_hw(path, file)
             if height * width > MAX_PIXELS:
-                limit = f"more than {MAX_PIXELS // 10**6} megapixels. Make it smaller first."
-                raise UnreadablePicture(path, f"it claims {height} x {width} pixels, {limit}")
+                limit = f"more than {MAX_PIXELS // 10**6} megapixels. Resize it first."
+                raise UnreadablePicture(path, f"its header declares {height} x {width} pixels, {limit}")
             file.seek(0)
             return height, width, b"" if header_only else file.read()
     except FileNotFoundError:
-        what = f"the link leads to {os.readlink(path)!r}, which is" if path.is_symlink() else "there is"
+        what = f"the link points to {os.readlink(path)!r}:" if path.is_symlink() else "there is"
         raise UnreadablePicture(path, f"{what} no such file.") from None
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
@@ -172,7 +173,7 @@ def _header_hw(path: Path, file: BinaryIO) -> tuple[int, int]:
         raise UnreadablePicture(path, f"it is {what}. kpzoo reads JPEG, PNG, BMP, GIF and WebP.")
     size_hw = parse(head, file)
     if size_hw is None or min(size_hw) <= 0:
-        raise UnreadablePicture(path, "its header ends too early or names no size. Get the file anew.")
+        raise UnreadablePicture(path, "its header is incomplete or has no size. Get the file again.")
     return size_hw
 
 
@@ -230,12 +231,12 @@ _PARSERS = {
 
 
 def _array_fix(array: np.ndarray) -> str | None:
-    """Returns what is wrong with an array that should be a picture, and how to mend it; None if nothing is."""
+    """Returns why an array is not an image and how to fix it, or None if it is one."""
     shape = f"Received shape {array.shape}"
     if array.ndim == 2:
-        return f"{shape}, a grey picture: pass `np.repeat(image[..., None], 3, axis=2)`."
+        return f"{shape}, a greyscale image: pass `np.repeat(image[..., None], 3, axis=2)`."
     if array.ndim == 4:
-        return f"{shape}, a batch: pass its pictures one by one, `list(images)`."
+        return f"{shape}, a batch: pass its images one by one, `list(images)`."
     if array.ndim != 3 or 0 in array.shape:
         return f"{shape}."
     if array.shape[2] != 3:
@@ -247,12 +248,12 @@ def _array_fix(array: np.ndarray) -> str | None:
     if array.dtype.kind not in "iuf":
         return f"Received dtype {array.dtype}."
     low, high = array.min(), array.max()
-    received = f"Received {array.dtype} numbers from {low} to {high}"
+    received = f"Received {array.dtype} values from {low} to {high}"
     if not (np.isfinite(low) and np.isfinite(high)):
         return f"{received}: NaN or infinity at {np.argwhere(~np.isfinite(array))[0].tolist()} (row, column, channel)."
     if array.dtype.kind == "f" and low >= 0 and 0 < high <= 1:
         return f"{received}: pass `image * 255`."
     if low < 0 or high > 255:
-        fix = "pass `(image >> 8).astype('uint8')`." if array.dtype == np.uint16 else "undo its normalisation first."
+        fix = "pass `(image >> 8).astype('uint8')`." if array.dtype == np.uint16 else "undo the normalization first."
         return f"{received}: {fix}"
     return None

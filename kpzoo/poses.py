@@ -1,4 +1,4 @@
-"""Poses: what every model, importer and evaluation of the zoo gives and takes, in pixels of the picture."""
+"""The result of inference: the poses in one image, in image pixels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -13,15 +13,16 @@ from kpzoo.skeletons import Skeleton
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Poses:
-    """P poses of one picture. None at all is P = 0, with the same shapes.
+    """The poses in one image. P is their number, and 0 if there are none.
 
     Args:
         keypoints_xy: (P, K, 2) in image pixels; 0.0 is the centre of the first pixel.
-        keypoint_scores: (P, K), how sure the model is of each joint.
-        scores: (P,), how sure it is of each pose; these rank the poses.
-        boxes_xywh: (P, 4) in image pixels, the boxes that were looked into.
-        instance: (P,) int, which of the people of its box a pose is: 0, the person in its centre, but for MIPNet.
-        skeleton: Names the K keypoints.
+        keypoint_scores: (P, K) confidences of the keypoints.
+        scores: (P,) confidences of the poses, by which they are ranked.
+        boxes_xywh: (P, 4) person boxes that the poses were predicted in, in image pixels.
+        instance: (P,) int index of the person in the box, λ in the MIPNet paper: 0 is the centred person. Always 0 for
+            models with a single instance.
+        skeleton: Names and links of the K keypoints.
 
     >>> from kpzoo.skeletons import COCO17
     >>> poses = Poses.empty(COCO17)
@@ -49,25 +50,25 @@ class Poses:
             array = np.asarray(getattr(self, name), int if name == "instance" else float)
             if array.shape != shape:
                 raise UserError(
-                    f"Poses of skeleton {self.skeleton.name!r} need {name} of shape {shape} beside keypoints_xy of "
+                    f"Poses of skeleton {self.skeleton.name!r} need {name} of shape {shape} for keypoints_xy of "
                     f"shape {np.shape(self.keypoints_xy)}. Received: {array.shape}. "
-                    "For no poses take `Poses.empty(skeleton)`."
+                    "For no poses use `Poses.empty(skeleton)`."
                 )
             object.__setattr__(self, name, array)
 
     @classmethod
     def empty(cls, skeleton: Skeleton) -> "Poses":
-        """Returns no poses."""
+        """Returns a result without poses."""
         num_keypoints = skeleton.num_keypoints
         return cls(*(np.zeros((0, *shape)) for shape in [(num_keypoints, 2), (num_keypoints,), (), (4,), ()]), skeleton)
 
     @classmethod
     def concatenate(cls, parts: Sequence["Poses"]) -> "Poses":
-        """Returns the poses of several results of one picture and one skeleton, in their order."""
+        """Returns the poses of several results of the same image and skeleton, in order."""
         names = sorted({part.skeleton.name for part in parts})
         if len(names) != 1:
             received = f"Received: {len(parts)} parts of skeletons {names}"
-            raise UserError(f"Only poses of one and the same skeleton can be put together. {received}.")
+            raise UserError(f"Only poses of the same skeleton can be concatenated. {received}.")
         arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS)
         return cls(*arrays, parts[0].skeleton)
 
@@ -75,7 +76,7 @@ class Poses:
         return len(self.keypoints_xy)
 
     def __getitem__(self, keep: "int | slice | Sequence | np.ndarray") -> "Poses":
-        """Returns the poses at an index, a slice, several indices, or where a (P,) mask is true."""
+        """Returns the poses selected by an index, a slice, an array of indices or a (P,) boolean mask."""
         rows = np.atleast_1d(np.arange(len(self))[keep])
         return Poses(*(getattr(self, name)[rows] for name in _ARRAYS), self.skeleton)
 
@@ -92,15 +93,15 @@ class Poses:
         boxes: bool = True,
         colour_by: str | tuple[int, int, int] = "side",
     ) -> drawing.Picture:
-        """Returns the picture with the poses on it, which a notebook shows; also writes it when `path` is given.
+        """Returns the image with the poses drawn on it, which notebooks display, and writes it if `path` is given.
 
         Args:
-            image: The picture that the poses are of: a file, or (H, W, 3) RGB numbers in 0..255.
-            path: Where to write, a name ending in .jpg, .png, .bmp or .webp.
-            min_score: Joints below it are left out.
-            boxes: Whether to draw the boxes, with the poses' scores.
-            colour_by: "side", left and right; or "instance", which of the people of its box a pose is; or one
-                RGB colour for all.
+            image: The image: a path, or an (H, W, 3) RGB array with values in [0, 255].
+            path: File to write, ending in .jpg, .png, .bmp or .webp.
+            min_score: Keypoints with a lower score are not drawn.
+            boxes: Whether to draw the boxes and the scores of the poses.
+            colour_by: What the colours show: "side" (left or right) or "instance" (index of the person in the box); or
+                one RGB colour for all limbs.
         """
         picture = drawing.draw_poses(
             images.as_image(image),
@@ -118,18 +119,18 @@ class Poses:
         return picture
 
     def to_coco(self, image_id: int | str, category_id: int = 1) -> list[dict]:
-        """Returns COCO results, one dict a pose: `keypoints` [x, y, score] * K, `score`, `instance`, `box_image_xywh`.
+        """Returns COCO results, a dict per pose: `keypoints` [x, y, score] * K, `score`, `instance`, `box_image_xywh`.
 
-        There is no `bbox`: COCO's tools would take the area of a pose from it instead of from its keypoints, and APM
-        and APL would not be those of `kpzoo.evaluate`.
+        There is no `bbox`: COCO's tools would use its area for the pose instead of that of the keypoints, and APM and
+        APL would differ from those of `kpzoo.evaluate`.
         """
         keypoints = np.concatenate([self.keypoints_xy, self.keypoint_scores[..., None]], axis=-1)
         for name, array in (("keypoints", keypoints), ("scores", self.scores), ("boxes", self.boxes_xywh)):
             if not np.isfinite(array).all():
                 first = np.argwhere(~np.isfinite(array))[0][0]
                 raise UserError(
-                    f"Pose {first} of image {image_id!r} has {name} that are not finite numbers, "
-                    "which JSON cannot hold. Look at the weights of the model."
+                    f"Pose {first} of image {image_id!r} has {name} that are not finite. "
+                    "Check the weights of the model for NaN."
                 )
         columns = [array.tolist() for array in (keypoints, self.scores, self.boxes_xywh, self.instance)]
         image = dict(image_id=image_id, category_id=category_id)
@@ -145,7 +146,7 @@ class Poses:
         return ["image", "pose", "instance", "score", "box_x", "box_y", "box_width", "box_height", *joints]
 
     def to_csv(self, image: str | int) -> list[list]:
-        """Returns one row a pose, in the columns of `csv_header`, for `csv.writer(file).writerows`."""
+        """Returns one row per pose, in the columns of `csv_header`, for `csv.writer(file).writerows`."""
         poses = zip(self.to_coco(image), range(len(self)), strict=True)
         return [[image, index, p["instance"], p["score"], *p["box_image_xywh"], *p["keypoints"]] for p, index in poses]
 

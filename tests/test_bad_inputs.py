@@ -371,7 +371,7 @@ def test_a_web_page_is_no_picture(model, tmp_path):
 
 @row(26, "A JPEG that was cut off", "The same; never filled up with grey")
 def test_a_picture_that_was_cut_off_is_left_out(model, tmp_path):
-    check_bad_picture(model, tmp_path, encoded(".jpg", noise(200, 200))[:3000], "(end too early|damaged|JPEG|jpeg)")
+    check_bad_picture(model, tmp_path, encoded(".jpg", noise(200, 200))[:3000], "(incomplete or damaged|JPEG|jpeg)")
 
 
 @row(27, "GIF, animated or not, and WebP", "The first frame, in training and prediction")
@@ -467,7 +467,7 @@ def test_pictures_of_extreme_shapes_are_answered(model, size_hw, tmp_path):
         (scene() / 127.5 - 1, "undo its normalisation"),
         (scene().transpose(2, 0, 1), "channels first: pass `image.transpose(1, 2, 0)`"),
         (scene()[None], "a batch"),
-        (scene()[..., 0], "a grey picture: pass `np.repeat"),
+        (scene()[..., 0], "a greyscale image: pass `np.repeat"),
         (np.where(np.arange(24).reshape(2, 4, 3) == 13, np.nan, 9.0), "NaN or infinity at [1, 0, 1]"),
         (np.full((2, 2, 3), 40_000, np.uint16), "image >> 8"),
         (np.ones((2, 2, 3), bool), "dtype bool"),
@@ -486,7 +486,7 @@ def test_files_that_cannot_be_opened_are_named(tmp_path, monkeypatch):
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "link.jpg").symlink_to("gone.jpg")
     assert "it is a folder" in refusal(images.read_image, tmp_path / "folder.jpg")
-    assert "the link leads to 'gone.jpg'" in refusal(images.read_image, tmp_path / "link.jpg")
+    assert "the link points to 'gone.jpg'" in refusal(images.read_image, tmp_path / "link.jpg")
     path = images.write_image(tmp_path / "ein Bild äöü 写真.png", scene())
     np.testing.assert_array_equal(images.read_image(path), scene())
     assert files.decoded([str(path)]) == {str(path): (32, 64)}

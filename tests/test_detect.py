@@ -65,7 +65,7 @@ def test_no_more_than_a_hundred_boxes_are_kept():
 def test_files_are_read_and_arrays_that_are_no_picture_are_refused(tmp_path):
     boxes, _ = WholeImage().detect([write_image(tmp_path / "a.png", ground()), ground(5, 7)])
     assert boxes[0].tolist() == [[0, 0, 80, 60]] and boxes[1].tolist() == [[0, 0, 7, 5]]
-    with pytest.raises(UserError, match="grey picture"):
+    with pytest.raises(UserError, match="greyscale image"):
         WholeImage().detect([ground()[..., 0]])
     with pytest.raises(UserError, match="Received: 1 pictures, 2 ids"):
         WholeImage().detect([ground()], [1, 2])

@@ -125,14 +125,14 @@ JPEG, WEB_PAGE = encoded(".jpg"), b"\n<!DOCTYPE html><html><body>404</body></htm
         (b"II*\0" + bytes(40), "a TIFF file. kpzoo reads JPEG, PNG, BMP, GIF and WebP"),
         (b"\0\0\0\x18ftypheic" + bytes(40), "a HEIC, AVIF or MP4 file"),
         (b"hello", "begins with b'hello'"),
-        (JPEG[: len(JPEG) * 9 // 10], "end too early or are damaged"),
-        (JPEG[:12], "header ends too early"),
-        (JPEG[:4] + b"\0\0" + JPEG[6:], "header ends too early"),
-        (encoded(".png")[:60], "end too early or are damaged"),
-        (encoded(".png")[:15], "header ends too early"),
-        (encoded(".webp")[:40], "end too early or are damaged"),
-        (b"RIFF\0\0\0\0WAVEfmt " + bytes(20), "header ends too early"),
-        (png_that_claims(60_000, 60_000), "claims 60000 x 60000 pixels, more than 200 megapixels"),
+        (JPEG[: len(JPEG) * 9 // 10], "are incomplete or damaged"),
+        (JPEG[:12], "header is incomplete"),
+        (JPEG[:4] + b"\0\0" + JPEG[6:], "header is incomplete"),
+        (encoded(".png")[:60], "are incomplete or damaged"),
+        (encoded(".png")[:15], "header is incomplete"),
+        (encoded(".webp")[:40], "are incomplete or damaged"),
+        (b"RIFF\0\0\0\0WAVEfmt " + bytes(20), "header is incomplete"),
+        (png_that_claims(60_000, 60_000), "declares 60000 x 60000 pixels, more than 200 megapixels"),
         (png_that_claims(1, 2**31 - 1), "more than 200 megapixels"),
     ],
 )
@@ -165,7 +165,7 @@ def test_what_is_no_file_is_named_with_its_reason(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     for name, reason in [
         ("folder.jpg", "it is a folder"),
-        ("link.jpg", "the link leads to 'gone.jpg', which is no such file"),
+        ("link.jpg", "the link points to 'gone.jpg': no such file"),
         ("pipe.jpg", "a pipe or device"),
         ("missing.jpg", "there is no such file"),
         ("x" * 300 + ".jpg", "File name too long"),
@@ -205,10 +205,10 @@ def test_pictures_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "file").touch()
     for name, image, reason in [
         ("a.tif", scene(), "must end in one of .jpg"),
-        ("a", scene(), "Received the ending ''"),
+        ("a", scene(), "Received the suffix ''"),
         ("folder.png", scene(), "Is a directory"),
         ("file/a.png", scene(), "a.png': (File exists|Not a directory)"),
-        ("a.webp", np.zeros((1, 17_000, 3), np.uint8), "WebP at 16,383"),
+        ("a.webp", np.zeros((1, 17_000, 3), np.uint8), "16,383 in WebP"),
         ("a.png", scene() / 255, r"image \* 255"),
     ]:
         with pytest.raises(UserError, match=reason):
@@ -229,7 +229,7 @@ def test_folders_and_globs_list_pictures_sorted(tmp_path):
     assert names(f"{tmp_path}/?.*") == ["a.jpg", "b.PNG", "x.heic"]
     assert names(tmp_path / "missing.jpg") == ["missing.jpg"]  # reading tells what is wrong with it
     for source in (tmp_path / "folder.jpg", tmp_path / "*.txt"):
-        with pytest.raises(UserError, match="No pictures in"):
+        with pytest.raises(UserError, match="No images in"):
             list_images(source)
 
 
@@ -247,7 +247,7 @@ def test_a_path_is_read_and_floats_are_rounded(tmp_path):
 @pytest.mark.parametrize(
     ("array", "reason"),
     [
-        (scene()[..., 0], r"shape \(32, 64\), a grey picture: pass `np.repeat"),
+        (scene()[..., 0], r"shape \(32, 64\), a greyscale image: pass `np.repeat"),
         (scene().transpose(2, 0, 1), r"shape \(3, 32, 64\), channels first: pass `image.transpose\(1, 2, 0\)`"),
         (scene()[None], "a batch"),
         (np.zeros((32, 64, 4), np.uint8), "alpha channel"),
@@ -255,7 +255,7 @@ def test_a_path_is_read_and_floats_are_rounded(tmp_path):
         (np.zeros((0, 64, 3), np.uint8), r"Received shape \(0, 64, 3\)"),
         (np.zeros(7), r"Received shape \(7,\)"),
         (scene() / 255, r"from 0.0 to 1.0: pass `image \* 255`"),
-        (scene() / 127.5 - 1, "undo its normalisation"),
+        (scene() / 127.5 - 1, "undo the normalization"),
         (np.full((2, 2, 3), 40_000, np.uint16), "image >> 8"),
         (np.where(np.arange(24).reshape(2, 4, 3) == 13, np.nan, 9.0), r"NaN or infinity at \[1, 0, 1\]"),
         (np.full((2, 2, 3), np.inf), "NaN or infinity"),

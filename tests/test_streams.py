@@ -214,7 +214,7 @@ def test_broken_and_missing_frames_are_counted_and_the_others_are_read(tmp_path)
         ("webcam:99", "Is a camera connected?"),
         (["a.png", "v.mp4"], "videos one by one"),
         ([7], "Received: int"),
-        ("*.png", "No pictures in"),
+        ("*.png", "No images in"),
     ],
 )
 def test_a_source_that_is_none_is_named(source, message, tmp_path, monkeypatch):
