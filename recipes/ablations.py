@@ -119,7 +119,7 @@ def measure(name: str, seed: int, args) -> dict:
     row = small(ROWS[name]) if args.smoke else ROWS[name]
     source = crowds(args) if row.start else args.data
     train, val = (kpzoo.data.load(source, split) for split in ("train", "val"))
-    steps = SMOKE_STEPS if args.smoke else training.num_persons(train) // BATCH_SIZE
+    steps = SMOKE_STEPS if args.smoke else kpzoo.data.num_persons(train) // BATCH_SIZE
     weights = args.out / f"{row.start}_seed{seed}" / training.WEIGHTS if row.start else None
     started = time.perf_counter()
     model = training.run(
@@ -135,7 +135,7 @@ def measure(name: str, seed: int, args) -> dict:
     )
     minutes = (time.perf_counter() - started) / 60
     found = {"num_params": count_params(model), "macs": count_macs(model), "minutes": round(minutes, 1)}
-    found |= {"num_train": training.num_persons(train), "num_val": training.num_persons(val)}
+    found |= {"num_train": kpzoo.data.num_persons(train), "num_val": kpzoo.data.num_persons(val)}
     # One person to a box: there is nothing to suppress but in crowds, where all rows are treated alike.
     values = kpzoo.evaluate(model, val, nms=POSE_NMS if row.start else "auto").values
     found |= {key: value for key, value in values.items() if key in ("AP", "AP50", "AR", "PCK@0.2")}

@@ -157,7 +157,7 @@ def train(run: Run, args: argparse.Namespace, compiled: Callable) -> None:
         batch_size = args.batch_size
     train_data = kpzoo.data.load(args.data, run.data.splits[0])
     val_data = kpzoo.data.load(args.val_data or args.data, run.data.splits[1])
-    steps = max(1, (run.crops_per_epoch or training.num_persons(train_data)) // batch_size)
+    steps = max(1, (run.crops_per_epoch or kpzoo.data.num_persons(train_data)) // batch_size)
 
     def make_model():
         keras.utils.set_random_seed(SEED)

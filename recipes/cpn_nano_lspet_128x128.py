@@ -44,7 +44,7 @@ SECOND = (128, 128), augment.Augment((0.65, 1.35), 60.0, 0.7, 0.5, brightness=(0
 def main(args: argparse.Namespace) -> None:
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     train, val = (kpzoo.data.load(args.data, split) for split in ("train", "val"))
-    steps = training.num_persons(train) // BATCH_SIZE
+    steps = kpzoo.data.num_persons(train) // BATCH_SIZE
     image_hw, augment = SECOND if args.weights else FIRST
 
     def make_model():

@@ -137,7 +137,7 @@ def train_part(part: str, data, folder: Path, args, weights: Path | None = None)
     """Trains the common start, or one of the twins from such weights, and returns the model."""
     single, multi = ("cpn_tiny", "mipnet_cpn_tiny") if args.smoke else ("cpn_nano", "mipnet_nano")
     epochs = args.start_epochs if part == "start" else args.epochs
-    steps = training.num_persons(data) // BATCH_SIZE
+    steps = kpzoo.data.num_persons(data) // BATCH_SIZE
 
     def make_model():
         keras.utils.set_random_seed(args.seed)
@@ -216,7 +216,7 @@ def study(kind: str, args) -> dict:
         found["start"] = f"a CPN that learned these scenes for {args.start_epochs} epochs"
         train_part("start", train, folder, args)
         start = folder / "start" / training.WEIGHTS
-    found |= {"persons": training.num_persons(train), "steps_per_epoch": training.num_persons(train) // BATCH_SIZE}
+    found |= {"persons": kpzoo.data.num_persons(train), "steps_per_epoch": kpzoo.data.num_persons(train) // BATCH_SIZE}
     found["train_overlap"] = mean_overlap(train)
     found["overlap"] = {name: mean_overlap(data) for name, data in scenes.items()}
     found["hidden"] = {name: hidden_share(scenes[name].annotations.persons) for name in ("ochuman", SEEN)}

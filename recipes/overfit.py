@@ -41,7 +41,7 @@ def largest_persons(data, count: int):
 
 def main(args: argparse.Namespace) -> None:
     data = largest_persons(kpzoo.data.load(args.data, args.split), args.persons)
-    count = training.num_persons(data)
+    count = kpzoo.data.num_persons(data)
 
     def make_model():
         keras.utils.set_random_seed(0)

@@ -47,7 +47,7 @@ def make_scenes(folder: Path, num_train: int, num_val: int, **how) -> list[kpzoo
 
 def fit(name: str, train, folder: Path, epochs: int, learning_rate: float, args, val, weights=None, validate=None):
     """Trains a model, from the weights of another run if they are given; shows what it finds in held-out scenes."""
-    steps = training.num_persons(train) // BATCH_SIZE
+    steps = kpzoo.data.num_persons(train) // BATCH_SIZE
 
     def make_model():
         keras.utils.set_random_seed(0)

@@ -73,7 +73,7 @@ def test_rectangles_are_hidden_and_nothing_else_changes(small_folder):
 
 def test_each_person_comes_once_an_epoch(small_folder):
     model, data = tiny_model(), load(small_folder, "train")
-    count = training.num_persons(data)
+    count = kpzoo.data.num_persons(data)
     batches = list(make_dataset(data, model, 1, seed=2).take(2 * count))
     prints = [hash(batch["image"].numpy().tobytes()) for batch in batches]
     assert len(set(prints[:count])) == count
@@ -92,6 +92,31 @@ def test_batches_follow_the_contract(small_folder):
         "global_weights": (4, 4, 17),
     }
     assert 0 <= batch["image"].numpy().min() < batch["image"].numpy().max() <= 255
+
+
+@pytest.mark.parametrize("name", ["cpn_tiny", "mipnet_tiny"])
+def test_a_preset_describes_the_batches_as_its_model_does(small_folder, name):
+    model, data = kpzoo.build(name, **SIZE), load(small_folder, "train")
+    of_model = next(iter(make_dataset(data, model, 4, augment="hrnet", seed=3)))
+    of_preset = make_dataset(data, model.preset, 4, num_levels=model.num_levels, augment="hrnet", seed=3)
+    for key, value in next(iter(of_preset)).items():
+        np.testing.assert_array_equal(value, of_model.pop(key))
+    assert not of_model
+
+
+def test_the_pipeline_serves_any_keras_network(small_folder):
+    data = load(small_folder, "train")
+    preset = kpzoo.Preset("own", (64, 64), data.skeleton, normalization=None, codec="hrnet")
+    image = keras.Input((64, 64, 3), name="image")
+    x = keras.layers.Conv2D(8, 3, 4, padding="same", activation="relu")(keras.layers.Rescaling(1 / 255)(image))
+    network = keras.Model(image, keras.layers.Conv2D(data.skeleton.num_keypoints, 1)(x))
+    network.compile("adam", "mse")
+    batches = make_dataset(data, preset, 4, augment="hrnet").map(lambda batch: (batch["image"], batch["heatmaps"]))
+    steps = kpzoo.data.num_persons(data) // 4
+    history = network.fit(batches, epochs=2, steps_per_epoch=steps, shuffle=False, verbose=0).history
+    assert history["loss"][1] < history["loss"][0]
+    with pytest.raises(UserError, match="`kpzoo.Preset`. Received: Functional"):
+        make_dataset(data, network, 4)
 
 
 def test_a_corrupt_picture_is_named_and_left_out_of_training(tmp_path, capsys):

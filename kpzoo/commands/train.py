@@ -78,7 +78,7 @@ def _run(args) -> None:
     batch_size = args.batch_size
     if args.batch_per_device:
         batch_size = args.batch_per_device * training.make_strategy(args.devices).num_replicas_in_sync
-    steps = max(1, training.num_persons(train) // batch_size)
+    steps = max(1, kpzoo.data.num_persons(train) // batch_size)
     every = max(1, args.epochs * steps // 6)
 
     def make_model():

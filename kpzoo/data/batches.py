@@ -15,7 +15,7 @@ from kpzoo.data.coco import training_persons
 from kpzoo.data.files import PoseData
 from kpzoo.data.pack import Pack
 from kpzoo.errors import UserError, unknown
-from kpzoo.pose_model import PoseModel
+from kpzoo.pose_model import PoseModel, Preset
 
 # How many keypoints of another person must lie in the crop for it to be a target: the paper's text has k = 3, the
 # authors' code drops who is left with three or fewer.
@@ -33,9 +33,10 @@ class Scenes(Protocol):
 
 def make_dataset(
     data: PoseData | Pack,
-    model: PoseModel,
+    model: PoseModel | Preset,
     batch_size: int,
     *,
+    num_levels: int | None = None,
     augment: str | Augment | None = None,
     seed: int = 0,
     start_step: int = 0,
@@ -45,29 +46,46 @@ def make_dataset(
     check_images: bool = True,
     host: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
-    """Returns an endless stream of shuffled batches for `model.fit`.
+    """Returns an endless dataset of shuffled training batches.
 
-    Step s of the stream depends on the seed and s alone, so that a run which starts at `start_step` sees what a run
-    that was never interrupted would see. Each person comes once an epoch; an epoch may end within a batch.
+    Each epoch contains every person once, in another order. Since the dataset has no end, `fit` needs
+    `steps_per_epoch`:
+
+    >>> steps = max(1, kpzoo.data.num_persons(data) // batch_size)
+    >>> batches = kpzoo.data.make_dataset(data, model, batch_size, augment="hrnet")
+    >>> model.fit(batches, epochs=epochs, steps_per_epoch=steps, shuffle=False)
+
+    Batch s depends only on the seed and on s: a dataset that starts at `start_step` continues exactly where an
+    interrupted one stopped.
 
     Args:
-        data: What `kpzoo.data.load` returns, a pack too: its batches are alike, and come in another order.
-        model: Whose crops, keypoints and levels the batches have.
-        batch_size: Crops in a batch, over all replicas together.
-        augment: A key of `kpzoo.data.augment.AUGMENTS`, an `Augment`, or None for plain crops.
-        seed: Of order and augmentation.
-        start_step: How many batches to pass over.
-        visibility_rule: A key of `heatmaps.VISIBILITY`; None for the model's, where v = 1 means hidden in the data.
-        instance_rule: A key of `INSTANCE_RULES`, for models with several instances.
-        crowd: Composed scenes that stand in for a share of the crops.
-        check_images: Whether pictures that cannot be decoded are found first, named on stderr and left out; of a pack,
-            whether all of it is read first and refused if it is damaged.
-        host: Which of how many equal parts of each batch to make: (index, count).
+        data: The data set, as returned by `kpzoo.data.load`. A pack gives the same crops in another order.
+        model: The model to train, or a `Preset` that describes the batches of another Keras network: its crop size,
+            keypoints, codec and number of instances.
+        batch_size: Number of crops in a batch, over all replicas.
+        num_levels: Number of heatmaps with intermediate supervision. Defaults to the model's; 0 for a `Preset`.
+        augment: Augmentation of the crops: a key of `kpzoo.data.augment.AUGMENTS`, an `Augment`, or None for none.
+        seed: Seed of the order and of the augmentation.
+        start_step: Number of batches to skip.
+        visibility_rule: A key of `heatmaps.VISIBILITY`, which says how hidden keypoints are trained. Defaults to the
+            codec's rule for COCO's 17 keypoints, and to "labelled" for other skeletons, whose data may not mark
+            hidden keypoints.
+        instance_rule: A key of `INSTANCE_RULES`: the number of keypoints in the crop that makes another person a
+            target. Only used by models with several instances.
+        crowd: Generated scenes that replace a share of the crops, such as a `kpzoo.scenes.Crowd`.
+        check_images: Whether to decode all images first. Images that cannot be decoded are reported on stderr and
+            skipped; a damaged pack is refused.
+        host: Part of each batch to return, as (index, number of equal parts).
 
     Returns:
-        Batches as dicts: `image` (B, H, W, 3) float32 RGB 0 … 255, and the targets of `heatmaps.encode`. For models
-        with N instances the targets have an axis N behind B, and there are `instance` (B, N, N), which asks for all of
-        them, and `present` (B, N), 0 where the target of a missing person repeats the first one's.
+        A `tf.data.Dataset` of dicts: `image` (B, H, W, 3) float32 RGB in 0 … 255, and the targets of
+        `heatmaps.encode`. For models with N instances, the targets have an axis N after B, and there are `instance`
+        (B, N, N), the identity, which selects all instances, and `present` (B, N), 0 where a person is missing and
+        the target repeats the first person's.
+
+    Raises:
+        UserError: If the keypoints of the data and of the model differ, a name is unknown, or there is no person to
+            train on.
     """
     if not 1 <= batch_size <= geometry.MAX_CROPS:
         raise UserError(f"`batch_size` must be 1 to {geometry.MAX_CROPS}. Received: {batch_size}.")
@@ -75,7 +93,14 @@ def make_dataset(
     if batch_size % count:
         raise UserError(f"A batch of {batch_size} does not split over {count} hosts.")
     rows = batch_size // count  # B of what is returned
-    preset = model.preset
+    preset = model if isinstance(model, Preset) else getattr(model, "preset", None)
+    if preset is None:
+        raise UserError(
+            f"`model` must be a model of `kpzoo.build` or a `kpzoo.Preset`. Received: {type(model).__name__} "
+            f"{getattr(model, 'name', model)!r}. For another Keras network pass a `Preset` that describes its batches."
+        )
+    if num_levels is None:
+        num_levels = 0 if preset is model else model.num_levels
     if data.skeleton.keypoints != preset.skeleton.keypoints:
         raise UserError(
             f"The data has the {data.skeleton.num_keypoints} keypoints of {data.skeleton.name!r}, "
@@ -98,7 +123,7 @@ def make_dataset(
     else:
         photo = _photo(preset, _persons(data, check_images), seed)
     load = _loader(preset, photo, augment, seed, crowd)
-    several = "instance" in model.input
+    several = preset.num_instances > 1
 
     def add_targets(batch):
         points, visibility = batch.pop("keypoints_crop_xy"), batch.pop("visibility")  # (B, N, K, 2), (B, N, K)
@@ -110,7 +135,7 @@ def make_dataset(
             batch |= {"instance": queries, "present": present}
         else:
             points, visibility = points[:, 0], visibility[:, 0]
-        targets = heatmaps.encode(codec, points, visibility, preset.image_hw, model.num_levels, rule)
+        targets = heatmaps.encode(codec, points, visibility, preset.image_hw, num_levels, rule)
         return {**batch, **targets}
 
     if count > 1:
@@ -168,7 +193,7 @@ def nearest_persons(image_ids: np.ndarray, boxes_image_xywh: np.ndarray, count: 
 
 
 def num_persons(data: PoseData | Pack) -> int:
-    """Returns how many persons of the data can be trained on: an epoch, if every picture can be decoded."""
+    """Returns the number of persons that can be trained on: the crops of an epoch, if every image can be decoded."""
     if isinstance(data, Pack):
         return data.num_persons
     return len(training_persons(data.annotations)["boxes_image_xywh"])

@@ -11,7 +11,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "Ramp": "kpzoo.training.optimizers",
         "halving": "kpzoo.training.optimizers",
         "tenths": "kpzoo.training.optimizers",
-        "num_persons": "kpzoo.data.batches",
         "RECORD": "kpzoo.training.summary",
         "WEIGHTS": "kpzoo.training.keras_callbacks",
         "load_run": "kpzoo.training.run_folder",
