@@ -1,9 +1,9 @@
-"""Pictures of poses: skeletons on photos, heatmaps on crops, sheets of many pictures.
+"""Drawing of skeletons on images, heatmaps on crops, and contact sheets.
 
-What is drawn says what it means: limbs are blue on the person's left, orange on the right, white in the middle (every
-kind of colour vision tells these apart); faint means little confidence; a second person of one box (instance 1, and
-further ones) is dashed, with rings for joints and an outline of its own colour; where many poses lie on one another,
-limbs can have the colour of their instance, or all one colour, instead. Sizes follow person and picture.
+Limbs are blue on the person's left side, orange on the right and white in the middle, colours that are distinguishable
+with any colour vision. Opacity shows the confidence. Further persons of a box (instance 1 and above) have dashed limbs,
+rings as keypoints and another colour of the outline. Limbs can be coloured by instance, or in one colour, instead. Line
+widths depend on the size of the person and of the image.
 """
 
 from collections.abc import Sequence
@@ -14,17 +14,17 @@ import numpy as np
 from kpzoo.errors import UserError, unknown
 from kpzoo.skeletons import Skeleton
 
-# Okabe & Ito, "Color Universal Design" (2008), apart from white.
+# Okabe & Ito, "Color Universal Design" (2008), except for white.
 COLOURS = {-1: (86, 180, 233), 1: (230, 159, 0), 0: (245, 245, 245)}  # left, right, middle
-ACCENTS = ((20, 20, 20), (204, 60, 140), (0, 158, 115), (240, 228, 66))  # outlines of instance 0, 1, 2, 3; then again
-INSTANCES = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66))  # the same, for limbs that tell no side
+ACCENTS = ((20, 20, 20), (204, 60, 140), (0, 158, 115), (240, 228, 66))  # outlines by instance, repeated
+INSTANCES = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66))  # limbs by instance, repeated
 
 _SHIFT = 4  # coordinates are passed to OpenCV in sixteenths of a pixel
 _FONT, _CAPITAL = cv2.FONT_HERSHEY_DUPLEX, 22  # its capitals are 22 pixels high at scale 1
 
 
 class Picture(np.ndarray):
-    """An (H, W, 3) uint8 RGB array that a notebook shows as a picture; what is computed from it is a plain array."""
+    """An (H, W, 3) uint8 RGB array that notebooks display as an image. Operations on it return plain arrays."""
 
     def __array_wrap__(self, array, context=None, return_scalar=False):
         return array[()] if return_scalar else np.asarray(array)
@@ -47,18 +47,18 @@ def draw_poses(
     min_score: float = 0.2,
     colour_by: str | tuple[int, int, int] = "side",
 ) -> Picture:
-    """Returns a copy of the picture with skeletons on it.
+    """Returns a copy of the image with skeletons drawn on it.
 
     Args:
         image_rgb: (H, W, 3) uint8.
-        keypoints_xy: (P, K, 2) in image pixels. Points that are not finite are left out.
-        keypoint_scores: (P, K) in 0..1; joints below `min_score` are left out, with their limbs.
-        skeleton: Names the K keypoints, their sides and links.
-        boxes_xywh: (P, 4) in image pixels, drawn thin when given.
-        instance: (P,) int, which of the people of its box each pose is; all 0 when not given.
-        scores: (P,); the best pose is drawn last, on top, and boxes are labelled with them when given.
+        keypoints_xy: (P, K, 2) in image pixels. Points that are not finite are not drawn.
+        keypoint_scores: (P, K) in [0, 1]. Keypoints below `min_score` and their limbs are not drawn.
+        skeleton: Names, sides and links of the K keypoints.
+        boxes_xywh: (P, 4) boxes to draw, in image pixels.
+        instance: (P,) int index of the person in the box; default: 0.
+        scores: (P,) scores of the poses. The best pose is drawn on top, and boxes are labelled with the scores.
         min_score: See `keypoint_scores`.
-        colour_by: What the colour of limbs tells: "side", or "instance"; or one RGB colour for all.
+        colour_by: What the colours of limbs show: "side" or "instance"; or one RGB colour for all limbs.
     """
     if isinstance(colour_by, str) and colour_by not in ("side", "instance"):
         raise unknown("meaning of colours", colour_by, ["side", "instance"])
@@ -86,11 +86,11 @@ def draw_poses(
 
 
 def heatmap_overlay(image_rgb: np.ndarray, heatmaps: np.ndarray) -> Picture:
-    """Returns a darkened crop that glows where its heatmaps are high.
+    """Returns a darkened crop with its heatmaps as a colour overlay.
 
     Args:
-        image_rgb: (H, W, 3) uint8, the crop that the network saw.
-        heatmaps: (h, w, K) of any scale; the highest of the K counts. For one joint pass `heatmaps[..., k : k + 1]`.
+        image_rgb: (H, W, 3) uint8, the crop.
+        heatmaps: (h, w, K), of which the maximum over K is drawn. For one keypoint pass `heatmaps[..., k : k + 1]`.
     """
     height, width = image_rgb.shape[:2]
     heat = np.nan_to_num(np.asarray(heatmaps, np.float32)).max(-1)
@@ -106,17 +106,17 @@ def contact_sheet(
     captions: Sequence[str] | None = None,
     cell_hw: tuple[int, int] = (256, 192),
 ) -> Picture:
-    """Returns a grid of pictures on white, row by row, each scaled to fit its cell, with a caption below.
+    """Returns a grid of images on white, row by row, each scaled to its cell, with captions below.
 
     Args:
         images: (H, W, 3) uint8 RGB of any sizes.
-        columns: Pictures in a row.
-        captions: As many as pictures; what does not fit is cut, what the font lacks becomes "?".
+        columns: Number of images per row.
+        captions: One caption per image. Captions are cut to fit, and characters that the font lacks become "?".
         cell_hw: (height, width) of a cell without its caption, in pixels.
     """
     if captions is not None and len(captions) != len(images):
-        received = f"Received: {len(images)} pictures, {len(captions)} captions"
-        raise UserError(f"A sheet needs a caption for each picture. {received}.")
+        received = f"Received: {len(images)} images, {len(captions)} captions"
+        raise UserError(f"`captions` must have one caption per image. {received}.")
     (height, width), gap = cell_hw, max(4, round(min(cell_hw) * 0.03))
     text_height = 0 if captions is None else min(28, max(14, round(min(cell_hw) * 0.09)))
     rows = -(-len(images) // columns)
@@ -135,12 +135,12 @@ def contact_sheet(
 
 
 def before_after(left: np.ndarray, right: np.ndarray, captions: tuple[str, str] = ("before", "after")) -> Picture:
-    """Returns two pictures side by side, for instance with and without non-maximum suppression."""
+    """Returns two images side by side, for example before and after non-maximum suppression."""
     return contact_sheet([left, right], 2, captions, tuple(np.maximum(left.shape[:2], right.shape[:2]).tolist()))
 
 
 def _palette(colour_by: str | tuple, instance: int) -> tuple[tuple, dict[int, tuple]]:
-    """Returns the colour of outlines, and of limbs and joints those of each side."""
+    """Returns the colour of outlines, and the colours of limbs and keypoints by side."""
     if colour_by == "instance":
         return ACCENTS[0], dict.fromkeys(COLOURS, INSTANCES[instance % len(INSTANCES)])
     if colour_by != "side":
@@ -159,7 +159,7 @@ def _draw_pose(canvas, keypoints_xy, keypoint_scores, visible, skeleton: Skeleto
     diagonal = np.hypot(height, width)
     thick = float(np.clip(extent * 0.02, max(1.2, diagonal / 900), max(2.0, diagonal / 130)))
     border = max(0.7, 0.3 * thick)
-    alphas = np.clip(0.35 + 0.9 * np.clip(keypoint_scores, 0, 1), 0, 1)  # full from 0.72 on: few networks say more
+    alphas = np.clip(0.35 + 0.9 * np.clip(keypoint_scores, 0, 1), 0, 1)  # opaque from 0.72, as few networks reach more
     sides = _sides(skeleton)
     links = [(a, b) for a, b in skeleton.link_indices if visible[a] and visible[b]]
     for a, b in links:
@@ -184,13 +184,13 @@ def _sides(skeleton: Skeleton) -> np.ndarray:
 
 
 def _bars(start: np.ndarray, end: np.ndarray, half: float, dash: float = 0.0) -> list[np.ndarray]:
-    """Returns the limb from start to end as one polygon (4, 2), or as several with gaps when `dash` is a length."""
+    """Returns the limb from start to end as a (4, 2) polygon, or as dashes of the length `dash` if it is not 0."""
     along = end - start
     length = float(np.hypot(*along))
     if length < 1e-6:
         return []
     across = np.array([-along[1], along[0]]) / length * half
-    count = max(1, round(length / dash / 1.6)) if dash else 1  # dashes, with gaps of 0.6 dashes between them
+    count = max(1, round(length / dash / 1.6)) if dash else 1  # gaps have 0.6 of the length of a dash
     share = 1 / (1.6 * count - 0.6)
     spans = [(start + along * 1.6 * share * i, start + along * (1.6 * i + 1) * share) for i in range(count)]
     return [np.stack([first + across, last + across, last - across, first - across]) for first, last in spans]
@@ -202,7 +202,7 @@ def _disc(centre: np.ndarray, radius: float) -> list[np.ndarray]:
 
 
 def _blend(canvas: np.ndarray, alpha: float, polygons: list[np.ndarray], colour, line: int = 0) -> None:
-    """Fills convex polygons (n, 2) with an opacity, or outlines them when `line` is a thickness in pixels."""
+    """Fills convex (n, 2) polygons with an opacity, or outlines them if `line`, the width in pixels, is not 0."""
     if not polygons:
         return
     corners = np.concatenate(polygons)
@@ -222,7 +222,7 @@ def _blend(canvas: np.ndarray, alpha: float, polygons: list[np.ndarray], colour,
 
 
 def _draw_boxes(canvas: np.ndarray, boxes: Sequence[tuple[np.ndarray, tuple, str]]) -> list[tuple]:
-    """Draws the frames of (box_xywh, colour, label) each, the last on top; returns those that can be labelled."""
+    """Draws boxes, given as (box_xywh, colour, label), the last on top. Returns those that are finite."""
     height, width = canvas.shape[:2]
     reach, thick = 4 * max(height, width), max(1, round(np.hypot(height, width) / 1000))
     boxes = [(np.clip(box, -reach, reach), colour, label) for box, colour, label in boxes if np.isfinite(box).all()]
@@ -234,7 +234,7 @@ def _draw_boxes(canvas: np.ndarray, boxes: Sequence[tuple[np.ndarray, tuple, str
 
 
 def _draw_labels(canvas: np.ndarray, boxes: Sequence[tuple[np.ndarray, tuple, str]]) -> None:
-    """Labels the boxes, the last first, where the plates do not lie on one another; nothing is drawn over them."""
+    """Labels the boxes, the last first. Labels that would overlap another label are left out."""
     taken = np.zeros(canvas.shape[:2], bool)
     for box, colour, label in reversed(boxes):
         if label:
@@ -242,7 +242,7 @@ def _draw_labels(canvas: np.ndarray, boxes: Sequence[tuple[np.ndarray, tuple, st
 
 
 def _label(canvas: np.ndarray, text: str, box_xywh, colour, taken: np.ndarray) -> None:
-    """Writes on a plate above the box, or at the top of the picture; not where it would hide a small box or a plate."""
+    """Writes a label above the box, unless it is larger than a small box or overlaps another label."""
     x, y, w, h = box_xywh
     scale = float(np.clip(h * 0.05, 9, max(9, canvas.shape[0] / 35))) / _CAPITAL
     thick = max(1, round(scale * 1.6))

@@ -1,4 +1,4 @@
-"""Which of many poses or boxes to keep: object keypoint similarity (OKS), overlap (IoU), hard and soft suppression."""
+"""Object keypoint similarity (OKS), intersection over union (IoU), and hard and soft non-maximum suppression (NMS)."""
 
 from collections.abc import Callable
 
@@ -6,31 +6,31 @@ import numpy as np
 
 from kpzoo.errors import UserError, unknown
 
-BLOCK = 1 << 17  # pairs compared at once: ten thousand poses in one image need little memory
-MAX_SOFT_POSES = 20  # as many as COCO's evaluation looks at in one image
-EPSILON = np.spacing(1)  # 2^-52: what the reference tools add to an area
+BLOCK = 1 << 17  # pairs compared at a time, which limits the memory
+MAX_SOFT_POSES = 20  # the number of poses per image that the COCO evaluation uses
+EPSILON = np.spacing(1)  # 2^-52, which the reference tools add to areas
 
 
 def similarity(distances_squared: np.ndarray, areas: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
-    """Returns how well single keypoints agree, exp(-d² / (2 (2σ)² area)): the one formula behind every OKS.
+    """Returns the similarity of single keypoints, exp(-d² / (2 (2σ)² area)), whose mean is the OKS.
 
-    The order of the divisions is that of the reference tools, so that even the last bit agrees.
+    The order of the divisions is that of the reference tools, so that results are bit-identical.
 
     Args:
         distances_squared: (..., K) in square pixels.
         areas: Broadcast against `distances_squared`, in square pixels.
-        sigmas: Broadcast against `distances_squared`; COCO's `sigmas` (not doubled).
+        sigmas: Broadcast against `distances_squared`. COCO's `sigmas` (not doubled).
     """
     return np.exp(-(distances_squared / (sigmas * 2) ** 2 / (areas + EPSILON) / 2))
 
 
 def oks(keypoints_xy: np.ndarray, others_xy: np.ndarray, area: float | np.ndarray, sigmas: np.ndarray) -> np.ndarray:
-    """Returns the object keypoint similarity of one pose to others, the mean over all keypoints.
+    """Returns the OKS of one pose with others: the mean similarity over all keypoints.
 
     Args:
         keypoints_xy: (K, 2) in pixels.
         others_xy: (P, K, 2) in the same pixels.
-        area: Area of the person in square pixels, one for all or (P,).
+        area: Area of the person in square pixels, a scalar or (P,).
         sigmas: (K,) per-keypoint standard deviations, COCO's `sigmas` (not doubled).
 
     Returns:
@@ -52,14 +52,14 @@ def oks_matrix(
     visible: np.ndarray | None = None,
     rows: np.ndarray | slice = slice(None),
 ) -> np.ndarray:
-    """Returns the OKS of poses of one image with each other; the area of a pair is the mean of both.
+    """Returns the pairwise OKS of the poses of one image. The area of a pair is the mean of both areas.
 
     Args:
         keypoints_xy: (P, K, 2) in pixels.
         areas: (P,) in square pixels.
         sigmas: (K,) COCO's `sigmas` (not doubled).
-        visible: (P, K) bool. Column j then counts only the keypoints that are visible in pose j; 0.0 if none is.
-        rows: Which poses to compare with all; the default gives the full (P, P) matrix.
+        visible: (P, K) bool. Column j is then the mean over the keypoints visible in pose j, 0.0 if none is.
+        rows: Poses to compare with all poses. The default returns the full (P, P) matrix.
     """
     keypoints_xy, areas = np.asarray(keypoints_xy, float), np.asarray(areas, float)
     x, y = keypoints_xy[..., 0], keypoints_xy[..., 1]
@@ -72,7 +72,7 @@ def oks_matrix(
 
 
 def iou_matrix(boxes_xywh: np.ndarray, others_xywh: np.ndarray) -> np.ndarray:
-    """Returns the intersection over union of boxes, (A, 4) x (B, 4) -> (A, B); 0.0 for boxes without area.
+    """Returns the pairwise IoU of boxes, (A, 4) and (B, 4) to (A, B). It is 0.0 for boxes without area.
 
     >>> iou_matrix(np.array([[0, 0, 2, 2]]), np.array([[1, 0, 2, 2], [0, 0, 2, 2]])).round(3)
     array([[0.333, 1.   ]])
@@ -95,16 +95,16 @@ def oks_nms(
     keypoint_scores: np.ndarray | None = None,
     min_keypoint_score: float | None = None,
 ) -> np.ndarray:
-    """Keeps the best pose of those that are nearly the same: greedy by score, an OKS above `threshold` removes.
+    """Non-maximum suppression of poses: removes poses whose OKS with a higher-scored pose is above `threshold`.
 
     Args:
         keypoints_xy: (P, K, 2) poses of one image, in pixels.
-        scores: (P,) of the poses. Equal scores keep their order.
-        areas: (P,) in square pixels. HRNet and MIPNet pass that of the padded crop, not of the person.
+        scores: (P,) scores of the poses. Equal scores keep their order.
+        areas: (P,) in square pixels. HRNet and MIPNet use the area of the padded crop, not of the person.
         sigmas: (K,) COCO's `sigmas` (not doubled).
-        threshold: A pose with exactly this OKS stays.
-        keypoint_scores: (P, K), needed with `min_keypoint_score`.
-        min_keypoint_score: The OKS counts only the keypoints above it in both poses; None counts all.
+        threshold: OKS above which a pose is removed. A pose with exactly this OKS is kept.
+        keypoint_scores: (P, K), required with `min_keypoint_score`.
+        min_keypoint_score: Only keypoints with a higher score in both poses enter the OKS; None for all keypoints.
 
     Returns:
         (N,) indices of the kept poses, best first.
@@ -131,12 +131,12 @@ def soft_oks_nms(
     *,
     max_poses: int = MAX_SOFT_POSES,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lowers the scores of poses like a better one by exp(-OKS² / threshold) instead of removing them.
+    """Soft-NMS of poses: multiplies scores by exp(-OKS² / threshold) for each higher-scored pose.
 
-    Args are those of `oks_nms`; `max_poses` are returned at most.
+    The arguments are those of `oks_nms`. At most `max_poses` are returned.
 
     Returns:
-        (N,) indices, best first, and (N,) lowered scores.
+        (N,) indices, best first, and their (N,) lowered scores.
     """
     keypoints_xy, scores, areas, sigmas = _checked_poses(keypoints_xy, scores, areas, sigmas)
 
@@ -147,11 +147,11 @@ def soft_oks_nms(
 
 
 def box_nms(boxes_xywh: np.ndarray, scores: np.ndarray, threshold: float = 0.5) -> np.ndarray:
-    """Keeps the best box of those that overlap: greedy by score, an IoU above `threshold` removes.
+    """Non-maximum suppression of boxes: removes boxes whose IoU with a higher-scored box is above `threshold`.
 
     Args:
         boxes_xywh: (P, 4) boxes of one image.
-        scores: (P,) of the boxes. Equal scores keep their order.
+        scores: (P,) scores of the boxes. Equal scores keep their order.
 
     Returns:
         (N,) indices of the kept boxes, best first.
@@ -174,16 +174,17 @@ def soft_box_nms(
     sigma: float = 0.5,
     min_score: float = 0.001,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lowers the scores of boxes that overlap a better one (Soft-NMS, arXiv:1704.04503) instead of removing them.
+    """Soft-NMS of boxes (arXiv:1704.04503): lowers the scores of boxes that overlap a higher-scored box.
 
     Args:
         boxes_xywh: (P, 4) boxes of one image.
-        scores: (P,) of the boxes.
-        method: "linear", times 1 - IoU where the IoU exceeds `threshold`; or "gaussian", times exp(-IoU² / sigma).
-        min_score: Boxes whose lowered score falls below it are left out.
+        scores: (P,) scores of the boxes.
+        method: Factor of the scores: "linear" for 1 - IoU where the IoU is above `threshold`, "gaussian" for
+            exp(-IoU² / sigma).
+        min_score: Boxes whose lowered score is below it are removed.
 
     Returns:
-        (N,) indices, best first, and (N,) lowered scores.
+        (N,) indices, best first, and their (N,) lowered scores.
     """
     boxes_xywh, scores = _checked_boxes(boxes_xywh, scores)
     decays = {
@@ -200,7 +201,7 @@ def soft_box_nms(
 
 
 def _greedy(count: int, removes: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
-    """Returns the kept ones of `count` candidates, best first; `removes(rows, start)` -> (rows, count - start) bool."""
+    """Returns the indices of the kept candidates, best first. `removes(rows, start)` is (rows, count - start) bool."""
     alive, start = np.ones(count, bool), 0
     while start < count:
         stop = start + max(1, BLOCK // (count - start))
@@ -215,7 +216,7 @@ def _greedy(count: int, removes: Callable[[np.ndarray, int], np.ndarray]) -> np.
 def _soft(
     scores: np.ndarray, decay: Callable[[int], np.ndarray], max_count: int, min_score: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Takes the best, lowers all that are left by `decay(best)` -> (count,), and so on."""
+    """Repeatedly takes the best candidate and multiplies the other scores by `decay(best)`, (count,)."""
     scores, waiting, kept = scores.copy(), np.ones(len(scores), bool), []
     while len(kept) < max_count and waiting.any():
         best = int(np.argmax(np.where(waiting, scores, -np.inf)))
@@ -252,7 +253,7 @@ def _checked_boxes(boxes_xywh, scores) -> tuple[np.ndarray, np.ndarray]:
     _check(dict(boxes_xywh=boxes_xywh, scores=scores), {"boxes_xywh": (len(scores), 4), "scores": (len(scores),)})
     if (boxes_xywh[:, 2:] < 0).any():
         bad = int(np.flatnonzero((boxes_xywh[:, 2:] < 0).any(1))[0])
-        raise UserError(f"`boxes_xywh` need width and height of 0 or more. Received: {boxes_xywh[bad]} at index {bad}.")
+        raise UserError(f"`boxes_xywh` must have sizes of at least 0. Received: {boxes_xywh[bad]} at index {bad}.")
     return boxes_xywh, scores
 
 
