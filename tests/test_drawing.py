@@ -258,7 +258,7 @@ def test_captions_stay_in_their_cells(captions):
 
 def test_a_sheet_of_nothing_is_white_and_captions_must_be_as_many_as_pictures():
     assert (contact_sheet([], 3) == 255).all()
-    with pytest.raises(UserError, match="2 pictures, 1 captions"):
+    with pytest.raises(UserError, match="2 images, 1 captions"):
         contact_sheet([ground(), ground()], 2, ["one"])
 
 

@@ -280,7 +280,7 @@ def test_wrong_arguments_are_named(tmp_path):
     with pytest.raises(UserError, match=r"Received: \[7\], 1 in all"):
         metrics.average_precision(annotations, results, image_ids=[1, 7])
     other = Results(results.image_ids, np.zeros((1, 14, 2)), np.zeros((1, 14)), results.scores)
-    with pytest.raises(UserError, match="14 keypoints a pose, the annotations 17"):
+    with pytest.raises(UserError, match="14 keypoints per pose, the annotations 17"):
         metrics.average_precision(annotations, other)
 
 

@@ -1,4 +1,4 @@
-"""Evaluation: AP and other metrics of models and of results files, reports and contact sheets."""
+"""Evaluation of models and results files: AP and other metrics, reports and contact sheets."""
 
 from kpzoo import lazy
 

@@ -1,4 +1,4 @@
-"""A model and annotated pictures to metrics, results files and pictures of what was found."""
+"""Evaluation of a model on annotated images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from kpzoo.nms import box_nms as box_nms_of
 from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.poses import Poses
 
-KEPT_IOUS = (1.0, 0.8, 0.7, 0.6, 0.5, 0.3, 0.1, 0.0)  # from all boxes to none that overlap another
+KEPT_IOUS = (1.0, 0.8, 0.7, 0.6, 0.5, 0.3, 0.1, 0.0)  # from all boxes to only boxes that do not overlap
 
 
 def evaluate(
@@ -38,43 +38,42 @@ def evaluate(
     progress: bool = False,
     precision: str = "float32",
 ) -> metrics.Metrics:
-    """Returns AP and AR of a model, and PCK@0.2 where the boxes are annotated ones.
+    """Evaluates a model: AP and AR, and PCK@0.2 if the person boxes are the annotated ones.
 
     Args:
-        model: Any model of the zoo, for the data's keypoints.
+        model: Any model of the zoo, built for the skeleton of the data.
         data: What `kpzoo.data.load` returns.
-        boxes: "gt" for the annotated boxes, or a file of detections in COCO's results format. AP of the two do not
-            compare.
-        box_nms: IoU above which only the better one of two boxes of an image is looked at; None for all. Of annotated
-            boxes the better is whose person shows more keypoints, so that 0.5 leaves what a detector finds in a crowd.
-        kept_ious: Such IoUs, such as `KEPT_IOUS`, for AP against how many boxes are kept. All boxes are asked about
-            once, then chosen from for each IoU: `details["kept"]` has its `max_iou`, the `share` of boxes that are
-            kept, and the `AP` that `box_nms` would give.
-        flip: Whether to average over the mirrored crop.
-        nms: OKS above which the lower scored of two poses of an image is dropped; None to keep all; "auto" for what
-            the model's reference does: all are kept by the protocol "crowdpose" and of single-instance CPNs, of others
-            those above 0.9 are dropped.
+        boxes: "gt" for the annotated boxes, or a file of detections in COCO's results format. AP values from the two
+            are not comparable.
+        box_nms: IoU threshold of non-maximum suppression of the boxes; None to keep all. Annotated boxes are ranked by
+            their number of visible keypoints, so that 0.5 simulates a detector in a crowd.
+        kept_ious: IoU thresholds at which AP after box NMS is also reported, such as `KEPT_IOUS`. Inference runs once
+            on all boxes. `details["kept"]` has, for each threshold, `max_iou`, the `share` of boxes kept and the `AP`.
+        flip: Whether to average the predictions with those for the mirrored crop.
+        nms: OKS threshold of non-maximum suppression of the poses; None to keep all; "auto" for that of the reference
+            implementation: None for the protocol "crowdpose" and for single-instance CPNs, else 0.9.
         protocol: "coco" or "crowdpose", see `metrics.average_precision`.
-        batch_size: Crops in one pass through the network; with the flip test it sees as many mirrored ones, too.
-        results_path: Where to write the poses as a COCO results file.
-        progress: Whether to tell the crops per second on stderr.
-        precision: See `kpzoo.accelerate`; what compares with others' figures is "float32".
+        batch_size: Crops per batch, in addition to their mirrored copies if `flip` is True.
+        results_path: File to write the poses to, in COCO's results format.
+        progress: Whether to print progress on stderr.
+        precision: See `kpzoo.accelerate`. Published figures are computed in "float32".
 
     Returns:
-        The metrics of the poses of all instances together. For models with several instances there are also
-        `AP_instance_0`, `AP_instance_1`, …: that of the poses of one query alone, λ in MIPNet's paper.
+        Metrics of the poses of all instances together, and the poses in `results`. For models with several instances
+        there are also `AP_instance_0`, `AP_instance_1`, …, the AP of the poses of each instance index (λ in the MIPNet
+        paper) alone.
 
     Raises:
-        UserError: The keypoints differ, a picture cannot be decoded, or the boxes are of other images.
+        UserError: If the keypoints differ, an image cannot be decoded, or the boxes belong to other images.
     """
-    if not isinstance(data, PoseData | Pack):  # what a pack lacks it tells itself
+    if not isinstance(data, PoseData | Pack):  # a pack raises an error that names what it lacks
         raise UserError(f"`data` must be what `kpzoo.data.load` returns. Received: {data!r}.")
     if isinstance(nms, str) and nms != "auto":
         raise UserError(f"`nms` must be a number, None or 'auto'. Received: {nms!r}.")
     preset, annotations = model.preset, data.annotations
     if preset.skeleton.keypoints != annotations.skeleton.keypoints:
         raise UserError(
-            f"Model {preset.name!r} finds the keypoints of {preset.skeleton.name!r}, {annotations.path} has those of "
+            f"Model {preset.name!r} predicts keypoints of {preset.skeleton.name!r}, {annotations.path} has those of "
             f"{annotations.skeleton.name!r}. Build the model with `skeleton={annotations.skeleton.name!r}`."
         )
     person_index, image_ids, boxes_xywh, box_scores, ranks = boxes_of(data, boxes, box_nms)
@@ -82,7 +81,7 @@ def evaluate(
     bad = undecodable(paths)
     if bad:
         path, reason = next(iter(bad.items()))
-        raise UserError(f"{path} cannot be decoded: {reason}. {len(bad)} such pictures; evaluation needs all of them.")
+        raise UserError(f"{path} cannot be decoded: {reason}. {len(bad)} images in total. Evaluation needs all images.")
     options = dict(flip=flip, batch_size=batch_size, progress=progress, precision=precision)
     poses = predict_boxes(model, paths, boxes_xywh, box_scores, **options)
     pose_image_ids = np.repeat(image_ids, preset.num_instances)
@@ -117,14 +116,14 @@ def evaluate(
 
 
 def _reference_nms(preset: Preset, protocol: str) -> float | None:
-    """Returns the OKS of the pose NMS that the references of model and protocol use, None if they use none."""
-    if protocol == "crowdpose":  # MIPNet's loader of CrowdPose submits all poses, for HRNets and ResNets, too
+    """Returns the threshold of pose NMS in the reference implementation of model and protocol, None for no NMS."""
+    if protocol == "crowdpose":  # MIPNet's CrowdPose loader keeps all poses, for HRNet and ResNet as well
         return None
     return None if preset.num_instances == 1 and preset.codec.startswith("cpn") else POSE_NMS
 
 
 def _kept_curve(kept: Mapping[float, np.ndarray], num_boxes: int, num_instances: int, score: Callable) -> list[dict]:
-    """Returns the share of boxes that are kept at each IoU, and the AP of their poses; `score` takes rows of poses."""
+    """Returns the share of boxes kept at each IoU threshold and the AP of their poses. `score` takes rows of poses."""
     box_of_pose = np.repeat(np.arange(num_boxes), num_instances)
     curve = []
     for max_iou, boxes in kept.items():
@@ -136,13 +135,13 @@ def _kept_curve(kept: Mapping[float, np.ndarray], num_boxes: int, num_instances:
 
 def _source(boxes: str | Path, box_nms: float | None) -> str:
     text = "gt (annotated)" if boxes == "gt" else f"detections of {Path(boxes).name}"
-    return text if box_nms is None else f"{text}, best of those above an IoU of {box_nms}"
+    return text if box_nms is None else f"{text}, after NMS at an IoU of {box_nms}"
 
 
 def boxes_of(data: PoseData, boxes: str | Path, box_nms: float | None = None):
-    """Returns (person_index or None, image_ids, boxes_image_xywh, box_scores, ranks) of the crops to look at.
+    """Returns (person_index or None, image_ids, boxes_image_xywh, box_scores, ranks) of the person boxes.
 
-    Of boxes that overlap, box NMS keeps that of the highest rank.
+    Box NMS prefers boxes of a higher rank.
     """
     if boxes != "gt":
         found = read_boxes(boxes, data.annotations)
@@ -161,21 +160,21 @@ def boxes_of(data: PoseData, boxes: str | Path, box_nms: float | None = None):
 
 
 def _best(image_ids: np.ndarray, boxes_xywh: np.ndarray, scores: np.ndarray, max_iou: float | None) -> np.ndarray:
-    """Returns the indices of the boxes that box NMS keeps in each image, all if `max_iou` is None."""
+    """Returns the indices of the boxes that NMS keeps in each image, all of them if `max_iou` is None."""
     if max_iou is None:
         return np.arange(len(image_ids))
     return _per_image(image_ids, lambda rows: box_nms_of(boxes_xywh[rows], scores[rows], max_iou))
 
 
 def _per_image(image_ids: np.ndarray, choose: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """Returns the chosen indices in ascending order; `choose` picks among the rows of one image."""
+    """Returns the selected indices in ascending order. `choose` selects among the rows of one image."""
     order = np.argsort(image_ids, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(image_ids[order])) + 1) if len(order) else []
     return np.sort(np.concatenate([np.arange(0), *(rows[choose(rows)] for rows in groups)]))
 
 
 def _kept(poses: Poses, image_ids: np.ndarray, preset, nms: float | None) -> np.ndarray:
-    """Returns the indices of the poses that stay, image by image, in the order of the poses."""
+    """Returns the indices of the poses that pose NMS keeps, in ascending order."""
     if nms is None:
         return np.arange(len(poses))
     return _per_image(image_ids, lambda rows: suppress(poses[rows], preset, nms))
@@ -187,7 +186,7 @@ def _circumstances(model: PoseModel, flip: bool, nms: float | None, precision: s
     return {
         "model": preset.name,
         "image_hw": f"{preset.image_hw[0]}x{preset.image_hw[1]}",
-        "precision": precision if policy == "float32" else policy,  # a model that was built in it computes in it
+        "precision": precision if policy == "float32" else policy,  # a model built with a mixed policy computes in that
         "flip_test": flip,
         "decoder": codec.decoder,
         "crop_rule": codec.crop_rule,

@@ -1,4 +1,4 @@
-"""Which pose is which person: OKS with the ground truth, and the greedy assignment of COCO's keypoint evaluation."""
+"""Matching of poses to annotated persons by OKS: the greedy assignment of the COCO keypoint evaluation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from kpzoo.nms import similarity
 
 OKS_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 _REQUIRED = np.minimum(OKS_THRESHOLDS, 1 - 1e-10)
-_PAIRS = 1 << 17  # pairs that are compared at one time
+_PAIRS = 1 << 17  # pairs compared at a time, which limits the memory
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """G persons by ascending image, else in file order.
+    """The G annotated persons, sorted by image, in file order within an image.
 
     Args:
         image: (G,) int, ascending, in 0 … num_images - 1.
-        num_images: How many images there are.
+        num_images: Number of images.
         keypoints_xy: (G, K, 2).
         labelled: (G, K) bool.
         boxes_xywh: (G, 4).
         area: (G,).
-        is_crowd: (G,) bool; any number of poses may be a crowd's.
-        ignored: (G,) bool, whether poses of this person neither count for nor against.
+        is_crowd: (G,) bool. A crowd can be matched by any number of poses.
+        ignored: (G,) bool, whether the person, and poses matched to it, do not count.
     """
 
     image: np.ndarray
@@ -39,7 +39,7 @@ class Truth:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """R poses by ascending image, then by descending score.
+    """The R predicted poses, sorted by image, then by descending score.
 
     Args:
         image: (R,) int, ascending.
@@ -57,19 +57,21 @@ class Predictions:
 def match(
     truth: Truth, predictions: Predictions, sigmas: np.ndarray, areas: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns which poses have found a person, for A ranges of area and the T = 10 OKS thresholds.
+    """Matches poses to persons, for A ranges of area and the T = 10 OKS thresholds.
 
-    Each pose in turn takes the free person with the highest OKS at or above the threshold (of equals, the later one):
-    one that counts if there is any, else one that is ignored.
+    In order of their scores, each pose is matched to the unmatched person with the highest OKS of at least the
+    threshold, the later one if equal. Persons that are not ignored have priority.
 
     Args:
-        sigmas: (K,).
-        areas: (A, 2) lowest and highest area. Persons outside are ignored, and so are poses outside that found nobody.
+        truth: The annotated persons.
+        predictions: The poses.
+        sigmas: (K,) COCO's `sigmas` (not doubled).
+        areas: (A, 2) lowest and highest area. Persons outside the range, and unmatched poses outside it, are ignored.
 
     Returns:
-        matched: (A, T, R) bool.
-        ignored: (A, T, R) bool, whether a pose neither counts for nor against.
-        ignored_persons: (A, G) bool.
+        matched: (A, T, R) bool, whether a pose is matched to a person.
+        ignored: (A, T, R) bool, whether a pose does not count.
+        ignored_persons: (A, G) bool, whether a person does not count.
     """
     low, high = areas[:, :1], areas[:, 1:]
     ignored_persons = truth.ignored | (truth.area < low) | (truth.area > high)
@@ -94,17 +96,19 @@ def pair_oks(
 ) -> np.ndarray:
     """Returns the OKS of N pairs of a pose and a person: the mean over the person's labelled keypoints.
 
-    For a person without any, the mean over all keypoints, by how far they are from the box doubled on every side.
+    For a person without labelled keypoints it is the mean over all keypoints, by their distance from the person's box
+    extended by its size on each side.
 
     Args:
+        truth: The annotated persons.
         keypoints_xy: (R, K, 2) poses.
-        sigmas: (K,).
-        of_pose, of_person: (N,) places of the pairs in `keypoints_xy` and `truth`.
+        sigmas: (K,) COCO's `sigmas` (not doubled).
+        of_pose, of_person: (N,) indices of the pairs in `keypoints_xy` and `truth`.
     """
     labelled_first = np.argsort(~truth.labelled, axis=1, kind="stable")
     num_labelled = truth.labelled.sum(axis=1)[of_person]
     oks = np.empty(len(of_pose))
-    for count in np.unique(num_labelled):  # sums of equal length, so that they round as the tools' sums do
+    for count in np.unique(num_labelled):  # sums of equal length, which round as those of the reference tools
         rows = np.flatnonzero(num_labelled == count)
         pose, person = of_pose[rows], of_person[rows]
         if count:
@@ -115,7 +119,7 @@ def pair_oks(
             corner, size = truth.boxes_xywh[person, None, :2], truth.boxes_xywh[person, None, 2:]
             points = keypoints_xy[pose]
             offsets = np.maximum(0, (corner - size) - points) + np.maximum(0, points - (corner + size * 2))
-        with np.errstate(over="ignore"):  # a keypoint at 1e300 is infinitely wrong, and that is all
+        with np.errstate(over="ignore"):  # a keypoint at 1e300 has a similarity of 0
             squared = offsets[..., 0] ** 2 + offsets[..., 1] ** 2
             agreement = similarity(squared, truth.area[person, None], sigmas[keypoints])
         oks[rows] = agreement.sum(axis=1) / agreement.shape[1]
@@ -123,15 +127,15 @@ def pair_oks(
 
 
 def _assign(oks: np.ndarray, ignored: np.ndarray, is_crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns which poses found somebody and whether that person is ignored, both (A, T, I, D).
+    """Returns which poses are matched and whether the matched person is ignored, both (A, T, I, D).
 
     Args:
-        oks: (I, D, G), below 0 where there is no pose or no person.
+        oks: (I, D, G), negative where there is no pose or no person.
         ignored: (A, I, G) bool.
         is_crowd: (I, G) bool.
     """
     num_ranges, num_images, num_persons = ignored.shape
-    # Who counts goes before who is ignored, then the higher OKS, then the later person: one number says it all.
+    # One number ranks persons: those that count first, then by OKS, then by position.
     rank = np.argsort(np.argsort(oks, axis=-1, kind="stable"), axis=-1).astype(np.int32) + 1
     bonus = np.where(ignored, 0, num_persons).astype(np.int32)
     free = np.ones((num_ranges, len(_REQUIRED), num_images, num_persons), bool)
@@ -150,7 +154,7 @@ def _assign(oks: np.ndarray, ignored: np.ndarray, is_crowd: np.ndarray) -> tuple
 
 
 def _blocks(truth: Truth, predictions: Predictions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (I, D) places of poses and (I, G) places of persons of images of like size, -1 where there are no more."""
+    """Yields (I, D) indices of poses and (I, G) indices of persons for images of similar size, padded with -1."""
     images = np.arange(truth.num_images)
     first_pose, last_pose = (np.searchsorted(predictions.image, images, side) for side in ("left", "right"))
     first_person, last_person = (np.searchsorted(truth.image, images, side) for side in ("left", "right"))

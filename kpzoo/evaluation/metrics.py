@@ -1,7 +1,8 @@
-"""How good poses are: AP and AR by the rules of COCO and CrowdPose, PCK. NumPy alone, equal to the reference tools.
+"""Pose metrics in NumPy: AP and AR by the COCO and CrowdPose protocols, and PCK.
 
-The rules are those of COCO's keypoint evaluation (cocodataset.org) and of CrowdPose's, which takes the area of a person
-from the box and reports groups of images instead of sizes of persons. Every rounding and every tie follows the tools.
+The COCO protocol is that of the COCO keypoint evaluation (cocodataset.org). The CrowdPose protocol takes the area of a
+person from the box, and reports AP by the crowding of images instead of the size of persons. Results equal those of the
+reference tools, including rounding and ties.
 """
 
 import re
@@ -15,13 +16,13 @@ from kpzoo.errors import UserError, unknown
 from kpzoo.evaluation.matching import OKS_THRESHOLDS, Predictions, Truth, match
 from kpzoo.skeletons import Skeleton
 
-MAX_POSES = 20  # of one image, the best ones; the others are not looked at
+MAX_POSES = 20  # per image, by score; further poses are ignored
 RECALLS = np.linspace(0.0, 1.0, 101)
-AREA_OF_BOX = 0.53  # CrowdPose's area of a person, as a share of the box
+AREA_OF_BOX = 0.53  # area of a person in CrowdPose, relative to the box
 
 _LARGEST = 1e5**2
 AREAS = {"all": (0.0, _LARGEST), "medium": (32.0**2, 96.0**2), "large": (96.0**2, _LARGEST)}  # square pixels
-CROWDING = {"easy": (-np.inf, 0.2), "medium": (0.2, 0.8), "hard": (0.8, np.inf)}  # of CrowdPose's `crowdIndex`
+CROWDING = {"easy": (-np.inf, 0.2), "medium": (0.2, 0.8), "hard": (0.8, np.inf)}  # ranges of `crowdIndex` in CrowdPose
 
 _EXPLAINED = {
     "AP": "mean over OKS 0.50 … 0.95",
@@ -62,13 +63,13 @@ class _Results(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Metrics:
-    """Numbers with what they depend on.
+    """Metrics and the settings they were computed with.
 
     Args:
-        values: The numbers by name, in full precision. -1 means that there is no ground truth to measure with.
-        circumstances: What the numbers depend on: protocol, source of the boxes, data, …
-        details: Lists behind the numbers: one value for each threshold or keypoint.
-        results: The poses that were scored, where `kpzoo.evaluate` or `kpzoo.score` returned the metrics.
+        values: Metrics by name, in full precision. -1 means that there is no ground truth for a metric.
+        circumstances: Settings that the metrics depend on: protocol, source of the boxes, data, and others.
+        details: Values per threshold or keypoint.
+        results: The evaluated poses, if the metrics are those of `kpzoo.evaluate` or `kpzoo.score`.
     """
 
     values: dict[str, float]
@@ -89,22 +90,22 @@ def average_precision(
     results: _Results,
     protocol: str = "coco",
     *,
-    boxes: str = "not told by the results",
+    boxes: str = "unknown",
     image_ids: Sequence[int] | None = None,
 ) -> Metrics:
-    """Returns AP and AR of predicted poses.
+    """Computes AP and AR of predicted poses.
 
     Args:
         annotations: `kpzoo.data.coco.Annotations`.
-        results: `kpzoo.data.results.Results`, no pose at all included: then AP is 0.
+        results: `kpzoo.data.results.Results`. Without poses, AP is 0.
         protocol: "coco": AP, AP50, AP75, APM, APL, AR, AR50, AR75, ARM, ARL, the area of a person from the file.
             "crowdpose": AP, AP50, AP75, AR, AR50, AR75, AP_easy, AP_medium, AP_hard, the area 0.53 * that of the box.
-        boxes: Where the person boxes came from, "gt" or the detector's name: an AP says little without it.
-        image_ids: The images to look at; all of the annotations by default. Persons without a pose count as missed.
+        boxes: Source of the person boxes, "gt" or the name of a detector, which is reported with the metrics.
+        image_ids: Images to evaluate; default: all annotated images. Persons without a pose count as missed.
 
     Returns:
-        Metrics; `details` has `oks_thresholds`, `AP_per_threshold`, `AR_per_threshold`, and `precision`: for each
-        threshold that at the 101 recalls `RECALLS`, -1 without persons.
+        Metrics. `details` has `oks_thresholds`, `AP_per_threshold`, `AR_per_threshold` and `precision`, the precision
+        at the 101 recall values `RECALLS` for each threshold, -1 if there are no persons.
     """
     if protocol not in ("coco", "crowdpose"):
         raise unknown("protocol", protocol, ["coco", "crowdpose"])
@@ -147,7 +148,7 @@ def average_precision(
 
 
 def _chosen(annotations: _Annotations, image_ids: Sequence[int] | None) -> np.ndarray:
-    """Returns the ids of the images to look at, ascending."""
+    """Returns the sorted ids of the images to evaluate."""
     if image_ids is None:
         return np.sort(annotations.image_ids)
     unknown_ids = np.setdiff1d(image_ids, annotations.image_ids)
@@ -174,7 +175,7 @@ def _crowding(
 
 
 def reference_sigmas(skeleton: Skeleton) -> np.ndarray:
-    """Returns (K,) sigmas as the reference tools hold them: tenths divided by ten, which moves the last bit of some."""
+    """Returns (K,) sigmas computed as in the reference tools, tenths divided by ten, which changes the last bit."""
     return np.round(np.array(skeleton.sigmas) * 10, 12) / 10.0
 
 
@@ -187,24 +188,25 @@ def pck(
     normalize_by: str = "torso",
     boxes: str = "gt",
 ) -> Metrics:
-    """Returns the percentage of correct keypoints: those nearer than `threshold` * the person's size to their place.
+    """Computes the percentage of correct keypoints (PCK).
 
-    Size "torso", the stricter one and that of the Leeds Sports Poses' literature, is the distance from left shoulder to
-    right hip; where one of them is not labelled, from right shoulder to left hip; persons with neither are left out.
-    Size "box" is the longer side of the annotated box, as in "PCKb" and in COCO-like tools.
+    A keypoint is correct if its distance from the annotation is at most `threshold` times the size of the person. The
+    size "torso", used with the Leeds Sports Pose data, is the distance from the left shoulder to the right hip or, if
+    one of them is not labelled, from the right shoulder to the left hip. Persons with neither are excluded. The size
+    "box" is the longer side of the annotated box, as in "PCKb".
 
     Args:
         annotations: `kpzoo.data.coco.Annotations`.
-        person_index: (S,) which of `annotations.persons` each pose is of. A pose needs to know its person, so PCK is
-            measured in annotated boxes.
+        person_index: (S,) index of the person in `annotations.persons` of each pose. It is known for poses in annotated
+            boxes.
         keypoints_image_xy: (S, K, 2) predictions in image pixels.
-        threshold: Share of the size. A keypoint exactly there is correct.
+        threshold: Fraction of the size. A keypoint at exactly this distance is correct.
         normalize_by: "torso" or "box".
-        boxes: Where the boxes came from.
+        boxes: Source of the person boxes.
 
     Returns:
-        Metrics with `PCK@0.2`, over all labelled keypoints of all persons, and `PCK@0.2_keypoint_mean`, the mean over
-        the kinds of keypoints; `details` has `per_keypoint` and `num_labelled`.
+        Metrics with `PCK@0.2`, over all labelled keypoints, and `PCK@0.2_keypoint_mean`, the mean of the PCK of each
+        keypoint name. `details` has `per_keypoint` and `num_labelled`.
     """
     persons, names = annotations.persons, annotations.skeleton.keypoints
     index = np.asarray(person_index, np.int64)
@@ -215,7 +217,7 @@ def pck(
         )
     if not np.isfinite(predicted).all():
         bad = int(np.argwhere(~np.isfinite(predicted))[0][0])
-        raise UserError(f"`keypoints_image_xy` of pose {bad} is not finite: look at the weights of the model.")
+        raise UserError(f"`keypoints_image_xy` of pose {bad} is not finite. Check the weights of the model for NaN.")
     sizes = {"torso": _torso, "box": _longer_side}
     if normalize_by not in sizes:
         raise unknown("size to normalize PCK by", normalize_by, sizes)
@@ -244,12 +246,12 @@ def pck(
 
 
 def _torso(skeleton: Skeleton, truth: np.ndarray, labelled: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
-    """Returns (S,) distances from shoulder to opposite hip, NaN where no such pair is labelled."""
+    """Returns (S,) distances from a shoulder to the opposite hip, NaN where no such pair is labelled."""
     places = {re.sub(r"\W+", "_", name.lower()): k for k, name in enumerate(skeleton.keypoints)}
     diagonals = [("left_shoulder", "right_hip"), ("right_shoulder", "left_hip")]
     if not all(name in places for pair in diagonals for name in pair):
         raise UserError(
-            f"Skeleton {skeleton.name!r} has no shoulders and hips to measure a torso: {list(skeleton.keypoints)}. "
+            f"Skeleton {skeleton.name!r} has no shoulders and hips to define a torso: {list(skeleton.keypoints)}. "
             "Pass `normalize_by='box'`."
         )
     size = np.full(len(truth), np.nan)
@@ -265,7 +267,7 @@ def _longer_side(skeleton: Skeleton, truth: np.ndarray, labelled: np.ndarray, bo
 
 
 def _truth(annotations: _Annotations, image_ids: np.ndarray, protocol: str) -> Truth:
-    """Returns the persons of the images, by ascending image id, else in file order."""
+    """Returns the persons of the images, sorted by image id, in file order within an image."""
     persons = annotations.persons
     rows = np.flatnonzero(np.isin(persons.image_ids, image_ids))
     rows = rows[np.argsort(persons.image_ids[rows], kind="stable")]
@@ -287,11 +289,11 @@ def _truth(annotations: _Annotations, image_ids: np.ndarray, protocol: str) -> T
 
 
 def _predictions(results: _Results, image_ids: np.ndarray, skeleton: Skeleton) -> Predictions:
-    """Returns the best poses of the images, by ascending image id, then by descending score, then in file order."""
+    """Returns the best poses of the images, sorted by image id, then by descending score, then in file order."""
     if results.keypoints_image_xy.shape[1] != skeleton.num_keypoints:
         raise UserError(
-            f"The results have {results.keypoints_image_xy.shape[1]} keypoints a pose, the annotations "
-            f"{skeleton.num_keypoints} ({skeleton.name!r}). Score them against annotations of their own skeleton."
+            f"The results have {results.keypoints_image_xy.shape[1]} keypoints per pose, the annotations "
+            f"{skeleton.num_keypoints} ({skeleton.name!r}). Use annotations of the same skeleton."
         )
     rows = np.flatnonzero(np.isin(results.image_ids, image_ids))
     image = np.searchsorted(image_ids, results.image_ids[rows])
@@ -305,12 +307,13 @@ def _predictions(results: _Results, image_ids: np.ndarray, skeleton: Skeleton) -
 def _curves(
     predictions: Predictions, matched, ignored, ignored_persons, poses: np.ndarray | slice = slice(None)
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (T, 101) precision at the recalls and (T,) recall; -1 where there is no person.
+    """Returns (T, 101) precision at `RECALLS` and (T,) recall, -1 if there are no persons.
 
     Args:
-        matched, ignored: (T, R) bool, of `poses` alone.
+        predictions: All poses.
+        matched, ignored: (T, R) bool, of the selected poses.
         ignored_persons: (G,) bool.
-        poses: Which of the predictions to look at.
+        poses: Selects among the predictions.
     """
     scores, num_persons = predictions.scores[poses], np.count_nonzero(~ignored_persons)
     if not num_persons:
@@ -330,7 +333,7 @@ def _curves(
 
 
 def _mean(values: np.ndarray) -> float:
-    """Returns the mean of what is measured, -1 if nothing is."""
+    """Returns the mean of the values other than -1, or -1 if there are none."""
     values = values[values > -1]
     return float(values.mean()) if len(values) else -1.0
 

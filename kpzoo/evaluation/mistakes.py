@@ -1,15 +1,15 @@
-"""What is wrong about poses, joint by joint: jitter, inversion, swap, miss, and what each costs in AP.
+"""Error diagnosis of poses: jitter, inversion, swap and miss of each keypoint, and the cost of each kind in AP.
 
 The taxonomy is that of Ronchi & Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose Estimation", ICCV 2017
-(arXiv:1707.05388). `s` is the similarity of a predicted joint with a place, as OKS measures single joints:
+(arXiv:1707.05388). `s` is the keypoint similarity, the term of a single keypoint in OKS, of a predicted keypoint with
 
-    good        s >= 0.85 with its own place
-    jitter      0.5 <= s < 0.85 with its own place: nearly there
-    inversion   s >= 0.5 with the place of the same person's other side, as left and right wrist
-    swap        s >= 0.5 with the place of that joint, or of its other side, on another person
-    miss        none of these: near to nothing
+    good        its annotation: s >= 0.85
+    jitter      its annotation: 0.5 <= s < 0.85
+    inversion   the opposite keypoint of the same person, such as the right for the left wrist: s >= 0.5
+    swap        the same or the opposite keypoint of another person: s >= 0.5
+    miss        none of these
 
-Where inversion and swap both hold, the place that is nearer by `s` decides.
+If both inversion and swap apply, the higher `s` decides.
 """
 
 from dataclasses import dataclass
@@ -24,21 +24,21 @@ from kpzoo.skeletons import Skeleton
 
 KINDS = ("good", "jitter", "inversion", "swap", "miss")
 GOOD, NEAR = 0.85, 0.5
-FOUND = 0.1  # OKS from which a pose is taken for a person's, lower than any AP asks: bad poses are to be looked at too
+FOUND = 0.1  # OKS of a match; lower than the thresholds of AP, so that errors of bad poses are diagnosed too
 
 
 @dataclass(frozen=True, eq=False)
 class Mistakes:
-    """F found persons, and who was not found.
+    """The errors of F matched persons, and what was not matched.
 
     Args:
-        skeleton: Names the K joints.
-        kinds: (F, K) int, places in `KINDS`, -1 for joints that are not labelled.
-        pose: (F,) which of the results it is.
-        person: (F,) which of the annotated persons it is.
-        oks: (F,).
-        not_found: (n,) persons without a pose.
-        without_person: (m,) poses without a person; they may be of people who are not annotated.
+        skeleton: Names of the K keypoints.
+        kinds: (F, K) int index in `KINDS`, -1 for keypoints that are not labelled.
+        pose: (F,) index of the pose in the results.
+        person: (F,) index of the person in the annotations.
+        oks: (F,) OKS of the pose with the person.
+        not_found: (n,) indices of persons without a pose.
+        without_person: (m,) indices of poses without a person, which may be of people who are not annotated.
     """
 
     skeleton: Skeleton
@@ -50,7 +50,7 @@ class Mistakes:
     without_person: np.ndarray
 
     def counts(self) -> np.ndarray:
-        """Returns (K, 5): how many joints of each name are of each kind."""
+        """Returns the (K, 5) counts of each kind for each keypoint name."""
         return (self.kinds[..., None] == np.arange(len(KINDS))).sum(axis=0)
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Mistakes:
         return "\n".join(lines)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Returns for each joint, and for all, its name, how many are labelled, and the share of each kind."""
+        """Returns, for each keypoint name and for all, the name, the number labelled and the share of each kind."""
         counts = np.vstack([self.counts(), self.counts().sum(axis=0)])
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         names = [*self.skeleton.keypoints, "all"]
@@ -74,7 +74,7 @@ class Mistakes:
 
 
 def find(annotations: Annotations, results: Results) -> Mistakes:
-    """Returns the mistakes of the best 20 poses of each image; persons of a crowd or without joints are left out."""
+    """Diagnoses the best 20 poses of each image. Crowds and persons without labelled keypoints are excluded."""
     persons = annotations.persons
     usable = np.flatnonzero(~persons.is_crowd & ((persons.visibility > 0).any(axis=1)))
     sigmas = metrics.reference_sigmas(annotations.skeleton)
@@ -104,7 +104,7 @@ def find(annotations: Annotations, results: Results) -> Mistakes:
 
 
 def _matched(persons, results: Results, people, poses, sigmas) -> list[tuple[int, int, float]]:
-    """Returns (pose, person, OKS) in one image: the best pose first takes the free person it is nearest to."""
+    """Returns (pose, person, OKS) in one image. By score, a pose is matched to the closest unmatched person."""
     free, found = list(people), []
     for pose in poses:
         if not free:
@@ -119,14 +119,14 @@ def _matched(persons, results: Results, people, poses, sigmas) -> list[tuple[int
 
 
 def _similarities(points_xy: np.ndarray, persons, people, sigmas, joints=slice(None)) -> np.ndarray:
-    """Returns (n, K): how near each of (K, 2) points is to the joints of n persons, by their area."""
+    """Returns the (n, K) similarities of (K, 2) points with the keypoints of n persons."""
     with np.errstate(over="ignore"):
         squared = ((persons.keypoints_image_xy[people][:, joints] - points_xy) ** 2).sum(axis=-1)
         return similarity(squared, persons.area[people][:, None], sigmas)
 
 
 def _kinds(points_xy, persons, person: int, others, sigmas, skeleton: Skeleton) -> np.ndarray:
-    """Returns (K,) places in `KINDS`, -1 where the joint is not labelled."""
+    """Returns the (K,) indices in `KINDS`, -1 where the keypoint is not labelled."""
     mirror = np.array(skeleton.flip_order)
     labelled = persons.visibility > 0
 
@@ -149,7 +149,7 @@ def _kinds(points_xy, persons, person: int, others, sigmas, skeleton: Skeleton) 
 
 
 def ap_without(annotations: Annotations, results: Results, mistakes: Mistakes, protocol: str) -> dict[str, float]:
-    """Returns the AP that the poses would have if all mistakes of one kind were put right, and of all kinds."""
+    """Returns the AP after correction of all errors of each kind, and of all kinds."""
     values = {}
     for kind in (*KINDS[1:], "any of these"):
         wrong = mistakes.kinds == KINDS.index(kind) if kind in KINDS else mistakes.kinds > 0

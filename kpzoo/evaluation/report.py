@@ -1,4 +1,4 @@
-"""One HTML file about an evaluation, without a network: numbers, curves, mistakes by joint, the worst pictures."""
+"""HTML report of an evaluation in one file: metrics, curves, errors by keypoint, the worst images."""
 
 from html import escape
 from pathlib import Path
@@ -31,11 +31,14 @@ def write_report(
 
     Args:
         path: The .html file.
-        annotations: The truth.
+        annotations: The ground truth.
         results: The poses.
-        found: Their metrics, with the circumstances, which the report repeats.
-        data: Where the pictures are; without, none are shown.
-        protocol: Of the AP in the charts, as in `found`.
+        found: The metrics of the poses.
+        data: The data set, whose images are shown; None for a report without images.
+        protocol: Protocol of the AP in the charts, the same as in `found`.
+
+    Returns:
+        The path.
     """
     wrong = mistakes.find(annotations, results)
     sections = [
@@ -47,11 +50,11 @@ def write_report(
         "<h2>Precision and recall, AP and crowding</h2>",
         f'<div class="side">{_precision_recall(found)}',
         f"{_crowding(annotations, results, protocol)}{_kept(found)}</div>",
-        "<h2>Mistakes, joint by joint</h2>",
+        "<h2>Errors by keypoint</h2>",
         _mistakes(annotations, results, wrong, protocol),
     ]
     if data is not None:
-        sections += ["<h2>The worst pictures</h2>", _worst(data, results, wrong)]
+        sections += ["<h2>Worst images</h2>", _worst(data, results, wrong)]
     path = Path(path).expanduser()
     with writing(path) as file:
         file.write(pages.page(f"kpzoo: {Path(annotations.path).name}", sections))
@@ -65,7 +68,7 @@ def _precision_recall(found: metrics.Metrics) -> str:
 
 
 def overlap(annotations: Annotations) -> np.ndarray:
-    """Returns (I,) how crowded the images are: the mean, over persons, of the largest IoU with another's box."""
+    """Returns the (I,) crowding of the images: the mean over persons of the largest IoU with another person's box."""
     persons = annotations.persons
     values = np.zeros(len(annotations.image_ids))
     for index in np.unique(persons.image_index):
@@ -89,18 +92,18 @@ def _crowding(annotations: Annotations, results: Results, protocol: str) -> str:
             name = f"{low:g} to {high:g}" if np.isfinite(high) else f"{low:g} and more"
             values[name] = part.values["AP"]
             notes.append(f"{part.circumstances['persons']} persons")
-    return charts.bars(values, notes, "overlap of boxes: mean over persons of the largest IoU with another's", "AP")
+    return charts.bars(values, notes, "overlap of boxes: mean over persons of the largest IoU with another box", "AP")
 
 
 def _kept(found: metrics.Metrics) -> str:
-    """Returns AP against how many boxes are kept, as far as `found` tells it and some boxes overlap."""
+    """Returns the chart of AP over the share of boxes kept, if `found` has it and some boxes overlap."""
     rows = found.details.get("kept", ())
     if all(row["share"] == 1 for row in rows):
         return ""
     curve = ([row["share"] for row in rows], [max(row["AP"], 0.0) for row in rows])
     chart = charts.lines({found.circumstances["model"]: curve}, "share of the boxes that are kept", "AP")
     ious = ", ".join(f"{row['max_iou']:g}" for row in rows)
-    note = f"Of boxes that overlap by more than an IoU of {ious}, from right to left, only the best visible is kept."
+    note = f"AP after non-maximum suppression of the boxes at an IoU of {ious}, from right to left."
     return f'<div>{chart}<p class="note" style="max-width: 460px">{note}</p></div>'
 
 
@@ -112,25 +115,25 @@ def _mistakes(annotations: Annotations, results: Results, wrong: mistakes.Mistak
     without = mistakes.ap_without(annotations, results, wrong, protocol)
     gains = {f"without {kind}": f"{value:.4f} ({value - now:+.4f})" for kind, value in without.items()}
     kinds = (
-        f"Of the labelled joints of persons that a pose was found for (OKS {mistakes.FOUND} or more). Good: similarity "
-        f"of {mistakes.GOOD} or more with the joint's place. Jitter: {mistakes.NEAR} or more. Inversion: at the same "
-        "person's other side. Swap: at another person. Miss: near none of these. After Ronchi &amp; Perona, ICCV 2017. "
-        f"{len(wrong.person)} persons found, {len(wrong.not_found)} not; {len(wrong.without_person)} poses without a "
-        "person (who may not be annotated)."
+        f"Labelled keypoints of the persons matched to a pose (OKS of at least {mistakes.FOUND}). Good: similarity of "
+        f"at least {mistakes.GOOD} with the annotation. Jitter: at least {mistakes.NEAR}. Inversion: at the opposite "
+        "keypoint of the person. Swap: at another person. Miss: none of these. Taxonomy of Ronchi &amp; Perona, ICCV "
+        f"2017. {len(wrong.person)} persons matched, {len(wrong.not_found)} not matched; {len(wrong.without_person)} "
+        "poses without a person, who may not be annotated."
     )
     return (
-        f'<p class="note">{kinds}</p><div class="side">{chart}<div><p>AP if one kind of mistake were put right:</p>'
-        f"{pages.table({'as it is': f'{now:.4f}', **gains}, 'number')}</div></div>{_joints(wrong)}"
+        f'<p class="note">{kinds}</p><div class="side">{chart}<div><p>AP after correction of one kind of error:</p>'
+        f"{pages.table({'uncorrected': f'{now:.4f}', **gains}, 'number')}</div></div>{_joints(wrong)}"
     )
 
 
 def _joints(wrong: mistakes.Mistakes) -> str:
-    """Returns the chart's numbers as a table."""
+    """Returns the numbers of the chart as a table."""
     return pages.grid(("joint", "labelled", *mistakes.KINDS), wrong.rows())
 
 
 def worst_sheet(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> drawing.Picture:
-    """Returns the pictures with the lowest mean OKS over their persons: annotation left, poses right."""
+    """Returns the images with the lowest mean OKS over their persons: annotations left, poses right."""
     persons = data.annotations.persons
     oks = np.full(len(persons.image_ids), np.nan)
     oks[wrong.person], oks[wrong.not_found] = wrong.oks, 0.0
@@ -153,7 +156,7 @@ def worst_sheet(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> d
             results.keypoint_scores[poses],
             data.skeleton,
             scores=results.scores[poses],
-            min_score=0.0,  # an OKS counts all joints
+            min_score=0.0,  # OKS includes all keypoints
         )
         pictures.append(np.concatenate([truth, drawn], axis=1))
         captions.append(f"{Path(file).name}  OKS {means[place]:.2f}")
@@ -163,5 +166,5 @@ def worst_sheet(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> d
 
 def _worst(data: PoseData, results: Results, wrong: mistakes.Mistakes) -> str:
     sheet = worst_sheet(data, results, wrong)
-    note = f"The {NUM_WORST} lowest by mean OKS of the annotated persons; left the annotation, right the poses found."
-    return f'<p class="note">{note}</p>{pages.picture(sheet, "The worst pictures")}'
+    note = f"The {NUM_WORST} images with the lowest mean OKS of the annotated persons. Left: annotations. Right: poses."
+    return f'<p class="note">{note}</p>{pages.picture(sheet, "Worst images")}'

@@ -1,4 +1,4 @@
-"""Scoring of predicted poses that are already there, such as those in a results file. Needs no TensorFlow."""
+"""Evaluation of existing results, such as a results file, without a model and without TensorFlow."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Contact sheets: predictions, heatmaps and annotations as pictures."""
+"""Contact sheets of predictions, heatmaps and annotations."""
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +14,7 @@ from kpzoo.pose_model import PoseModel
 
 
 def prediction_sheet(model: PoseModel, data: PoseData, num_images: int, columns: int = 4) -> np.ndarray:
-    """Returns a contact sheet of pictures with the poses that the model finds in the annotated boxes."""
+    """Returns a contact sheet of images with the poses that the model predicts in the annotated boxes."""
     _, image_ids, boxes_xywh, box_scores, _ = boxes_of(data, "gt")
     chosen = np.unique(image_ids)[:num_images]
     rows = np.flatnonzero(np.isin(image_ids, chosen))
@@ -37,15 +37,15 @@ def heatmap_sheet(
     augment: str | Augment | None = None,
     seed: int = 0,
 ) -> drawing.Picture:
-    """Returns a sheet of crops, each with the heatmaps of every instance that the model can be asked for beside it.
+    """Returns a contact sheet of crops, each next to its heatmaps for all instance indices.
 
     Args:
-        model: Whose crops, keypoints and instances are drawn.
+        model: The model, which decides the size of the crops, the keypoints and the instances.
         data: What `kpzoo.data.load` returns.
-        num_crops: How many persons, in the order in which training sees them.
-        found: Whether to draw what the model finds, instead of the targets that it is trained with.
+        num_crops: Number of persons, in the order of training.
+        found: Whether to draw the predicted heatmaps instead of the training targets.
         augment: See `kpzoo.data.make_dataset`.
-        seed: Which persons, and how they are augmented.
+        seed: Seed of the order of the persons and of the augmentation.
     """
     batch = next(iter(make_dataset(data, model, num_crops, augment=augment, seed=seed, check_images=False)))
     maps = accelerate(model).heatmaps(batch["image"]) if found else batch["heatmaps"]
@@ -54,17 +54,17 @@ def heatmap_sheet(
     pictures, captions = [], []
     for crop, of_crop, there in zip(batch["image"].numpy().round().astype(np.uint8), maps, present, strict=True):
         pictures += [crop, *(drawing.heatmap_overlay(crop, instance) for instance in of_crop)]
-        alone = "" if found else ": nobody else"
+        alone = "" if found else ": no person"
         captions += ["crop", *(f"instance {n}{'' if there[n] else alone}" for n in range(len(of_crop)))]
     columns = (1 + model.preset.num_instances) * (2 if num_crops > 1 else 1)
     return drawing.contact_sheet(pictures, columns, captions, model.preset.image_hw)
 
 
 def progress_sheet(model: PoseModel, data: PoseData, num_crops: int = 6) -> drawing.Picture:
-    """Returns a sheet of crops, always the same ones, to look at while a model learns.
+    """Returns a contact sheet of a fixed set of crops, to monitor training.
 
-    Each stands beside itself: with what is annotated, with what the model finds (of all its instances, those behind the
-    first dashed), and with the heatmaps of each instance. Annotations are shown as the targets say them.
+    Each crop is shown with the annotated keypoints, decoded from the training targets, with the predicted keypoints of
+    all instances (dashed for instance 1 and above), and with the predicted heatmaps of each instance.
     """
     preset, codec = model.preset, model.preset.rules
     batch = next(iter(make_dataset(data, model, num_crops, check_images=False)))
@@ -75,16 +75,16 @@ def progress_sheet(model: PoseModel, data: PoseData, num_crops: int = 6) -> draw
     pictures, captions, instance = [], [], np.arange(preset.num_instances)
     for index, crop in enumerate(batch["image"].numpy().round().astype(np.uint8)):
         for points, scores in poses:
-            drawn = dict(instance=instance, scores=-instance, min_score=0.1)  # early guesses are faint
+            drawn = dict(instance=instance, scores=-instance, min_score=0.1)  # predictions are weak early in training
             pictures.append(drawing.draw_poses(crop, points[index], scores[index], preset.skeleton, **drawn))
         pictures += [drawing.heatmap_overlay(crop, maps) for maps in found[index].numpy()]
-        captions += ["annotated", "found", *(f"instance {number}" for number in instance)]
+        captions += ["annotated", "predicted", *(f"instance {number}" for number in instance)]
     columns = (2 + preset.num_instances) * (2 if num_crops > 1 else 1)
     return drawing.contact_sheet(pictures, columns, captions, preset.image_hw)
 
 
 def annotation_sheet(data: PoseData, num_images: int, columns: int = 4) -> np.ndarray:
-    """Returns a contact sheet of pictures with annotated keypoints, the hidden ones faint, and boxes."""
+    """Returns a contact sheet of images with annotated boxes and keypoints. Hidden keypoints are drawn faint."""
     persons = data.annotations.persons
     pictures = []
     for image_id, path in zip(
@@ -106,6 +106,6 @@ def annotation_sheet(data: PoseData, num_images: int, columns: int = 4) -> np.nd
 
 
 def _cell(pictures: list[np.ndarray]) -> tuple[int, int]:
-    """Returns the (height, width) of a sheet's cells: the pictures' median shape, 320 pixels wide."""
+    """Returns the (height, width) of the cells: 320 pixels wide, with the median aspect ratio of the images."""
     aspect = float(np.median([picture.shape[0] / picture.shape[1] for picture in pictures]))
     return round(320 * aspect), 320
