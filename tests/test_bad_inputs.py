@@ -1056,7 +1056,7 @@ def test_exports_that_cannot_be_are_explained(model, tmp_path):
         mixed = kpzoo.build("cpn_tiny", image_hw=(64, 64))
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    assert "needs float32" in refusal(export.to_onnx, mixed, tmp_path / "a.onnx")
+    assert "require float32" in refusal(export.to_onnx, mixed, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -123,7 +123,7 @@ def test_the_comparison_finds_another_model_different(model, folder):
     parity = export.compare(other, folder / "heatmaps.onnx")
     assert not parity.passed
     assert "DIFFERENT" in str(parity)
-    with pytest.raises(UserError, match="does not take the crops"):
+    with pytest.raises(UserError, match="does not accept the crops"):
         export.compare(lively(kpzoo.build("mipnet_tiny", image_hw=(64, 96))), folder / "heatmaps.onnx")
 
 
@@ -135,7 +135,7 @@ def test_reduced_precision_tells_what_it_costs(model, folder, tmp_path):
     told = {entry.key: json.loads(entry.value) for entry in onnx.load(tmp_path / "half.onnx").metadata_props}
     assert told["precision"] == "float16"
     assert told["reduction"]["keypoint_loss_px"] == found.keypoint_loss_px
-    with pytest.raises(UserError, match="must answer keypoints in float32"):
+    with pytest.raises(UserError, match="must be a float32 export"):
         export.reduce_onnx(tmp_path / "half.onnx", tmp_path / "again.onnx", "int8", model)
     assert [path.name for path in tmp_path.iterdir()] == ["half.onnx"]
 
@@ -171,7 +171,7 @@ def test_a_model_of_mixed_precision_is_refused_with_the_remedy(tmp_path):
         model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
     finally:
         keras.mixed_precision.set_global_policy("float32")
-    with pytest.raises(UserError, match="computes in float16; an export to ONNX needs float32"):
+    with pytest.raises(UserError, match="computes in float16; ONNX exports require float32"):
         export.to_onnx(model, tmp_path / "model.onnx")
     with pytest.raises(UserError, match="Only models of `kpzoo.build`"):
         export.to_onnx(keras.Sequential(), tmp_path / "model.onnx")

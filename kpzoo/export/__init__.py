@@ -1,4 +1,4 @@
-"""From a model to what serves it: SavedModel, ONNX and LiteRT files with the decoder, and proof that they agree."""
+"""Export of models as SavedModel, ONNX and LiteRT files that include the decoder, and comparison with the model."""
 
 from kpzoo.export.litert import to_litert
 from kpzoo.export.onnx import to_onnx

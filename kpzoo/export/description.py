@@ -1,4 +1,4 @@
-"""What every export shares: nothing half-written on disk, and a description of the model that travels with it."""
+"""Shared code of the exports: checks, and the description of the model that is stored with an export."""
 
 from importlib import metadata
 from pathlib import Path
@@ -11,30 +11,30 @@ from kpzoo.pose_model import PoseModel
 
 
 def checked_model(model) -> PoseModel:
-    """Returns the model if it is one of the zoo."""
+    """Returns the model, or raises if it is not a model of the zoo."""
     if not isinstance(model, PoseModel):
-        raise UserError(f"Only models of `kpzoo.build` are exported. Received: {type(model).__name__}.")
+        raise UserError(f"Only models of `kpzoo.build` can be exported. Received: {type(model).__name__}.")
     return model
 
 
 def check_file_export(model: PoseModel, path: Path, kind: str, suffix: str) -> None:
-    """Refuses what no export into a single file of that kind can be made of."""
+    """Raises if the model cannot be exported to a file of this kind at this path."""
     if path.is_dir():
-        raise UserError(f"{str(path)!r} is a folder. An export to {kind} is a file, such as 'model{suffix}'.")
+        raise UserError(f"{str(path)!r} is a folder. {kind} exports are files, such as 'model{suffix}'.")
     reduced = {layer.compute_dtype for layer in checked_model(model).layers} - {"float32"}
     if reduced:
         raise UserError(
-            f"Model {model.name!r} computes in {', '.join(sorted(reduced))}; an export to {kind} needs float32. Set "
-            "`keras.mixed_precision.set_global_policy('float32')`, build it again and load its weights."
+            f"Model {model.name!r} computes in {', '.join(sorted(reduced))}; {kind} exports require float32. Call "
+            "`keras.mixed_precision.set_global_policy('float32')`, build the model again and load its weights."
         )
 
 
 def description(model: PoseModel) -> dict:
-    """Returns what a client needs to know of the model, as plain JSON values.
+    """Returns the description of a model for clients, as JSON values.
 
-    A box becomes a crop by `crop_rule`: width and height times `grow_xy`, the shorter side stretched to the crop's
-    aspect about the box's centre, both times `padding`. Pixels go in as RGB, 0 … 255: `normalization` tells what the
-    model itself does first. `decoder` says how heatmaps were read, for those who read them anew.
+    `crop_rule` defines the crop of a box: width and height are multiplied by `grow_xy`, the shorter side is extended
+    about the centre to the aspect ratio of the crop, and both are multiplied by `padding`. Pixels are RGB in [0, 255];
+    `normalization` is part of the model. `decoder` defines how keypoints are decoded from heatmaps.
     """
     preset = model.preset
     codec = preset.rules
@@ -67,7 +67,7 @@ def description(model: PoseModel) -> dict:
 
 
 def _version(package: str) -> str:
-    """Returns the version of a package as it is imported: builds of TensorFlow have names of their own."""
+    """Returns the version of a package. Some builds of TensorFlow are distributed under other names."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

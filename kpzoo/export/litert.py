@@ -1,4 +1,4 @@
-"""LiteRT (TensorFlow Lite) files from crops to heatmaps and keypoints, for phones and small boards."""
+"""Export as LiteRT (TensorFlow Lite) files, from crops to heatmaps and keypoints, for mobile and embedded devices."""
 
 import json
 import zipfile
@@ -11,24 +11,24 @@ from kpzoo.export.description import check_file_export, description
 from kpzoo.files import written_whole
 from kpzoo.pose_model import PoseModel
 
-IDENTIFIER = b"TFL3"  # bytes 4 to 8 of every file
+IDENTIFIER = b"TFL3"  # bytes 4 to 8 of LiteRT files
 DESCRIPTION = "kpzoo.json"
 
 
 def to_litert(model: PoseModel, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Writes the model as a LiteRT file with one signature.
+    """Exports a model as a LiteRT file with one signature.
 
-    Inputs: `image` (B, H, W, 3) float32 RGB 0 … 255, and for MIPNets `instance` (B, M, N) float32 one-hot; at least
-    one row. Outputs, float32: the model's `heatmaps`, `keypoints_crop_xy` (B, M, K, 2) in crop pixels and
-    `keypoint_scores` (B, M, K), with M = 1 for models that take no queries.
+    Inputs: `image` (B, H, W, 3) float32 RGB in [0, 255], and for MIPNets `instance` (B, M, N) float32 one-hot, B ≥ 1.
+    Outputs, float32: the model's `heatmaps`, `keypoints_crop_xy` (B, M, K, 2) in crop pixels and `keypoint_scores`
+    (B, M, K), with M = 1 for models without the input `instance`.
 
-    What a client must know is the JSON file `kpzoo.json` in a zip archive behind the graph, where LiteRT keeps the
-    files of its own metadata: `unzip` and Python's zipfile read it, and interpreters pass over it.
+    The description of the model is the file `kpzoo.json` in a zip archive appended to the graph, where LiteRT stores
+    associated files of its metadata. `unzip` and Python's zipfile read it; interpreters ignore it.
 
     Args:
-        model: Any model of the zoo, built under the float32 policy.
-        path: The file.
-        overwrite: Whether an existing file may be replaced.
+        model: Any model of the zoo, built with the float32 policy.
+        path: File to write.
+        overwrite: Whether to replace an existing file.
 
     Returns:
         The path.
@@ -37,7 +37,7 @@ def to_litert(model: PoseModel, path: str | Path, *, overwrite: bool = False) ->
     check_file_export(model, path, "LiteRT", ".tflite")
     with written_whole(path, overwrite=overwrite) as part:
         owner = tf.Module()
-        owner.kept = [variable.value for variable in model.variables]  # variables without an owner come out empty
+        owner.kept = [variable.value for variable in model.variables]  # the converter needs an owner of the variables
         converter = tf.lite.TFLiteConverter.from_concrete_functions([_graph(model)], owner)
         part.write_bytes(converter.convert())
         with zipfile.ZipFile(part, "a", zipfile.ZIP_DEFLATED) as behind:

@@ -1,4 +1,4 @@
-"""ONNX files from crops to heatmaps or keypoints, for onnxruntime in any language."""
+"""Export as ONNX files, from crops to heatmaps or keypoints, for ONNX Runtime."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from kpzoo.export.description import check_file_export, description
 from kpzoo.files import written_whole
 from kpzoo.pose_model import PoseModel
 
-OPSETS = range(13, 19)  # tf2onnx writes no newer ones, and older ones lack what the decoders need
+OPSETS = range(13, 19)  # tf2onnx supports no newer ones; older ones lack operators of the decoders
 DEFAULT_OPSET = 17
 ANSWERS = ("keypoints", "heatmaps")
 
@@ -27,25 +27,25 @@ def to_onnx(
     opset: int = DEFAULT_OPSET,
     overwrite: bool = False,
 ) -> Path:
-    """Writes the model as an ONNX file.
+    """Exports a model as an ONNX file.
 
-    Inputs: `image` (batch, H, W, 3) float32 RGB 0 … 255, and for MIPNets `instance` (batch, queries, N) float32
-    one-hot; the identity for each crop asks for all N people. Outputs, float32:
+    Inputs: `image` (batch, H, W, 3) float32 RGB in [0, 255], and for MIPNets `instance` (batch, queries, N) float32
+    one-hot. The identity matrix as `instance` of a crop selects all N persons. Outputs, float32:
 
     * `answer="keypoints"`: `keypoints_crop_xy` (batch, queries, K, 2) in crop pixels and `keypoint_scores`
-      (batch, queries, K), with 1 for the queries of models that take none.
-    * `answer="heatmaps"`: `heatmaps` (batch, K, H/4, W/4), for MIPNets (batch, queries, K, H/4, W/4). Channels come
-      first, as everywhere in ONNX; the one Transpose in the graph is that of the input.
+      (batch, queries, K), with queries = 1 for models without the input `instance`.
+    * `answer="heatmaps"`: `heatmaps` (batch, K, H/4, W/4), for MIPNets (batch, queries, K, H/4, W/4), channels first.
+      The only Transpose of the graph is that of the input.
 
-    What a client must know (joints, links, flip pairs, normalisation, crop rule, decoder, versions) is in the file's
-    metadata, each value as JSON; see `kpzoo.export.description.description`.
+    The metadata of the file describes the model (keypoints, links, flip pairs, normalization, crop rule, decoder,
+    versions), each value as JSON; see `kpzoo.export.description.description`.
 
     Args:
-        model: Any model of the zoo, built under the float32 policy.
-        path: The file.
-        answer: "keypoints" or "heatmaps".
-        opset: The ONNX operator set.
-        overwrite: Whether an existing file may be replaced.
+        model: Any model of the zoo, built with the float32 policy.
+        path: File to write.
+        answer: Outputs, "keypoints" or "heatmaps".
+        opset: ONNX operator set.
+        overwrite: Whether to replace an existing file.
 
     Returns:
         The path.
@@ -71,15 +71,15 @@ def to_onnx(
 
 
 def imported(name: str):
-    """Returns the module, or says what to install."""
+    """Imports a module, or raises an error that names the package to install."""
     try:
         return import_module(name)
     except ImportError:
-        raise UserError(f"ONNX files need the package {name}. Install it with `pip install 'kpzoo[onnx]'`.") from None
+        raise UserError(f"ONNX requires the package {name}. Install it with `pip install 'kpzoo[onnx]'`.") from None
 
 
 def _converted(tf2onnx, model: PoseModel, answer: str, opset: int):
-    """Returns the ONNX model of the functional model and, for keypoints, its decoder."""
+    """Returns the ONNX model of the network and, for keypoints, its decoder."""
     names = list(model.input)
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in model.input.items()]
     codec = model.preset.rules
@@ -87,7 +87,7 @@ def _converted(tf2onnx, model: PoseModel, answer: str, opset: int):
     @tf.function(input_signature=specs, autograph=False)
     def forward(*inputs):
         count = tf.shape(inputs[0])[0]
-        # onnxruntime refuses convolutions on no rows at all: a row is added to none, and taken away from the answer.
+        # ONNX Runtime has no convolutions of empty batches: a row is added and removed from the outputs.
         inputs = [
             tf.pad(tensor, [[0, 1], *[[0, 0]] * (len(tensor.shape) - 1)])[: tf.maximum(count, 1)] for tensor in inputs
         ]
@@ -107,7 +107,7 @@ def _converted(tf2onnx, model: PoseModel, answer: str, opset: int):
 
     logger = logging.getLogger("tf2onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # else it tells each conversion's steps on stderr
+    logger.setLevel(logging.ERROR)  # it logs every step of a conversion
     try:
         proto, _ = tf2onnx.convert.from_function(forward, input_signature=specs, opset=opset)
     finally:
@@ -116,7 +116,7 @@ def _converted(tf2onnx, model: PoseModel, answer: str, opset: int):
 
 
 def _name_dimensions(proto) -> None:
-    """Names the free dimensions: every first one "batch", a second one "queries"."""
+    """Names the dynamic dimensions: "batch" for the first, "queries" for the second."""
     del proto.graph.value_info[:]
     for value in (*proto.graph.input, *proto.graph.output):
         for place, dimension in enumerate(value.type.tensor_type.shape.dim):

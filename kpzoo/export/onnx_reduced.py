@@ -1,4 +1,4 @@
-"""Smaller ONNX files of reduced precision, with what that costs in pixels and what it gains."""
+"""ONNX files of reduced precision, with the measured change of keypoints, file size and speed."""
 
 import json
 import tempfile
@@ -21,15 +21,15 @@ NUM_CROPS = 16
 
 @dataclass(frozen=True)
 class Reduction:
-    """What a reduced precision costs and gains, on this machine's CPU.
+    """Cost and gain of a reduced precision, measured on the CPU of this machine.
 
     Args:
         precision: "float16" or "int8".
-        keypoint_loss_px: Mean distance to the Keras model's keypoints, in crop pixels.
-        keypoint_loss_p95_px: 95 % of the keypoints are nearer than this.
-        num_crops: How many crops of drawn people that was measured with.
-        megabytes: Size before and after.
-        crops_per_s: Speed before and after.
+        keypoint_loss_px: Mean distance to the keypoints of the Keras model, in crop pixels.
+        keypoint_loss_p95_px: 95th percentile of that distance.
+        num_crops: Number of crops of drawn people used.
+        megabytes: File size before and after.
+        crops_per_s: Throughput before and after.
     """
 
     precision: str
@@ -51,27 +51,26 @@ class Reduction:
 def reduce_onnx(
     source: str | Path, path: str | Path, precision: str, model: PoseModel, *, overwrite: bool = False
 ) -> Reduction:
-    """Writes an ONNX file of reduced precision and measures it against the float32 one.
+    """Writes an ONNX file of reduced precision and compares it with the float32 file.
 
-    Inputs and outputs stay float32, and so does the decoder of "keypoints" files. The loss is written into the new
-    file's metadata, too.
+    Inputs, outputs and the decoder remain float32. The measurements are also stored in the metadata of the new file.
 
     Args:
         source: A float32 file of `to_onnx(answer="keypoints")`.
-        path: The file to write.
-        precision: "float16" halves the weights; "int8" quarters them and quantises activations while it runs.
-        model: The model that was exported; the loss is told for the keypoints that `compare` counts.
-        overwrite: Whether an existing file may be replaced.
+        path: File to write.
+        precision: "float16" halves the size of the weights. "int8" quarters it and quantizes activations dynamically.
+        model: The exported model. Keypoints are compared as in `compare`.
+        overwrite: Whether to replace an existing file.
 
     Returns:
-        What it costs and gains.
+        The measurements.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
     onnx = imported("onnx")
     before = ask_onnx(source)
     if before.metadata.get("answer") != "keypoints" or before.metadata.get("precision") != "float32":
-        raise UserError(f"{str(source)!r} must answer keypoints in float32 to be reduced. Export it again for that.")
+        raise UserError(f"{str(source)!r} must be a float32 export with answer='keypoints'. Export the model again.")
     with written_whole(path, overwrite=overwrite) as part:
         known = reference(model, NUM_CROPS)
         proto = onnx.load(str(source))
@@ -91,20 +90,20 @@ def _describe(onnx, proto, properties: dict, path: Path) -> None:
 
 
 def _float16(onnx, proto, scratch: Path):
-    """Returns the model with the network in float16, and pixels, normalisation and decoder in float32."""
+    """Returns the model with the network in float16, and normalization and decoder in float32."""
     imported("onnxruntime")
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     heavy = {"Conv", "ConvTranspose", "MatMul", "Gemm", "MaxPool", "GlobalAveragePool", "Relu", "Resize", "Sigmoid"}
     last = max(place for place, node in enumerate(proto.graph.node) if node.op_type in ("Conv", "ConvTranspose"))
     kept = [node.name for node in proto.graph.node[last + 1 :]]
-    for place, node in enumerate(proto.graph.node):  # whatever stands before the first convolution: 0 … 255 and sizes
+    for place, node in enumerate(proto.graph.node):  # nodes before the first convolution: pixels and shapes
         if node.op_type in heavy:
             break
         kept.append(node.name or str(place))
     reduced = convert_float_to_float16(proto, keep_io_types=True, node_block_list=kept)
     made = {}
-    for node in reduced.graph.node:  # a tensor that several float32 nodes read is cast once for each, under one name
+    for node in reduced.graph.node:  # the converter repeats a cast, under one name, for each float32 consumer
         made.setdefault(node.output[0], node)
     del reduced.graph.node[:]
     reduced.graph.node.extend(made.values())
@@ -112,7 +111,7 @@ def _float16(onnx, proto, scratch: Path):
 
 
 def _int8(onnx, proto, scratch: Path):
-    """Returns the model with 8-bit weights for each channel and activations that are quantised as they come."""
+    """Returns the model with 8-bit weights per channel and dynamically quantized activations."""
     imported("onnxruntime")
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -125,8 +124,8 @@ def _int8(onnx, proto, scratch: Path):
 def _measured(precision, source, path, before, after, known: Reference) -> Reduction:
     try:
         found = after(known.inputs)["keypoints_crop_xy"]
-    except Exception as error:  # the decoder finds no peak among NaN
-        raise UserError(f"The features do not fit {precision}: they leave its range. Keep float32.") from error
+    except Exception as error:  # the decoder fails on NaN
+        raise UserError(f"The activations exceed the range of {precision}. Use float32.") from error
     apart = np.linalg.norm(found - known.keypoints, axis=-1)[known.decided]
     return Reduction(
         precision,
@@ -139,7 +138,7 @@ def _measured(precision, source, path, before, after, known: Reference) -> Reduc
 
 
 def _speeds(answers, inputs) -> tuple[float, ...]:
-    """Returns crops per second of each, of the best of five passes in turns: what else the machine does hits all."""
+    """Returns the crops per second of each, from the best of five interleaved passes."""
     times = []
     for _ in range(5):
         times.append([])

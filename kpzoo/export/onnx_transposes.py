@@ -1,7 +1,7 @@
-"""Takes the Transposes out of a converted graph that the converter leaves where features are repeated per query.
+"""Removal of the Transpose nodes that tf2onnx leaves where features are repeated per query.
 
-TensorFlow computes channels last, ONNX channels first. tf2onnx moves Transposes through most operations until they meet
-and vanish, but not through the repetition of features, a product with gates per channel, or a change of rank.
+TensorFlow computes with channels last, ONNX with channels first. tf2onnx moves Transposes through most operations until
+they cancel, but not through the repetition of features, a product with gates per channel, or a change of rank.
 """
 
 TO_LAST, TO_FIRST = [0, 2, 3, 1], [0, 3, 1, 2]  # (B, C, h, w) -> (B, h, w, C), and back
@@ -9,7 +9,7 @@ WIDE_TO_LAST = [0, 2, 3, 4, 1]  # (B, C, 1, h, w) -> (B, 1, h, w, C)
 
 
 def without_needless_transposes(onnx, proto):
-    """Returns the ONNX model with the same answers and, inside, channels first throughout."""
+    """Returns an equivalent ONNX model that computes with channels first throughout."""
     graph = _Graph(onnx, proto)
     rules = (_repeat_channels_first, _gate_channels_first, _mean_channels_first, _drop_reshapes, _drop_pairs)
     while any(rule(graph, node) for node in list(graph.nodes) for rule in rules):
@@ -19,7 +19,7 @@ def without_needless_transposes(onnx, proto):
 
 
 class _Graph:
-    """The nodes of an ONNX graph in order, with what makes each tensor and what is known of it."""
+    """The nodes of an ONNX graph in order, with the producers, shapes and constants of its tensors."""
 
     def __init__(self, onnx, proto):
         self.onnx = onnx
@@ -38,17 +38,17 @@ class _Graph:
         self.makers = {name: node for node in self.nodes for name in node.output}
 
     def maker(self, name: str, kind: str):
-        """Returns the node of that kind which makes the tensor, or None."""
+        """Returns the node that produces a tensor if it is of this kind, else None."""
         node = self.makers.get(name)
         return node if node is not None and node.op_type == kind else None
 
     def transposed(self, name: str, order: list[int]):
-        """Returns the tensor that `name` is a transposition of, or None."""
+        """Returns the tensor that `name` is the transpose of, or None."""
         node = self.maker(name, "Transpose")
         return node.input[0] if node is not None and list(node.attribute[0].ints) == order else None
 
     def values(self, name: str) -> list | None:
-        """Returns the content of a constant of one dimension, or None."""
+        """Returns the values of a one-dimensional constant, or None."""
         tensor = self.constants.get(name)
         if tensor is None or len(tensor.dims) != 1:
             return None
@@ -60,9 +60,9 @@ class _Graph:
         return name
 
     def replace(self, node, *steps) -> bool:
-        """Puts a chain of nodes, each (kind, inputs, attributes), where a node was; the last makes its output.
+        """Replaces a node by a chain of nodes (kind, inputs, attributes), the last of which produces its output.
 
-        An input None stands for what the step before made.
+        An input None is the output of the previous node.
         """
         made, new, output = None, [], node.output[0]
         for number, (kind, inputs, attributes) in enumerate(steps):
@@ -76,7 +76,7 @@ class _Graph:
         return True
 
     def rename(self, node, tensor: str) -> bool:
-        """Lets `tensor` stand for what a node made."""
+        """Replaces the output of a node by `tensor`, and removes the node."""
         for user in self.nodes:
             for place, name in enumerate(user.input):
                 if name == node.output[0]:
@@ -86,7 +86,7 @@ class _Graph:
         return True
 
     def drop_unused(self):
-        """Removes the nodes that nothing reads any more."""
+        """Removes nodes whose outputs are not used."""
         while True:
             read = {name for node in self.nodes for name in node.input} | self.outputs
             kept = [node for node in self.nodes if any(name in read for name in node.output)]
@@ -103,7 +103,7 @@ class _Graph:
 
 
 def _repeat_channels_first(graph: _Graph, node) -> bool:
-    """Repeats feature maps per query as they are, and turns them afterwards."""
+    """Repeats feature maps per query before the Transpose instead of after it."""
     tile = graph.maker(node.input[0], "Tile") if node.op_type == "Reshape" else None
     wide = tile and graph.transposed(tile.input[0], WIDE_TO_LAST)
     shape = graph.values(node.input[1]) if wide else None
@@ -122,7 +122,7 @@ def _repeat_channels_first(graph: _Graph, node) -> bool:
 
 
 def _gate_channels_first(graph: _Graph, node) -> bool:
-    """Multiplies channels by gates (B, 1, 1, C) before the Transpose, and not behind it."""
+    """Multiplies channels by (B, 1, 1, C) gates before the Transpose instead of after it."""
     if node.op_type != "Mul":
         return False
     for features, gate in (node.input, reversed(node.input)):
@@ -140,7 +140,7 @@ def _gate_channels_first(graph: _Graph, node) -> bool:
 
 
 def _mean_channels_first(graph: _Graph, node) -> bool:
-    """Takes the mean over height and width before the Transpose, and not behind it."""
+    """Computes the mean over height and width before the Transpose instead of after it."""
     first = graph.transposed(node.input[0], TO_LAST) if node.op_type == "ReduceMean" else None
     if not first:
         return False
@@ -148,7 +148,7 @@ def _mean_channels_first(graph: _Graph, node) -> bool:
     axes = graph.values(node.input[1]) if len(node.input) > 1 else attributes.get("axes")
     if not axes or sorted(axes) != [1, 2]:
         return False
-    if graph.opset >= 18:  # where axes are an input
+    if graph.opset >= 18:  # axes are an input from opset 18
         keep = {"keepdims": attributes.get("keepdims", 1)}
         name = graph.constant(f"{node.output[0]}_axes", [2, 3])
         mean = ("ReduceMean", [first, name], keep)
@@ -160,7 +160,7 @@ def _mean_channels_first(graph: _Graph, node) -> bool:
 
 
 def _drop_reshapes(graph: _Graph, node) -> bool:
-    """Drops a Reshape to the shape that its tensor has, or had before another Reshape."""
+    """Removes a Reshape to the shape that its input has, or had before another Reshape."""
     shape = graph.values(node.input[1]) if node.op_type == "Reshape" else None
     if not shape or shape[0] != -1 or node.output[0] in graph.outputs:
         return False
@@ -173,7 +173,7 @@ def _drop_reshapes(graph: _Graph, node) -> bool:
 
 
 def _drop_pairs(graph: _Graph, node) -> bool:
-    """Drops two Transposes that undo each other."""
+    """Removes two Transposes that cancel."""
     if node.op_type != "Transpose" or list(node.attribute[0].ints) != TO_FIRST or node.output[0] in graph.outputs:
         return False
     first = graph.transposed(node.input[0], TO_LAST)

@@ -1,4 +1,4 @@
-"""The proof of an export: Keras and all exports answer the same crops, and the differences are measured."""
+"""Comparison of exports with the Keras model: the largest differences of heatmaps and keypoints on the same crops."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +13,22 @@ from kpzoo.inference.acceleration import ask_all
 from kpzoo.pose_model import PoseModel
 from kpzoo.scenes import drawn
 
-HEATMAP_LIMIT = 1e-5  # of the largest value in the Keras model's heatmaps
+HEATMAP_LIMIT = 1e-5  # relative to the largest value of the Keras model's heatmaps
 KEYPOINT_LIMIT = 0.01  # crop pixels
 NUM_CROPS = 4
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One line of a comparison.
+    """The difference of one export in one output.
 
     Args:
         target: The file or folder.
         what: "heatmaps", relative to the largest value, or "keypoints", in crop pixels.
         largest: The largest absolute difference.
         mean: The mean absolute difference.
-        limit: What `largest` may be.
-        num_keypoints: How many keypoints were compared, and how many there are; see `compare`.
+        limit: Largest value of `largest` that passes.
+        num_keypoints: Number of keypoints compared, and of all keypoints; see `compare`.
     """
 
     target: str
@@ -43,7 +43,7 @@ class Difference:
         return bool(self.largest <= self.limit)  # NaN is not
 
     def __str__(self) -> str:
-        of = f" ({self.num_keypoints[0]} of {self.num_keypoints[1]} are decided)" if self.num_keypoints else ""
+        of = f" ({self.num_keypoints[0]} of {self.num_keypoints[1]} compared)" if self.num_keypoints else ""
         verdict = "equal" if self.passed else "DIFFERENT"
         unit = "px" if self.what == "keypoints" else "of the peak"
         return (
@@ -54,7 +54,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Parity:
-    """The lines of a comparison; printed, a small table."""
+    """The result of `compare`. Its text is a table."""
 
     differences: tuple[Difference, ...]
 
@@ -67,17 +67,16 @@ class Parity:
 
 
 def compare(model: PoseModel, *targets: str | Path) -> Parity:
-    """Compares exports with the model on drawn people, asking for all N instances of each crop.
+    """Compares exports with the model on crops of drawn people, for all N instances of each crop.
 
-    A keypoint at which two cells of a heatmap are equal up to rounding has no answer of its own: keypoints that move
-    when the Keras model's heatmaps are shaken by `HEATMAP_LIMIT` are left out, and counted.
+    Ambiguous keypoints, which change when the heatmaps are perturbed by `HEATMAP_LIMIT`, are excluded and counted.
 
     Args:
-        model: The model that was exported.
-        *targets: SavedModel folders, ONNX and LiteRT files.
+        model: The exported model.
+        *targets: SavedModel folders, ONNX files and LiteRT files.
 
     Returns:
-        For each target the differences in heatmaps and keypoints, as far as it answers both.
+        The differences in heatmaps and keypoints for each target, if it has both outputs.
     """
     known = reference(model)
     return Parity(tuple(row for target in targets for row in _differences(model, target, known)))
@@ -85,10 +84,10 @@ def compare(model: PoseModel, *targets: str | Path) -> Parity:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the Keras model answers.
+    """Inputs, and the outputs of the Keras model for them.
 
     Args:
-        inputs: `image` (B, H, W, 3) and `instance` (B, N, N), the query for each of the N instances.
+        inputs: `image` (B, H, W, 3) and `instance` (B, N, N), the identity matrix for each crop.
         heatmaps: (B, N, h, w, K).
         keypoints: (B, N, K, 2) in crop pixels.
         decided: (B, N, K) bool, whether the keypoint is compared.
@@ -101,20 +100,20 @@ class Reference:
 
 
 def reference(model: PoseModel, num_crops: int = NUM_CROPS) -> Reference:
-    """Asks the Keras model for all instances in crops of drawn people."""
+    """Returns the outputs of the Keras model for all instances in crops of drawn people."""
     codec = model.preset.rules
     image = drawn_crops(model, num_crops)
     maps = ask_all(model, tf.constant(image)).numpy()
     keypoints = heatmaps.decode(codec, maps)[0].numpy()
     decided = _decided(codec, maps, keypoints)
     if not decided.any():
-        raise UserError(f"Model {model.name!r} answers flat heatmaps: there is no keypoint to compare.")
+        raise UserError(f"Model {model.name!r} predicts constant heatmaps: there are no keypoints to compare.")
     instance = np.tile(np.eye(maps.shape[1], dtype=np.float32), (len(image), 1, 1))
     return Reference({"image": image, "instance": instance}, maps, keypoints, decided)
 
 
 def drawn_crops(model: PoseModel, count: int = NUM_CROPS) -> np.ndarray:
-    """Returns (count, H, W, 3) crops of people in synthetic scenes, always the same."""
+    """Returns (count, H, W, 3) crops of people in drawn scenes with fixed seeds."""
     image_hw = model.preset.image_hw
     rule = model.preset.rules.crop
     found, seed = [], 0
@@ -132,19 +131,19 @@ def _differences(model: PoseModel, target: str | Path, known: Reference) -> list
     answer = ask(target)
     try:
         found = answer(known.inputs)
-    except Exception as error:  # the runtimes raise their own kinds
-        told = f"{str(target)!r} does not take the crops of model {model.name!r}: {first_line(error)}"
+    except Exception as error:  # the runtimes have various exceptions
+        told = f"{str(target)!r} does not accept the crops of model {model.name!r}: {first_line(error)}"
         raise UserError(told) from error
     if "heatmaps" in found:
-        if found["heatmaps"].ndim == 4:  # a model without queries
+        if found["heatmaps"].ndim == 4:  # a model without the input `instance`
             found["heatmaps"] = found["heatmaps"][:, None]
     if "keypoints_crop_xy" not in found:
-        known_numbers = np.nan_to_num(found["heatmaps"])  # NaN has no peak, and is told below as heatmaps that differ
+        known_numbers = np.nan_to_num(found["heatmaps"])  # the decoder fails on NaN, which the heatmaps report below
         found["keypoints_crop_xy"] = heatmaps.decode(model.preset.rules, known_numbers)[0].numpy()
     for name, expected in (("heatmaps", known.heatmaps), ("keypoints_crop_xy", known.keypoints)):
         if name in found and found[name].shape != expected.shape:
             raise UserError(
-                f"{str(target)!r} answers {name} of shape {found[name].shape}, the model {expected.shape}. "
+                f"{str(target)!r} returns {name} of shape {found[name].shape}, the model {expected.shape}. "
                 "It is the export of another model."
             )
     rows = []
@@ -158,7 +157,7 @@ def _differences(model: PoseModel, target: str | Path, known: Reference) -> list
 
 
 def _decided(codec, maps: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
-    """Returns (B, N, K) bool: whether the keypoint stays where it is under differences of the allowed size."""
+    """Returns (B, N, K) bool: whether the keypoint is unchanged if the heatmaps are perturbed by `HEATMAP_LIMIT`."""
     rng = np.random.default_rng(0)
     stays = np.ones(keypoints.shape[:-1], bool)
     size = np.float32(HEATMAP_LIMIT * np.abs(maps).max())

@@ -1,4 +1,4 @@
-"""Exports asked as their clients ask them: functions from named inputs to named answers, all in the model's layout."""
+"""Inference with exports in their runtimes, as functions from named inputs to named outputs in the model's layout."""
 
 import json
 import warnings
@@ -17,7 +17,7 @@ Answer = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def ask(target: str | Path) -> Answer:
-    """Returns what an export of any kind answers, as a function of its inputs."""
+    """Returns the inference function of an export of any kind."""
     if Path(target).is_dir():
         return ask_savedmodel(target)
     try:
@@ -29,7 +29,7 @@ def ask(target: str | Path) -> Answer:
 
 
 def ask_savedmodel(folder: str | Path) -> Answer:
-    """Returns what a SavedModel of `to_savedmodel` answers, as a function of its inputs."""
+    """Returns the inference function of a SavedModel of `to_savedmodel`."""
     try:
         loaded = tf.saved_model.load(str(folder))
         forward, predict_crops = (loaded.signatures[name] for name in ("serving_default", "predict_crops"))
@@ -42,21 +42,21 @@ def ask_savedmodel(folder: str | Path) -> Answer:
         points = predict_crops(image=tf.constant(inputs["image"]), flip=tf.constant(False))["keypoints_crop_xy"]
         return {"heatmaps": found["heatmaps"].numpy(), "keypoints_crop_xy": points.numpy()}
 
-    answer.loaded = loaded  # its functions do not keep its weights alive
+    answer.loaded = loaded  # keeps the weights alive, which the functions do not
     return answer
 
 
 def ask_onnx(path: str | Path) -> Answer:
-    """Returns what an ONNX file of `to_onnx` answers, as a function of its inputs; `answer.metadata` is its own.
+    """Returns the inference function of an ONNX file of `to_onnx`, with its metadata in `metadata`.
 
-    Heatmaps are turned to (..., h, w, K), as the model has them.
+    Heatmaps are transposed to (..., h, w, K), the layout of the model.
     """
     onnxruntime = imported("onnxruntime")
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         told = {key: json.loads(value) for key, value in session.get_modelmeta().custom_metadata_map.items()}
         told["image_hw"], told["num_instances"]
-    except Exception as error:  # onnxruntime has a kind of its own for each fault
+    except Exception as error:  # onnxruntime has many exceptions
         raise UserError(f"{str(path)!r} is not an ONNX file of `kpzoo export`: {first_line(error)}") from error
     names = [entry.name for entry in session.get_inputs()]
 
@@ -72,19 +72,19 @@ def ask_onnx(path: str | Path) -> Answer:
 
 
 def ask_litert(path: str | Path) -> Answer:
-    """Returns what a LiteRT file of `to_litert` answers, as a function of its inputs."""
+    """Returns the inference function of a LiteRT file of `to_litert`."""
     try:
         with zipfile.ZipFile(path) as behind:
             json.loads(behind.read(DESCRIPTION))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it advises to use a package of its own
+            warnings.simplefilter("ignore")  # a deprecation notice
             answer = tf.lite.Interpreter(model_path=str(path)).get_signature_runner()
-    except Exception as error:  # zipfile, JSON and the interpreter have kinds of their own
+    except Exception as error:  # zipfile, JSON and the interpreter have various exceptions
         raise UserError(f"{str(path)!r} is not a LiteRT file of `kpzoo export`: {first_line(error)}") from error
     names = answer.get_input_details()
     return lambda inputs: answer(**{name: inputs[name] for name in names})
 
 
 def first_line(error: Exception) -> str:
-    """Returns the first line of what a library says."""
+    """Returns the first line of the message of an exception."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

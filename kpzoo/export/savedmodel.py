@@ -1,4 +1,4 @@
-"""SavedModels whose graph goes from an encoded picture to keypoints, for servers that have TensorFlow alone."""
+"""Export as SavedModels whose graph goes from an encoded image to keypoints, for TensorFlow Serving."""
 
 import json
 from pathlib import Path
@@ -12,26 +12,27 @@ from kpzoo.inference.acceleration import FoldedModel, ask_all
 from kpzoo.inference.predictor import SECOND_INSTANCE_DECAY
 from kpzoo.pose_model import PoseModel, Preset
 
-CROPS_AT_ONCE = 32  # boxes of one picture that are cropped and asked together, so that memory does not grow with boxes
-DESCRIPTION = "assets.extra/kpzoo.json"  # TensorFlow Serving's folder for what is not part of the graph
+CROPS_AT_ONCE = 32  # boxes per batch, so that memory does not grow with the number of boxes
+DESCRIPTION = "assets.extra/kpzoo.json"  # TensorFlow Serving's folder for additional files
 
 
 def to_savedmodel(model: PoseModel, folder: str | Path, *, overwrite: bool = False) -> Path:
-    """Writes the model as a SavedModel whose signatures crop, run, flip, decode and rank inside the graph.
+    """Exports a model as a SavedModel that crops, predicts, averages with the flip, decodes and scores in its graph.
 
-    Signatures, all with any number of rows; all answers are float32:
+    The signatures have dynamic batch sizes and float32 outputs:
 
-    * `serving_default`: `image` (B, H, W, 3) float32 RGB 0 … 255, and for MIPNets `instance` (B, M, N) float32
-      one-hot, to the model's outputs; at least one row.
-    * `predict_crops`: `image`, `flip` () bool to `keypoints_crop_xy` (B, N, K, 2), `keypoint_scores` (B, N, K).
-    * `predict_image`: `contents` () string, an encoded JPEG, PNG, GIF or BMP picture, `boxes_xywh` (P, 4) float32 and
-      `flip` to `keypoints_xy` (P, N, K, 2) in image pixels, `keypoint_scores` (P, N, K), `scores` (P, N). Pixels count
-      as they are stored: an EXIF orientation is not applied.
+    * `serving_default`: from `image` (B, H, W, 3) float32 RGB in [0, 255], and for MIPNets `instance` (B, M, N) float32
+      one-hot, to the outputs of the model. B ≥ 1.
+    * `predict_crops`: from `image` and `flip` () bool to `keypoints_crop_xy` (B, N, K, 2) and `keypoint_scores`
+      (B, N, K).
+    * `predict_image`: from `contents` () string, an encoded JPEG, PNG, GIF or BMP image, `boxes_xywh` (P, 4) float32
+      and `flip` to `keypoints_xy` (P, N, K, 2) in image pixels, `keypoint_scores` (P, N, K) and `scores` (P, N). The
+      EXIF orientation is not applied.
 
     Args:
         model: Any model of the zoo.
-        folder: The version's folder, for TensorFlow Serving a number below the model's name.
-        overwrite: Whether an existing folder may be replaced.
+        folder: Folder to write. TensorFlow Serving expects a version number in a folder of the model.
+        overwrite: Whether to replace an existing folder.
 
     Returns:
         The folder.
@@ -45,9 +46,9 @@ def to_savedmodel(model: PoseModel, folder: str | Path, *, overwrite: bool = Fal
 
 
 def _serving_module(model: PoseModel) -> tf.Module:
-    """Returns a module that holds each weight once, with its signatures in `served`.
+    """Returns a module that holds each weight once, with the signatures in `served`.
 
-    The weights are those of `kpzoo.accelerate`, batch norms inside of the convolutions before them.
+    The weights are those of `kpzoo.accelerate`, with batch normalization folded into the convolutions.
     """
     preset, folded = model.preset, FoldedModel(model)
     module = tf.Module()
@@ -67,7 +68,7 @@ def _serving_module(model: PoseModel) -> tf.Module:
         return {name: tf.cast(value, tf.float32) for name, value in network(inputs).items()}
 
     @tf.function(input_signature=[image_spec], autograph=False)
-    def ask(image):  # the network stands once in the graph, whoever calls it
+    def ask(image):  # a function, so that the graph has the network only once
         return ask_all(model, image, network)
 
     @tf.function(input_signature=[image_spec, flip_spec], autograph=False)
@@ -86,7 +87,7 @@ def _serving_module(model: PoseModel) -> tf.Module:
 def _decoded(preset: Preset, ask, image: tf.Tensor, flip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns keypoints (B, N, K, 2) in crop pixels and scores (B, N, K) of (B, H, W, 3) crops."""
     codec = preset.rules
-    # Convolutions on no rows at all fail on some CPUs: a row is added, and taken away from the answer.
+    # Convolutions of empty batches fail on some CPUs: a row is added and removed from the outputs.
     image, count = tf.pad(image, [[0, 1], [0, 0], [0, 0], [0, 0]]), tf.shape(image)[0]
     image = image[: tf.maximum(count, 1)]
     maps = ask(image)
@@ -99,13 +100,13 @@ def _decoded(preset: Preset, ask, image: tf.Tensor, flip: tf.Tensor) -> tuple[tf
 
 
 def _image_to_keypoints(preset: Preset, ask, contents, boxes_xywh, flip) -> dict[str, tf.Tensor]:
-    """Returns the keypoints in (P, 4) boxes of an encoded picture, `CROPS_AT_ONCE` boxes at a time."""
+    """Returns the keypoints in (P, 4) boxes of an encoded image, `CROPS_AT_ONCE` boxes at a time."""
     codec = preset.rules
     rule = codec.crop
     fine = tf.reduce_all(tf.math.is_finite(boxes_xywh)) & tf.reduce_all(boxes_xywh[:, 2:] > 0)
-    told = ["boxes_xywh must be finite: x, y, width and height above 0. Received:", boxes_xywh]
+    told = ["boxes_xywh must be finite x, y, width, height with sizes above 0. Received:", boxes_xywh]
     with tf.control_dependencies([tf.Assert(fine, told, summarize=40)]):
-        boxes_xywh = tf.identity(boxes_xywh)  # nothing is cropped before the boxes are known to be good
+        boxes_xywh = tf.identity(boxes_xywh)  # nothing is cropped before the check
     pixels = _pixels(contents)
     views = crops.views_in_graph(boxes_xywh, rule, preset.image_hw)
 
@@ -126,7 +127,7 @@ def _image_to_keypoints(preset: Preset, ask, contents, boxes_xywh, flip) -> dict
         return tf.TensorArray(tf.float32, 0, dynamic_size=True, infer_shape=False, element_shape=(None, *shape))
 
     people = (preset.num_instances, preset.skeleton.num_keypoints)
-    count = tf.maximum(tf.shape(views)[0], 1)  # no boxes: one empty round, for the shapes
+    count = tf.maximum(tf.shape(views)[0], 1)  # without boxes one empty iteration defines the shapes
     start = (tf.constant(0), rows(*people, 2), rows(*people))
     _, points_of, scores_of = tf.while_loop(lambda start, *_: start < count, some, start, parallel_iterations=1)
     scores = scores_of.concat()
@@ -139,10 +140,10 @@ def _image_to_keypoints(preset: Preset, ask, contents, boxes_xywh, flip) -> dict
 
 
 def _pixels(contents: tf.Tensor) -> tf.Tensor:
-    """Returns the (H, W, 3) uint8 RGB pixels of an encoded picture."""
+    """Decodes an image to (H, W, 3) uint8 RGB."""
     pixels = tf.cond(
         tf.io.is_jpeg(contents),
-        # INTEGER_ACCURATE gives OpenCV's pixels bit for bit.
+        # INTEGER_ACCURATE is bit-identical with OpenCV.
         lambda: tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE"),
         lambda: tf.io.decode_image(contents, channels=3, expand_animations=False),
     )
