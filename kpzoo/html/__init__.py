@@ -1,1 +1,1 @@
-"""Parts of HTML reports."""
+"""Components of HTML reports."""

@@ -1,18 +1,18 @@
-"""Charts as SVG text: a report needs no drawing library, no script and no network."""
+"""Charts as SVG text, for HTML reports without scripts and external files."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-COLOURS = ("#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#8A8A8A", "#0072B2", "#D55E00")  # Okabe & Ito, grey for none
+COLOURS = ("#009E73", "#56B4E9", "#E69F00", "#CC79A7", "#8A8A8A", "#0072B2", "#D55E00")  # Okabe & Ito, and grey
 
-MARKED = 60  # curves of up to so many points show them, and tell their numbers
+MARKED = 60  # curves with at most this many points show them, with their values as tooltips
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Where numbers lie between the first tick and the last; where `log`, the decades are equally long."""
+    """Linear or logarithmic axis from the first tick to the last."""
 
     ticks: tuple[float, ...]
     log: bool = False
@@ -26,7 +26,7 @@ UNIT = Axis((0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
 
 
 def axis_for(values: Sequence[float]) -> Axis:
-    """Returns a linear axis from 0, or one of decades where positive numbers differ more than twentyfold."""
+    """Returns a linear axis that includes 0, or a logarithmic one if positive values differ more than 20-fold."""
     low, high = min(values, default=0.0), max(values, default=0.0)
     if low > 0 and high > 20 * low:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high) - 1e-9)
@@ -45,7 +45,7 @@ def axis_for(values: Sequence[float]) -> Axis:
 
 
 def stacked_bars(rows: Mapping[str, Sequence[float]], parts: Sequence[str]) -> str:
-    """Returns one bar of full width a row, in the shares of its numbers, with a legend of the parts above."""
+    """Returns a chart with one bar per row, divided in proportion to its numbers, and a legend of the parts."""
     left, width, height = 130, 560, 20
     body = [_legend(parts, left)]
     for index, (name, numbers) in enumerate(rows.items()):
@@ -74,7 +74,7 @@ def lines(
     x_axis: Axis = UNIT,
     y_axis: Axis = UNIT,
 ) -> str:
-    """Returns curves (xs, ys), over the unit square unless axes are given; numbers that are not finite are left out."""
+    """Returns a line chart of (xs, ys), by default over the unit square. Values that are not finite are left out."""
     body = [_frame(x_label, y_label, x_axis, y_axis), _legend(list(curves), 60)]
     for (name, (xs, ys)), colour in zip(curves.items(), _cycle(len(curves)), strict=True):
         points = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]
@@ -89,7 +89,7 @@ def lines(
 
 
 def bars(values: Mapping[str, float], notes: Sequence[str], x_label: str, y_label: str) -> str:
-    """Returns a column for each value in 0 … 1, with a note below its name."""
+    """Returns a column chart of values in [0, 1], with a note below each name."""
     body, step = [_frame(x_label, y_label, None, UNIT)], 400 / max(len(values), 1)
     for index, ((name, value), note) in enumerate(zip(values.items(), notes, strict=True)):
         x, height = 60 + step * (index + 0.15), 290 * max(value, 0)
@@ -110,7 +110,7 @@ def _legend(names: Sequence[str], left: float) -> str:
     out, x, y = [], left, 8
     colours = COLOURS if left > 60 else _cycle(len(names))
     for name, colour in zip(names, colours, strict=False):
-        if left == 60 < x and x + 17 + 6.5 * len(name) > 475:  # a second line has room above the frame of curves
+        if left == 60 < x and x + 17 + 6.5 * len(name) > 475:  # there is space for a second line
             x, y = left, y + 15
         out.append(f'<rect x="{x}" y="{y}" width="12" height="12" fill="{colour}"/>' + _text(x + 17, y + 10, name))
         x += 34 + 7 * len(name)
@@ -149,10 +149,10 @@ def _svg(width: float, height: float, body: Sequence[str]) -> str:
 
 
 def dots(panels: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
-    """Returns panels side by side, each with its own scale: a dot for each number of a row, and a bar at their mean.
+    """Returns dot plots side by side, each with its own scale: a dot for each number of a row, and a bar at the mean.
 
     Args:
-        panels: Title to row to numbers, of which a row may have none; all panels have the same rows.
+        panels: Numbers by row, by title of the panel. All panels have the same rows; a row may be empty.
     """
     rows = list(next(iter(panels.values())))
     left, width, height = 20 + 6.6 * max(len(row) for row in rows), 230, 26

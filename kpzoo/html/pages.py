@@ -1,4 +1,4 @@
-"""One HTML file that needs no network: its frame, tables and pictures."""
+"""HTML pages in one file, without external files: frame, tables and images."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -18,12 +18,12 @@ td, th { padding: 0.15em 0.9em 0.15em 0; text-align: left; vertical-align: top; 
 
 
 def page(title: str, sections: Sequence[str], reload_s: int | None = None) -> str:
-    """Returns the whole file.
+    """Returns the text of an HTML file.
 
     Args:
-        title: What the browser's tab says.
-        sections: HTML.
-        reload_s: Seconds after which a browser that shows the page loads it anew; None for never.
+        title: Title of the page.
+        sections: HTML of the sections.
+        reload_s: Seconds after which a browser reloads the page; None for never.
     """
     reload = f'<meta http-equiv="refresh" content="{reload_s}">' if reload_s else ""
     head = f'<meta charset="utf-8">{reload}<title>{escape(title)}</title><style>{_STYLE}</style>'
@@ -32,7 +32,7 @@ def page(title: str, sections: Sequence[str], reload_s: int | None = None) -> st
 
 
 def table(values: Mapping[str, object], kind: str = "") -> str:
-    """Returns names and values; floats with four digits, -1 as "n/a"; `kind` is the class of the values' cells."""
+    """Returns a table of names and values. Floats have four digits, -1 is "n/a". `kind` is the class of the cells."""
 
     def cell(value) -> str:
         if not isinstance(value, float):
@@ -44,7 +44,7 @@ def table(values: Mapping[str, object], kind: str = "") -> str:
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table of texts, the first column of names, the others of numbers."""
+    """Returns a table of texts: names in the first column, numbers in the others."""
     cells = "".join(f'<th class="number">{escape(text)}</th>' for text in head[1:])
     out = f"<tr><th>{escape(head[0])}</th>{cells}</tr>"
     for name, *texts in rows:
@@ -54,11 +54,11 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def picture(image_rgb: np.ndarray, text: str) -> str:
-    """Returns an (H, W, 3) uint8 picture inside of the page; `text` says what it is."""
+    """Returns an embedded (H, W, 3) uint8 image with the alternative text `text`."""
     jpeg = cv2.imencode(".jpg", cv2.cvtColor(np.asarray(image_rgb), cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
     return jpeg_picture(jpeg[1].tobytes(), text)
 
 
 def jpeg_picture(jpeg: bytes, text: str) -> str:
-    """Returns the picture of a JPEG file inside of the page."""
+    """Returns an embedded JPEG image with the alternative text `text`."""
     return f'<img alt="{escape(text)}" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">'
