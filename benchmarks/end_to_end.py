@@ -1,4 +1,4 @@
-"""Pictures and boxes to poses, the whole way: `kpzoo.predict` against one picture and `model.predict` at a time.
+"""End-to-end inference from image files and boxes to poses: `kpzoo.predict` against a loop of `model.predict`.
 
 python benchmarks/end_to_end.py --write
 """
@@ -25,7 +25,7 @@ FIRST = "picture by picture, model.predict"
 
 
 def make_pictures(folder: Path, count: int) -> tuple[list[Path], list[np.ndarray]]:
-    """Writes drawn scenes; returns their files and boxes."""
+    """Writes drawn scenes, and returns their files and boxes."""
     paths, boxes = [], []
     for seed in range(count):
         pixels, persons = drawn.draw_scene(seed, crowding=0.5)
@@ -36,7 +36,7 @@ def make_pictures(folder: Path, count: int) -> tuple[list[Path], list[np.ndarray
 
 
 def one_by_one(model, paths, boxes) -> list[np.ndarray]:
-    """Returns keypoints as a first script would find them: picture by picture, the flip test as a second call."""
+    """Returns the keypoints of a simple loop over images, with the flip test as a second call."""
     codec, preset = model.preset.rules, model.preset
     rule, found = codec.crop, []
     cut = batching.cropper(preset.image_hw, rule.fill_rgb)
@@ -51,7 +51,7 @@ def one_by_one(model, paths, boxes) -> list[np.ndarray]:
 
 
 def network_alone(model, count: int, size: int):
-    """Returns what asks for `count` crops, `size` at a time, from both sides."""
+    """Returns a call that predicts `count` crops with the flip test, in batches of `size`."""
     image = tf.random.stateless_uniform((count, *model.preset.image_hw, 3), (0, 0), 0, 255)
     ask, parts = accelerate(model), [image[start : start + size] for start in range(0, count, size)]
     return lambda: [ask(part)[0].numpy() for part in parts]

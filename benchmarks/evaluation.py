@@ -2,8 +2,8 @@
 
     python benchmarks/evaluation.py --write
 
-Two people on each of 10,000 images, ten predictions on each image, near a person or anywhere. Both tools read the same
-two files; their ten numbers must be equal.
+The data are 10,000 images with two people each and ten predictions per image. Both tools read the same two files, and
+their ten metrics must be equal.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from kpzoo.skeletons import COCO17
 
 NAMES = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 SIGMAS = np.array(COCO17.sigmas)
-PERSONS = 2  # on each image
+PERSONS = 2  # per image
 
 
 def write_files(folder: Path, num_images: int, num_poses: int) -> tuple[Path, Path]:
@@ -71,7 +71,7 @@ def write_files(folder: Path, num_images: int, num_poses: int) -> tuple[Path, Pa
 
 
 def with_pycocotools(annotations: Path, results: Path) -> tuple[list[float], float]:
-    """Returns the ten numbers, and the seconds of evaluation alone, without reading the files."""
+    """Returns the ten metrics of pycocotools, and the seconds of the evaluation without reading the files."""
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(annotations)
         evaluation = COCOeval(truth, truth.loadRes(str(results)), "keypoints")
@@ -83,7 +83,7 @@ def with_pycocotools(annotations: Path, results: Path) -> tuple[list[float], flo
 
 
 def with_kpzoo(annotations: Path, results: Path) -> tuple[list[float], float]:
-    """Returns the same of kpzoo."""
+    """Returns the ten metrics of kpzoo, and the seconds of the evaluation without reading the files."""
     truth = read_annotations(annotations)
     poses = read_results(results, truth)
     started = time.perf_counter()
@@ -92,7 +92,7 @@ def with_kpzoo(annotations: Path, results: Path) -> tuple[list[float], float]:
 
 
 def average_precisions(num_images: int, num_poses: int, rounds: int) -> tuple[list[dict], list[dict]]:
-    """Returns the table and the bars of AP."""
+    """Returns the table of AP and its targets."""
     alone, numbers = {"pycocotools": [], "kpzoo": []}, {}
     with tempfile.TemporaryDirectory() as folder:
         files = write_files(Path(folder), num_images, num_poses)
@@ -121,7 +121,7 @@ def average_precisions(num_images: int, num_poses: int, rounds: int) -> tuple[li
 
 
 def plain_nms(points: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> list[int]:
-    """Greedy OKS-NMS of one image as the reference implementations write it: a loop over the kept poses."""
+    """Greedy OKS-NMS of one image as in the reference implementations: a loop over the kept poses."""
     order, keep = np.argsort(-scores), []
     while len(order):
         first, rest = order[0], order[1:]
@@ -131,7 +131,7 @@ def plain_nms(points: np.ndarray, scores: np.ndarray, areas: np.ndarray) -> list
 
 
 def suppressions(num_images: int, num_poses: int, rounds: int) -> tuple[list[dict], list[dict]]:
-    """Returns the table and the bars of OKS-NMS; a third of the poses are near doubles of others."""
+    """Returns the table of OKS-NMS and its targets. A third of the poses are near-duplicates."""
     rng = np.random.default_rng(1)
     points = rng.uniform(0, 400, (num_images, num_poses, 17, 2))
     doubles = num_poses // 3

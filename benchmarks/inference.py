@@ -1,4 +1,4 @@
-"""Crops to heatmaps: `model.predict`, the model in a graph, exported, and `kpzoo.accelerate` in both precisions.
+"""Inference from crops to heatmaps: `model.predict`, `tf.function`, a SavedModel, and `kpzoo.accelerate`.
 
 python benchmarks/inference.py --write             # add --model hrnet_w32, --weights FILE, --batch-sizes 1 8
 """
@@ -27,7 +27,7 @@ EXPORTED = "SavedModel, serving_default"
 
 
 def lively(model: PoseModel) -> PoseModel:
-    """Draws batch norms at which no feature dies: what is computed is then as dense as in a trained network."""
+    """Draws batch-normalization weights at which no feature is constantly zero, as in a trained network."""
     rng = np.random.default_rng(0)
     for variable in model.variables:
         kind = variable.path.split("/")[-1]
@@ -39,7 +39,7 @@ def lively(model: PoseModel) -> PoseModel:
 
 
 def alternatives(model: PoseModel, count: int) -> dict:
-    """Returns what answers for `count` crops, by name."""
+    """Returns calls that predict heatmaps of `count` crops, by name."""
     crops = np.random.default_rng(0).uniform(0, 255, (count, *model.preset.image_hw, 3)).astype(np.float32)
     people = model.preset.num_instances
     inputs = {"image": crops, "instance": np.tile(np.eye(people, dtype=np.float32)[None], (count, 1, 1))}
@@ -66,13 +66,13 @@ def _frozen(model: PoseModel, precision: str) -> Accelerated:
 
 @cache
 def _exported(model: PoseModel):
-    """Returns the model's SavedModel, loaded."""
+    """Exports the model as a SavedModel and loads it."""
     with tempfile.TemporaryDirectory() as folder:
         return tf.saved_model.load(str(to_savedmodel(model, Path(folder) / "1")))
 
 
 def work(model: PoseModel, count: int, names: Iterable[str]) -> dict[str, float]:
-    """Returns the multiply-adds of a call of each alternative."""
+    """Returns the multiply-adds of one call of each alternative."""
     known = dict.fromkeys(AS_IT_IS, macs.of_all(model))
     known[EXPORTED] = macs.accelerated(model, outputs=tuple(model.output))
     fewer = macs.accelerated(model)
@@ -80,7 +80,7 @@ def work(model: PoseModel, count: int, names: Iterable[str]) -> dict[str, float]
 
 
 def flip_tests(model: PoseModel, count: int) -> dict:
-    """Returns what answers with keypoints after the flip test: of both sides in one batch, in two calls, exported."""
+    """Returns calls that predict keypoints with the flip test: in one batch, in two calls, and with a SavedModel."""
     image = tf.random.stateless_uniform((count, *model.preset.image_hw, 3), (0, 0), 0, 255)
     ask, codec = accelerate(model), model.preset.rules
     exported, flip = _exported(model).signatures["predict_crops"], tf.constant(True)
@@ -97,7 +97,7 @@ def flip_tests(model: PoseModel, count: int) -> dict:
 
 
 def bars(size: int, times: dict[str, measure.Times]) -> list[dict]:
-    """Returns what was asked for at batches of one and of eight."""
+    """Returns the targets for batches of one and eight."""
     wanted, made = {1: 2.0, 8: 1.15}, []
     if size not in wanted:
         return made
@@ -113,7 +113,7 @@ def bars(size: int, times: dict[str, measure.Times]) -> list[dict]:
 
 
 def change_in_pixels(model: PoseModel, count: int) -> list[dict]:
-    """Returns how far keypoints move from those of the Keras model, on drawn people, where they are decided."""
+    """Returns the change of unambiguous keypoints relative to the Keras model, on drawn people."""
     known, rows = parity.reference(model, count), []
     for precision in ("float32", "bfloat16") if has_bfloat16() else ("float32",):
         found, _ = accelerate(model, precision)(known.inputs["image"], flip=False)

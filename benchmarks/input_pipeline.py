@@ -1,10 +1,10 @@
-"""Samples per second of the training stream, against a loop of OpenCV and NumPy, with all that augmentation has.
+"""Samples per second of the training pipeline with full augmentation, against a loop of OpenCV and NumPy.
 
     python benchmarks/input_pipeline.py --data coco --split train --write
 
-Crops of 256x192 with the targets of two people each. The loop is what a worker process of other projects does for each
-sample: `cv2.imread`, one `cv2.warpAffine`, channels brightened, Gaussian targets in NumPy; it has one core. The pack is
-what `kpzoo data pack` makes of the same folder.
+The samples are crops of 256x192 with the targets of two people. The loop does on one core what a worker process of
+other projects does per sample: `cv2.imread`, `cv2.warpAffine`, brightness augmentation, and Gaussian targets in NumPy.
+The pack is that of `kpzoo data pack` for the same folder.
 """
 
 import argparse
@@ -39,7 +39,7 @@ FILL = (0.0, 0.0, 0.0)  # of HRNet's crops
 
 
 def sample_time(make_iterator, num_batches: int, warm_up: int = 4):
-    """Returns a call that takes the time of a sample, once buffers are filled and threads are started."""
+    """Returns a call that measures the time per sample after a warm-up."""
 
     def call():
         iterator = make_iterator()
@@ -54,7 +54,7 @@ def sample_time(make_iterator, num_batches: int, warm_up: int = 4):
 
 
 def stream_on(cores: int, model, data, crowd=None):
-    """Returns what makes an iterator over kpzoo's batches, worked on by that many threads."""
+    """Returns a function that makes an iterator over the batches of kpzoo with `cores` threads."""
 
     def make():
         options = tf.data.Options()
@@ -66,7 +66,7 @@ def stream_on(cores: int, model, data, crowd=None):
 
 
 def opencv_loop(data):
-    """Returns what makes an iterator over batches of the loop."""
+    """Returns a function that makes an iterator over the batches of the loop."""
     persons = batches._persons(data, check_images=False)
     boxes, points = persons["boxes_image_xywh"], persons["keypoints_image_xy"]
     views = geometry.views(boxes, geometry.CROP_RULES["hrnet"], IMAGE_HW)
@@ -106,7 +106,7 @@ def opencv_loop(data):
 
 
 def ways(data, model, folder: str, num_batches: int) -> dict:
-    """Returns calls that take the time of a sample, each way's; the pack goes to `folder`."""
+    """Returns calls that measure the time per sample of each alternative. The pack is written to `folder`."""
     crowd = composed.Crowd(Cutouts(data), share=1.0)
     packed = pack.open_pack(packing.write_pack(data, f"{folder}/pack", image_hw=IMAGE_HW))
     sources = {
@@ -124,7 +124,7 @@ def ways(data, model, folder: str, num_batches: int) -> dict:
 
 
 def stages(data, count: int) -> dict:
-    """Returns calls that do one part of the work for `count` samples, on one thread each."""
+    """Returns calls that do one stage of the work for `count` samples on one thread."""
     persons = batches._persons(data, check_images=False)
     views = geometry.views(persons["boxes_image_xywh"], geometry.CROP_RULES["hrnet"], IMAGE_HW)
     places = np.arange(count) % len(views)

@@ -1,4 +1,4 @@
-"""Multiply-adds of what the benchmarks time: of models as they are, and of the graphs that `kpzoo.accelerate` makes."""
+"""Multiply-adds of models, and of the graphs of `kpzoo.accelerate`."""
 
 from functools import cache
 
@@ -12,12 +12,12 @@ from kpzoo.pose_model import PoseModel
 
 @cache
 def folded(model: PoseModel) -> FoldedModel:
-    """Returns the model's rewritten graph in float32, made once."""
+    """Returns the folded graph of the model in float32, which is cached."""
     return FoldedModel(model)
 
 
 def bound(model: PoseModel, queries: int = 2) -> float:
-    """Returns how many times the multiply-adds of one query so many of a MIPNet are: the trunk counts once."""
+    """Returns the multiply-adds of several queries of a MIPNet relative to one query. The trunk runs once."""
     per_query, names = 0, set()
     for layer in model.layers:  # in the order of the data flow
         inputs = layer.input if isinstance(layer.input, list) else [layer.input]
@@ -29,17 +29,17 @@ def bound(model: PoseModel, queries: int = 2) -> float:
 
 
 def of_all(model: PoseModel) -> float:
-    """Returns the multiply-adds of one crop and of all instances of a MIPNet, as Keras computes them."""
+    """Returns the multiply-adds of the Keras model for one crop and all instances."""
     return count_macs(model) * bound(model, model.preset.num_instances)
 
 
 def accelerated(model: PoseModel, queries: int | None = None, outputs: tuple[str, ...] = ("heatmaps",)) -> int:
-    """Returns the multiply-adds of one crop that are left in the rewritten graph.
+    """Returns the multiply-adds of the folded graph for one crop.
 
     Args:
         model: Any model of the zoo.
-        queries: How many instances a MIPNet is asked for, None for all.
-        outputs: The answers that are wanted.
+        queries: Number of instances of a MIPNet, None for all.
+        outputs: Names of the outputs that are computed.
     """
     network, people = folded(model), model.preset.num_instances
     specs = [tf.TensorSpec(weight.shape, weight.dtype) for weight in network.weights()]

@@ -1,7 +1,7 @@
-"""What all benchmarks share: alternatives timed in turn, the machine and its peak, bars, files of results.
+"""Shared code of the benchmarks: timing, description of the machine, targets, and files of results.
 
-A machine that others use slows down and speeds up by tens of percent within a minute. So no alternative is timed on its
-own: rounds go through all of them, one after the other, and what counts is the ratio of the medians.
+The speed of a shared machine varies by tens of percent within a minute. Alternatives are therefore timed in turn, round
+by round, and compared by the ratio of their medians.
 """
 
 import os
@@ -25,11 +25,11 @@ PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "onnxrunti
 
 
 class OwnTime(float):
-    """Milliseconds by an alternative's own clock, for those whose start does not count."""
+    """Milliseconds measured by an alternative itself, to exclude its start."""
 
 
 class Times(NamedTuple):
-    """Milliseconds of one call: the median over the rounds, and the middle half of them."""
+    """Milliseconds per call: the median and the quartiles over the rounds."""
 
     median: float
     low: float
@@ -40,7 +40,7 @@ class Times(NamedTuple):
         return cls(*np.percentile(list(values), [50, 25, 75]).tolist())
 
     def scaled(self, factor: float) -> "Times":
-        """Returns the same in another unit."""
+        """Returns the times multiplied by a factor, to convert the unit."""
         return Times(*(factor * value for value in self))
 
     def __str__(self) -> str:
@@ -50,14 +50,14 @@ class Times(NamedTuple):
 def interleaved(
     alternatives: Mapping[str, Callable[[], object]], rounds: int, calls: int = 1, warm_up: int = 2
 ) -> dict[str, Times]:
-    """Returns the time of a call of each alternative, all measured in the same minutes.
+    """Times the alternatives in turn.
 
     Args:
-        alternatives: What to call, by name. A call must wait for its result, such as by `.numpy()`. What returns an
-            `OwnTime` is believed.
-        rounds: How often each is timed. Every other round goes through them backwards.
-        calls: How many calls in a row are timed together: more for short ones.
-        warm_up: First calls that are left out.
+        alternatives: Calls by name. A call must wait for its result, for example with `.numpy()`, or return an
+            `OwnTime`.
+        rounds: Number of rounds. Every other round has the reverse order.
+        calls: Number of consecutive calls that are timed together.
+        warm_up: Number of calls before the first round.
     """
     for _ in range(warm_up):
         for call in alternatives.values():
@@ -73,7 +73,7 @@ def interleaved(
 
 
 def limit_threads(intra_op: int | None) -> None:
-    """Gives TensorFlow that many threads for one operation; None for one a core. Before anything is computed."""
+    """Sets the threads per TensorFlow operation; None for one per core. Must be called before any operation."""
     import tensorflow as tf
 
     if intra_op is not None:
@@ -81,7 +81,7 @@ def limit_threads(intra_op: int | None) -> None:
 
 
 def machine() -> dict:
-    """Returns the processor, threads, versions, and the peaks of this very run in GFLOP/s of matrix products."""
+    """Returns the processor, threads, versions, and the measured peaks in GFLOP/s of matrix products."""
     import tensorflow as tf
 
     text = Path("/proc/cpuinfo").read_text() if os.path.exists("/proc/cpuinfo") else ""
@@ -113,9 +113,9 @@ def _installed(names: Iterable[str]) -> list[str]:
     return [name for name in names if known(name)]
 
 
-@cache  # a run has one peak
+@cache
 def peaks(size: int = 2048, rounds: int = 5) -> dict[str, float]:
-    """Returns the GFLOP/s of a large matrix product in float32 and bfloat16: what no network can exceed."""
+    """Returns the GFLOP/s of a large matrix product in float32 and bfloat16, an upper bound for networks."""
 
     import tensorflow as tf
 
@@ -129,19 +129,19 @@ def peaks(size: int = 2048, rounds: int = 5) -> dict[str, float]:
 
 
 def bar(name: str, reached: float, at_least: float | None = None, at_most: float | None = None, unit: str = "") -> dict:
-    """Returns one line of what was asked for and what came out; exactly one of the two limits is given."""
+    """Returns a target and the value reached. Exactly one of the two limits is given."""
     wanted = f"≥ {at_least:g}{unit}" if at_most is None else f"≤ {at_most:g}{unit}"
     reached_it = reached >= at_least if at_most is None else reached <= at_most
     return {"bar": name, "wanted": wanted, "reached": f"{reached:.3g}{unit}", "met": "yes" if reached_it else "no"}
 
 
 def speed(name: str, multiply_adds: float, milliseconds: float) -> dict:
-    """Returns the columns of what a call computes, in GFLOP/s and of the peak in its precision.
+    """Returns the columns of the speed: multiply-adds, GFLOP/s, and the share of the peak in the same precision.
 
     Args:
-        name: Of the alternative: "bfloat16" in it means that this is its precision.
-        multiply_adds: Of a call; each is two operations.
-        milliseconds: Of a call.
+        name: Name of the alternative, which contains "bfloat16" if that is its precision.
+        multiply_adds: Multiply-adds per call, of two operations each.
+        milliseconds: Time per call.
     """
     gflops = 2 * multiply_adds / milliseconds / 1e6
     peak = peaks()["bfloat16" if "bfloat16" in name else "float32"]
@@ -158,8 +158,8 @@ def rows(
 
     Args:
         times: What `interleaved` returned.
-        multiply_adds: Of a call of each alternative, for the columns of `speed`.
-        **columns: What else there is to tell, made of the alternative's `Times`.
+        multiply_adds: Multiply-adds per call of each alternative, for the columns of `speed`.
+        **columns: Further columns, as functions of the `Times` of an alternative.
     """
     return [
         {
@@ -185,13 +185,13 @@ def report(
     """Prints the results and writes them to `NAME.json`.
 
     Args:
-        name: Of the file.
-        title: What was measured, in one line.
-        command: How to measure it again.
-        tables: Rows by caption, each row a dict from column to value.
-        bars: What `bar` returned.
-        notes: Sentences on what the figures mean and what limits them.
-        folder: Where the file goes; None for no file.
+        name: Name of the file.
+        title: Title of the section in the README.
+        command: Command that repeats the measurement.
+        tables: Rows by caption. A row is a dict from column to value.
+        bars: Targets, as returned by `bar`.
+        notes: Sentences on the meaning and the limits of the figures.
+        folder: Folder of the file; None for no file.
     """
     found = {"title": title, "command": command, "machine": machine(), "tables": dict(tables), "bars": bars}
     found["notes"] = list(notes)
@@ -202,7 +202,7 @@ def report(
 
 
 def as_text(found: Mapping) -> str:
-    """Returns a file of results as Markdown."""
+    """Returns the content of a file of results as Markdown."""
     machine, peak = found["machine"], found["machine"]["peak_gflops"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     parts = [f"## {found['title']}", f"    {found['command']}"]

@@ -1,8 +1,8 @@
-"""What further people of a box cost: MIPNets asked for one instance, for all at once, and one after the other.
+"""Cost of further instances: MIPNets with one query, with all queries at once, and with one call per query.
 
 python benchmarks/queries.py --write
 
-N = 1 is the network that the MIPNet was made of, which has no queries. All of a family are timed in turn.
+N = 1 is the network without MIMBs, which has no queries.
 """
 
 import argparse
@@ -22,7 +22,7 @@ BARS = {"mipnet_hrnet_w32": 1.45, "mipnet_res50": 1.70}  # two queries at once a
 
 
 def asking(model: PoseModel, size: int) -> dict:
-    """Returns what asks for instances of `size` crops, and the multiply-adds of that: {name: (call, multiply-adds)}."""
+    """Returns {name: (call, multiply-adds)} of predictions for `size` crops."""
     network, people = macs.folded(model), model.preset.num_instances
     weights = network.weights()
     image = tf.random.stateless_uniform((size, *model.preset.image_hw, 3), (0, 0), 0, 255)
@@ -50,7 +50,7 @@ def asking(model: PoseModel, size: int) -> dict:
 
 
 def table(times: dict[str, measure.Times], work: dict[str, float]) -> list[dict]:
-    """Returns the rows of a family, with what each takes of the first and of one query of the same N."""
+    """Returns the rows of a family, with times relative to the first row and to one query of the same N."""
     first = next(iter(times.values())).median
     rows = measure.rows(times, work, **{"of the first": lambda found: f"{found.median / first:.2f}x"})
     for row in rows:

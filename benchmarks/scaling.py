@@ -1,9 +1,9 @@
-"""What a core makes of two sizes of crops and what replicas make of an evaluation; and docs/scaling.md.
+"""Training crops per second of one core, and evaluation with replicas; also generates docs/scaling.md.
 
-python benchmarks/scaling.py --write    # measures, a minute, and writes results/scaling.json and the page
-python benchmarks/scaling.py --page     # only writes the page anew, after a file of results or a model has changed
+python benchmarks/scaling.py --write    # measure (one minute), write results/scaling.json and the page
+python benchmarks/scaling.py --page     # only write the page, after results or models have changed
 
-The page takes how fast photos are cut from results/input_pipeline.json.
+The speed for photos is that of results/input_pipeline.json.
 """
 
 import argparse
@@ -24,7 +24,7 @@ DRAWN, RATE = "Training crops that one core makes", "crops/s of a core"
 PHOTO_HW = (480, 640)  # as most of COCO's
 BATCH_SIZE = 32
 
-# What the page's arithmetic takes for granted, none of it measured here.
+# Assumptions of the page, not measured.
 GPU_TFLOPS = 30.0  # what a GPU computes of such networks in mixed precision: a tenth of an A100's peak of 312
 HOST_GPUS, NUM_HOSTS = 8, 8
 NETWORK_GBIT = 100.0  # between hosts
@@ -44,7 +44,7 @@ TWO_QUERIES = {"mipnet_res50": 1.67, "mipnet_hrnet_w48": 1.42}  # over one: `mac
 
 
 def input_rate(image_hw: tuple[int, int]) -> float:
-    """Returns how many augmented training crops a second one core makes of drawn photos."""
+    """Returns the augmented training crops per second of one core, for drawn images."""
     import kpzoo
     from kpzoo.data.batches import make_dataset
     from kpzoo.scenes import drawn
@@ -66,7 +66,7 @@ def input_rate(image_hw: tuple[int, int]) -> float:
 
 
 def replicas() -> list[dict]:
-    """Returns a table of an evaluation's batches in one and in two logical CPUs."""
+    """Returns a table of the time per evaluation batch on one and on two logical CPUs."""
     import numpy as np
 
     import kpzoo
@@ -83,7 +83,7 @@ def replicas() -> list[dict]:
 
 
 def part(name: str) -> list[dict]:
-    """Returns a table that a process of its own has measured: cores and logical devices are chosen once in each."""
+    """Returns a table measured in a separate process, as cores and logical devices are set once per process."""
     command = [sys.executable, __file__, "--part", name]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 

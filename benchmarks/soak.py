@@ -1,10 +1,10 @@
-"""Thousands of predictions of good and bad pictures in one process: memory must stay flat, every good one be answered.
+"""Soak test: thousands of predictions for readable and unreadable images in one process, with constant memory.
 
     python benchmarks/soak.py --count 10000 --out benchmarks/soak.json
 
-Half of the pictures go one by one through `kpzoo.predict`, half as lists through a stream of batches. A quarter of the
-files cannot be read, each for another reason. The exit code is 1 if a good picture stays without its pose, a bad one
-gets one, or the process grew by more than `--limit` megabytes after the first fifth.
+Half of the images are passed to `kpzoo.predict` one by one, half in lists to a stream of batches. A quarter of the
+files cannot be read, for various reasons. The exit code is 1 if a readable image has no pose, an unreadable one has, or
+the memory of the process grows by more than `--limit` megabytes after the first fifth.
 """
 
 import argparse
@@ -27,12 +27,12 @@ import kpzoo
 from kpzoo.errors import UserError
 from kpzoo.inference import stream
 
-ROUND = 100  # pictures from one look at the memory to the next
-BATCH = 16  # crops in a batch of the stream
+ROUND = 100  # images between measurements of the memory
+BATCH = 16  # crops per batch of the stream
 
 
 def write_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Returns readable pictures of many sizes and kinds, and files that are none."""
+    """Writes readable images of various sizes and formats, and unreadable files."""
     rng, good = np.random.default_rng(0), []
     for number in range(60):
         height, width = rng.integers(20, 700, 2)
@@ -60,13 +60,13 @@ def write_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
 
 
 def resident_mb() -> float:
-    """Returns the process' memory in megabytes."""
+    """Returns the memory of the process in megabytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
 def one_by_one(model, paths: list[Path]) -> list[int]:
-    """Returns how many poses each file gave, -1 for those that were refused."""
+    """Returns the number of poses of each file, -1 for unreadable files, from single predictions."""
     counts = []
     for path in paths:
         try:
@@ -77,13 +77,13 @@ def one_by_one(model, paths: list[Path]) -> list[int]:
 
 
 def as_a_stream(model, paths: list[Path]) -> list[int]:
-    """Returns the same, of all files in one call."""
+    """Returns the number of poses of each file, -1 for unreadable files, from one call."""
     found = stream(model, paths, detector="whole", flip=False, batch_size=BATCH)
     return [-1 if one.picture.problem else len(one.poses) for one in found]
 
 
 def soak(model, folder: Path, count: int) -> dict:
-    """Returns the figures of `count` predictions."""
+    """Returns the results of `count` predictions."""
     good, bad = write_pictures(folder)
     rng = np.random.default_rng(1)
     for size in range(1, BATCH + 1):  # each size of a batch has kernels of its own, which stay

@@ -1,4 +1,4 @@
-"""How long it takes until something happens: `kpzoo --help`, building a large model, loading its weights.
+"""Start-up times: `kpzoo --help`, building a large model, and loading its weights.
 
 python benchmarks/start_up.py --write
 """
@@ -22,7 +22,7 @@ QUICK = "build, with a weights file"
 
 
 def plain(name: str, path: Path) -> None:
-    """Builds and loads as if nobody knew that the file fills everything, with Python's garbage collection."""
+    """Builds a model with random weights and garbage collection, then loads the weights."""
     with mock.patch.object(fresh, "no_garbage_collection", nullcontext):
         model = kpzoo.build(name)
     kpzoo.load_weights(model, path)
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         path = Path(folder) / "model.safetensors"
         started = time.perf_counter()
         model = kpzoo.build(args.model)
-        first = time.perf_counter() - started  # with what a process does once
+        first = time.perf_counter() - started  # includes one-time initialization
         kpzoo.save_weights(model, path)
         alternatives = {
             "kpzoo --help": lambda: subprocess.run(command, check=True, capture_output=True),

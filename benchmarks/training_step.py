@@ -1,10 +1,10 @@
-"""A step of training: in `fit` against the bare `tf.function` step of the same network and loss, and in bfloat16.
+"""Training steps in `fit`, against a plain `tf.function` step of the same network and loss, and in bfloat16.
 
     python benchmarks/training_step.py --model cpn_res50 --image_hw 256 192 --batch 8 --write
 
-The bare step is forward, loss, gradients and optimizer. `fit` adds the metrics, the callbacks that every run has, and
-what Keras does. Batches come from memory. A profile tells which operations the step's time goes to; `--parts` times its
-parts, and what else was tried.
+The plain step consists of forward pass, loss, gradients and optimizer. `fit` adds metrics, the callbacks of every run
+and the overhead of Keras. Batches are in memory. A profile shows the time per kind of operation. `--parts` also times
+the parts of a step, and alternatives.
 """
 
 import argparse
@@ -30,7 +30,7 @@ POLICIES = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 STEPS = 3  # in one round of `fit`
 FORWARD, BARE = "forward and loss", "and optimizer: the bare step"
 
-# Kinds of operations, by what the name of their kernel holds: the first that fits.
+# Kinds of operations, by a part of the kernel name. The first match counts.
 KINDS = {
     "convolutions: gradient of kernels": "Conv2DBackpropFilter",
     "convolutions: gradient of features": "Conv2DBackpropInput",
@@ -45,7 +45,7 @@ KINDS = {
 
 
 def make_model(name: str, image_hw: tuple[int, int], policy: str, keras_norm: bool = False):
-    """Returns a compiled model; `keras_norm` builds it with Keras' own batch normalisation."""
+    """Returns a compiled model, with `keras.layers.BatchNormalization` if `keras_norm` is True."""
     fused = blocks.FusedBatchNorm
     try:
         keras.config.set_dtype_policy(POLICIES[policy])
@@ -70,7 +70,7 @@ def make_batch(model, size: int) -> dict:
 
 
 def parts_of(model, batch, jit_compile: bool = False) -> dict:
-    """Returns calls for the parts of the bare step, each with what comes before it."""
+    """Returns calls for the parts of the plain step, each including the previous parts."""
     inputs, targets = model.split(batch)
     variables = model.trainable_variables
 
@@ -98,7 +98,7 @@ def parts_of(model, batch, jit_compile: bool = False) -> dict:
 
 
 def profile(model, step, steps: int = 4) -> tuple[list[dict], float]:
-    """Returns the kinds of operations of a step, longest first, and the time of all convolutions in milliseconds."""
+    """Returns the time per kind of operation, longest first, and that of all convolutions in milliseconds."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     space, spent, optimizer = xplane_pb2.XSpace(), Counter(), f"{model.optimizer.name}/"
@@ -124,7 +124,7 @@ def profile(model, step, steps: int = 4) -> tuple[list[dict], float]:
 
 
 class Clock(keras.callbacks.Callback):
-    """Takes the time after each step."""
+    """Records the time after each step."""
 
     def on_train_begin(self, logs=None):
         self.times = []
@@ -134,7 +134,7 @@ class Clock(keras.callbacks.Callback):
 
 
 def fit_step(model, batch, size: int):
-    """Returns a call that trains a few steps in `fit` and times them, the first left out."""
+    """Returns a call that times a few steps of `fit`, without the first."""
     stream, clock = tf.data.Dataset.from_tensors(batch).repeat().prefetch(1), Clock()
     callbacks = [keras.callbacks.TerminateOnNaN(), Throughput(size), clock]
 
@@ -146,7 +146,7 @@ def fit_step(model, batch, size: int):
 
 
 def of_peak(model, policy: str, batch: int, milliseconds: float) -> str:
-    """Returns a sentence on how near the convolutions of a step are to the peak of this run."""
+    """Returns a sentence that compares the convolutions of a step with the peak of this run."""
     gflops = 3 * 2 * count_macs(model) * batch / 1e9  # forward, and two gradients that cost as much
     return (
         f"{policy}: a step multiplies and adds {gflops:.3g} GFLOP; its convolutions take {milliseconds:.4g} ms of a "
