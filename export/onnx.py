@@ -1,15 +1,15 @@
-"""Writes a model as an ONNX file for onnxruntime and proves that it answers what the Keras model answers.
+"""Exports a model as an ONNX file for ONNX Runtime, and compares it with the Keras model.
 
     python export/onnx.py --model runs/cpn --out cpn.onnx
     python export/onnx.py --model runs/cpn --out cpn_float16.onnx --precision float16
 
-The same as `kpzoo export --to onnx`; see export/README.md for inputs, outputs and metadata.
+Equivalent to `kpzoo export --to onnx`. See export/README.md for inputs, outputs and metadata.
 """
 
 import sys
 from pathlib import Path
 
-# This folder's onnx.py would otherwise stand in for the package of that name.
+# Otherwise onnx.py in this folder would shadow the package onnx.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from kpzoo import cli  # noqa: E402

@@ -1,14 +1,14 @@
-"""Measures how SavedModels and ONNX files differ from the Keras model; exit code 0 if they are equal, else 1.
+"""Compares exports with the Keras model. The exit code is 0 if they agree, else 1.
 
     python export/parity.py serving/cpn/1 cpn.onnx --model runs/cpn
 
-The same as `kpzoo export --compare serving/cpn/1 cpn.onnx`, which each export does on its own unless told `--no-check`.
+Equivalent to `kpzoo export --compare serving/cpn/1 cpn.onnx`. Without `--no-check`, `kpzoo export` compares as well.
 """
 
 import sys
 from pathlib import Path
 
-# This folder's onnx.py would otherwise stand in for the package of that name.
+# Otherwise onnx.py in this folder would shadow the package onnx.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from kpzoo import cli  # noqa: E402

@@ -1,9 +1,9 @@
-"""Adds warm-up records to a SavedModel, so that TensorFlow Serving answers its first request as quickly as the others.
+"""Adds warm-up requests to a SavedModel, so that TensorFlow Serving answers its first request without delay.
 
     python export/serving/warmup.py serving/cpn/1
 
-Serving replays `assets.extra/tf_serving_warmup_requests` when it loads the version: a picture with one box, with and
-without flip test.
+TensorFlow Serving replays `assets.extra/tf_serving_warmup_requests` when it loads a version. The requests are an image
+with one box, with and without the flip test. Requires TensorFlow only.
 """
 
 import argparse
@@ -17,7 +17,7 @@ RECORDS = "assets.extra/tf_serving_warmup_requests"
 
 
 def field(number: int, content: bytes) -> bytes:
-    """Returns a length-delimited field of a protocol buffer; so Serving's own package is not needed."""
+    """Returns a length-delimited field of a protocol buffer, which avoids a dependency on TensorFlow Serving."""
     size, length = len(content), bytearray()
     while True:
         length.append(size & 127 | (128 if size > 127 else 0))
@@ -37,7 +37,7 @@ def prediction_log(signature: str, inputs: dict) -> bytes:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="a version's folder, with saved_model.pb in it")
+    parser.add_argument("folder", type=Path, help="folder of a version, with saved_model.pb")
     args = parser.parse_args()
     if not (args.folder / "saved_model.pb").is_file():
         parser.error(f"there is no saved_model.pb in {args.folder}")

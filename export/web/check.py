@@ -1,9 +1,9 @@
-"""Drives the page in a headless Chromium as a user would, and compares its keypoints with onnxruntime in Python.
+"""Tests the page in headless Chromium, and compares its keypoints with ONNX Runtime in Python.
 
     python export/web/check.py --model model.onnx --image photo.jpg --box 40 30 120 260 --out page.png
 
-Needs `npm install --prefix export/web` and Debian's chromium and chromium-driver. Exit code 0 if nine keypoints of
-ten agree to half a pixel: the browser's JPEG decoder rounds differently, which moves those that two cells show alike.
+Requires `npm install --prefix export/web` and Debian's chromium and chromium-driver. The exit code is 0 if 90 % of the
+keypoints agree to half a pixel. Others may differ because the JPEG decoder of the browser rounds differently.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[1]))
-LIMIT, SHARE = 0.5, 0.9  # image pixels, and how many keypoints must be as near as that
+LIMIT, SHARE = 0.5, 0.9  # image pixels, and the share of keypoints within them
 DROP = """
     const done = arguments[arguments.length - 1];
     fetch("photo").then(answer => answer.blob()).then(blob => {
@@ -35,7 +35,7 @@ DROP = """
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves the page, and the model and the photo from wherever they are."""
+    """Serves the page, the model and the photo."""
 
     files: dict[str, str] = {}
 
@@ -102,10 +102,10 @@ class Browser:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", required=True, help="an ONNX file that answers keypoints")
+    parser.add_argument("--model", required=True, help="ONNX file with keypoints as outputs")
     parser.add_argument("--image", required=True, help="a photo")
     parser.add_argument("--box", type=float, nargs=4, action="append", required=True, metavar=("X", "Y", "W", "H"))
-    parser.add_argument("--out", default="page.png", help="the screenshot")
+    parser.add_argument("--out", default="page.png", help="file of the screenshot")
     args = parser.parse_args()
     Handler.files = {"/model.onnx": str(Path(args.model).resolve()), "/photo": str(Path(args.image).resolve())}
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(HERE)))
