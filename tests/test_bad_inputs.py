@@ -464,7 +464,7 @@ def test_pictures_of_extreme_shapes_are_answered(model, size_hw, tmp_path):
     ("array", "fix"),
     [
         (scene() / 255, "pass `image * 255`"),
-        (scene() / 127.5 - 1, "undo its normalisation"),
+        (scene() / 127.5 - 1, "undo the normalization"),
         (scene().transpose(2, 0, 1), "channels first: pass `image.transpose(1, 2, 0)`"),
         (scene()[None], "a batch"),
         (scene()[..., 0], "a greyscale image: pass `np.repeat"),
