@@ -1181,11 +1181,12 @@ def test_a_pack_that_was_not_finished_does_not_exist(packed, small_folder, tmp_p
 
 
 INTRODUCTION = """
-Each row is a test of the same number in `tests/test_bad_inputs.py`, which writes this page:
-`python tests/test_bad_inputs.py --write`. A mistake in what was given is a `kpzoo.errors.UserError`, one line that says
-what, where, received, expected and how to fix it; a command prints it and ends with code 2. Code 1 is a fault of kpzoo,
-130 a stop by Ctrl-C or SIGTERM. Files take their names when they are complete; a kill leaves at most a hidden `.part`
-beside them (`tests/test_faults.py`). What is promised against hostile files is in [SECURITY.md](../SECURITY.md).
+Each row has a test in `tests/test_bad_inputs.py`, which generates this page with `python tests/test_bad_inputs.py
+--write`. Invalid input raises `kpzoo.errors.UserError` with a message of one line: what is wrong, where, what was
+received and expected, and how to fix it. Commands print the message and exit with code 2. Exit code 1 is an error in
+kpzoo, 130 means stopped by Ctrl-C or SIGTERM. Files are written under a temporary name and renamed when they are
+complete; a killed process leaves at most a hidden `.part-…` file next to them (`tests/test_faults.py`).
+[SECURITY.md](../SECURITY.md) describes the handling of malicious files.
 """
 
 
