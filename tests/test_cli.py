@@ -90,6 +90,31 @@ def test_the_options_of_a_training_are_in_its_record_and_other_ones_refused(trai
     assert "started with precision=mixed_bfloat16. Received: float32" in err
 
 
+@pytest.mark.parametrize(
+    ("model", "given", "expected", "told"),
+    [
+        ("cpn_tiny", [], ("AdamL2", 5e-4, "cpn"), "optimizer adam_l2, learning rate 0.0005"),
+        ("hrnet_tiny", [], ("Adam", 1e-3, "hrnet"), "learning rate 0.001, divided by 10 after step"),
+        (
+            "hrnet_tiny",
+            ["--optimizer", "adam_l2", "--learning-rate", "0.002", "--schedule", "constant", "--augment", "cpn"],
+            ("AdamL2", 2e-3, "cpn"),
+            "optimizer adam_l2, learning rate 0.002, constant, augmentation cpn",
+        ),
+    ],
+)
+def test_a_model_is_trained_as_its_reference_unless_options_say_otherwise(
+    model, given, expected, told, small_folder, tmp_path, monkeypatch, capsys
+):
+    runs = []
+    monkeypatch.setattr(training, "run", lambda make_model, *_, **how: runs.append((make_model().optimizer, how)))
+    arguments = ["train", "--model", model, "--image-size", "64x64", "--data", str(small_folder), "--val-split", ""]
+    assert cli.main([*arguments, "--out", str(tmp_path), *given]) == 0
+    [(optimizer, how)] = runs
+    assert (type(optimizer).__name__, float(optimizer.learning_rate), how["augment"]) == pytest.approx(expected)
+    assert f"training {model}: " in (err := capsys.readouterr().err) and told in err
+
+
 def test_the_rules_for_several_people_of_a_box_reach_data_and_loss(small_folder, tmp_path, monkeypatch):
     runs = []
     monkeypatch.setattr(training, "run", lambda make_model, *_, **how: runs.append((make_model().loss, how)))
@@ -98,7 +123,7 @@ def test_the_rules_for_several_people_of_a_box_reach_data_and_loss(small_folder,
     for given in ([], ["--instance-rule", "official", "--missing", "ignore"]):
         assert cli.main([*arguments, *given]) == 0
     assert [(loss.missing, how["instance_rule"]) for loss, how in runs] == [("repeat", "paper"), ("ignore", "official")]
-    assert runs[0][1]["augment"] == "cpn"
+    assert runs[0][1]["augment"] == "simplebaseline"
 
 
 def test_evaluate_scores_a_model_and_its_results_file_alike(trained, small_folder, tmp_path, capsys):

@@ -31,6 +31,7 @@ WITHOUT_TENSORFLOW += [
     "evaluation.metrics",
     "evaluation.scoring",
     "training.summary",
+    "training.defaults",
     "cli",
     "data.coco",
 ]

@@ -19,7 +19,7 @@ from kpzoo.losses import default_loss
 from kpzoo.models import build, list_models
 from kpzoo.models.registry import spec_of
 from kpzoo.scenes import drawn
-from kpzoo.training import load_run
+from kpzoo.training import defaults_of, load_run
 from kpzoo.training.summary import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,6 +80,24 @@ def test_the_schedule_of_a_run_falls_before_its_end_and_follows_the_steps_of_an_
     assert rates[0] == pytest.approx(run.learning_rate) and 2.5e-4 <= run.learning_rate <= 1e-3
     assert rates[-1] < 0.51 * rates[0]
     assert with_twice_the_batch == pytest.approx(rates)
+
+
+@each_run
+def test_the_defaults_of_kpzoo_train_are_those_of_the_coco_runs(page, run):
+    if run.data is not COCO:
+        return
+    model, defaults = page.compiled(run, tiny(run.model), 100), defaults_of(run.model)
+    assert (defaults.learning_rate, defaults.augment) == (run.learning_rate, run.augment)
+    assert type(defaults.make_optimizer(1000)) is type(model.optimizer)
+    config = {**default_loss(model.preset).get_config(), "name": None}
+    assert config == {**model.loss.get_config(), "name": None}
+    if (
+        run.drops and run.model != "mipnet_hrnet_w32"
+    ):  # which has the schedule of HRNet, the authors' W48 that of MIPNet
+        assert defaults.drops(run.epochs) == list(run.drops)
+    if not run.drops:  # 60 of 350 epochs
+        assert len(defaults.drops(350 * 1875)) == 5
+        assert defaults.drops(350 * 1875)[0] == pytest.approx(60 * 1875, rel=0.03)
 
 
 @each_run

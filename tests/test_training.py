@@ -1,5 +1,6 @@
 """Training is exact: over replicas, over interruptions, and in what a step does."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from kpzoo.data.loading import load
 from kpzoo.errors import UserError
 from kpzoo.losses import CPNLoss
 from kpzoo.training import averages, keras_callbacks, run_folder
+from kpzoo.training.defaults import REFERENCES
 
 SIZE = dict(image_hw=(64, 64))
 
@@ -158,6 +160,41 @@ def test_schedules_are_functions_of_the_step():
     assert [float(halving(step)) for step in (0, 9, 10, 25, 30)] == [8, 8, 4, 2, 1]
     tenths = training.tenths(1.0, at=[5, 8])
     np.testing.assert_allclose([float(tenths(step)) for step in (0, 5, 6, 8, 9)], [1, 1, 0.1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize("name", sorted(REFERENCES))
+@pytest.mark.parametrize("num_steps", [1, 7, 100, 999, 5000, 6001, 700_000])
+def test_the_default_schedule_suits_a_run_of_any_length(name, num_steps):
+    defaults = REFERENCES[name]
+    schedule = defaults.make_optimizer(num_steps)._learning_rate
+    rate = schedule if callable(schedule) else lambda step: schedule
+    steps = np.unique(np.linspace(0, num_steps - 1, 200).astype(int))
+    rates = np.array([float(rate(int(step))) for step in steps])
+    assert rates[0] == pytest.approx(defaults.learning_rate)
+    assert (np.diff(rates) <= 0).all()
+    assert rates.mean() > 0.3 * rates[0]
+    drops = defaults.drops(num_steps)
+    assert drops == sorted(drops) and all(0 <= drop <= num_steps for drop in drops)
+    for before, after in itertools.pairwise([*dict.fromkeys(drops), num_steps]):  # the rate falls there
+        if after - before > 1 and before > 0:
+            assert float(rate(before + 1)) < float(rate(before - 1))
+    if num_steps > 10_000:
+        assert rates[-1] < 0.04 * rates[0]
+
+
+def test_a_short_run_of_cpn_keeps_its_learning_rate():
+    defaults = training.defaults_of("cpn_nano")
+    assert defaults.drops(900) == [] and "constant in a run of less than 1000 steps" in defaults.describe(900)
+    assert defaults.drops(2500) == [1000, 2000]
+    assert defaults.drops(12_000) == [2000, 4000, 6000, 8000, 10_000]
+    assert "halved after step 1000, 2000 of 2500" in defaults.describe(2500)
+
+
+def test_every_model_has_training_defaults_and_unknown_ones_are_refused():
+    for name in kpzoo.list_models():
+        assert training.defaults_of(name).augment in augment.AUGMENTS
+    with pytest.raises(UserError, match="Unknown schedule.*'hrnt'.*Did you mean 'hrnet'"):
+        replace(training.defaults_of("hrnet_w32"), schedule="hrnt")
 
 
 @pytest.mark.parametrize("make", [lambda: training.halving(5e-4, 7), lambda: training.tenths(1e-3, [4, 9])])

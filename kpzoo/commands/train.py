@@ -20,6 +20,7 @@ from kpzoo.commands.parsing import (
     size,
 )
 from kpzoo.errors import UserError
+from kpzoo.training.defaults import OPTIMIZERS, SCHEDULES, Defaults, defaults_of
 from kpzoo.training.summary import LOG, RECORD, read_log
 
 
@@ -43,12 +44,18 @@ def add(commands) -> None:
     batch = parser.add_mutually_exclusive_group()
     batch.add_argument("--batch-size", type=crop_count, default=32, help="crops in a step, over all devices and hosts")
     batch.add_argument("--batch-per-device", type=crop_count, help="crops in a step of each device, instead")
-    parser.add_argument("--learning-rate", type=rate, default=5e-4, help="halved after each sixth of the run")
-    parser.add_argument("--augment", default="cpn", help="cpn, hrnet or simplebaseline")
     text = "share of the crops that show people of several photos put into one, 0 to 1"
     parser.add_argument("--crowd", type=fraction, default=0.0, help=text)
     text = "share of the crops that show one half of a person alone, if not the augmentation's"
     parser.add_argument("--half-body", type=fraction, metavar="SHARE", help=text)
+    group = parser.add_argument_group(
+        "optimization", "Defaults are those of the model's reference; `kpzoo train` prints them."
+    )
+    group.add_argument("--optimizer", choices=OPTIMIZERS, help="adam_l2 is Adam with L2 regularization of the kernels")
+    group.add_argument("--learning-rate", type=rate, metavar="RATE", help="initial learning rate")
+    text = "learning-rate schedule of these references, scaled to the length of the run, or constant"
+    group.add_argument("--schedule", choices=SCHEDULES, help=text)
+    group.add_argument("--augment", metavar="NAME", help="augmentation: cpn, hrnet or simplebaseline")
     parser.add_argument("--json", action="store_true", help="print what came of it as JSON, the progress on stderr")
     parser.add_argument("--seed", type=seed, default=0, help="of weights, order and augmentation")
     group = parser.add_argument_group("several people in one box", "How MIPNets learn them.")
@@ -79,13 +86,13 @@ def _run(args) -> None:
     if args.batch_per_device:
         batch_size = args.batch_per_device * training.make_strategy(args.devices).num_replicas_in_sync
     steps = max(1, kpzoo.data.num_persons(train) // batch_size)
-    every = max(1, args.epochs * steps // 6)
+    settings = _settings(args)
+    print(f"kpzoo: training {args.model}: {settings.describe(args.epochs * steps)}", file=sys.stderr)
 
     def make_model():
         keras.utils.set_random_seed(args.seed)
         model = kpzoo.build(args.model, image_hw=args.image_size, skeleton=train.skeleton, weights=args.weights)
-        loss = default_loss(model.preset, args.missing)
-        model.compile(training.AdamL2(training.halving(args.learning_rate, every)), loss)
+        model.compile(settings.make_optimizer(args.epochs * steps), default_loss(model.preset, args.missing))
         return model
 
     with redirect_stdout(sys.stderr if args.json else sys.stdout):
@@ -95,7 +102,7 @@ def _run(args) -> None:
             args.out,
             epochs=args.epochs,
             batch_size=batch_size,
-            augment=_augment(args),
+            augment=_augment(args, settings),
             seed=args.seed,
             instance_rule=args.instance_rule,
             crowd=composed.Crowd(composed.Cutouts(train), args.crowd) if args.crowd else None,
@@ -107,14 +114,21 @@ def _run(args) -> None:
         _tell(args, kpzoo.evaluate(model, val) if val else None)
 
 
-def _augment(args):
-    """Returns the augmentation that was asked for; its name if it is as its authors have it."""
+def _settings(args) -> Defaults:
+    """Returns the training settings: the options that were given, and the defaults of the model's reference."""
+    names = ("optimizer", "learning_rate", "schedule", "augment")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    return replace(defaults_of(args.model), **given)
+
+
+def _augment(args, settings: Defaults):
+    """Returns the augmentation; its name if `--half-body` does not change it."""
     if args.half_body is None:
-        return args.augment
+        return settings.augment
 
     from kpzoo.data.augment import augmentation
 
-    return replace(augmentation(args.augment), half_body_probability=args.half_body)
+    return replace(augmentation(settings.augment), half_body_probability=args.half_body)
 
 
 def _tell(args, found) -> None:

@@ -11,6 +11,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "Ramp": "kpzoo.training.optimizers",
         "halving": "kpzoo.training.optimizers",
         "tenths": "kpzoo.training.optimizers",
+        "Defaults": "kpzoo.training.defaults",
+        "defaults_of": "kpzoo.training.defaults",
         "RECORD": "kpzoo.training.summary",
         "WEIGHTS": "kpzoo.training.keras_callbacks",
         "load_run": "kpzoo.training.run_folder",
