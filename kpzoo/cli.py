@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import kpzoo
 from kpzoo.commands import data, evaluate, export, models, predict, summary, train, weights
-from kpzoo.errors import UserError
+from kpzoo.errors import UserError, at_command_line, worded
 
 COMMANDS = (
     models.add, data.add, train.add, summary.add, evaluate.add, predict.add, export.add, weights.add_convert,
@@ -31,9 +31,15 @@ def main(argv: list[str] | None = None) -> int:
 
         argcomplete.autocomplete(parser)
     args = parser.parse_args(argv)
+    with at_command_line(args.options):
+        return _exit_code(args)
+
+
+def _exit_code(args: argparse.Namespace) -> int:
+    """Runs a command, tells what stopped it, and returns its exit code."""
     try:
         with _termination_as_interrupt(), warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"kpzoo: warning: {message}", file=sys.stderr)
+            warnings.showwarning = lambda message, *_: print(f"kpzoo: warning: {worded(str(message))}", file=sys.stderr)
             code = args.run(args) or 0
             sys.stdout.flush()
     except UserError as error:

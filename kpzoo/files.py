@@ -51,7 +51,7 @@ def written_whole(path: str | Path, *, overwrite: bool = True) -> Iterator[Path]
     """
     path = Path(path).expanduser()
     if path.exists() and not overwrite:
-        raise UserError(f"{str(path)!r} exists already. Choose another name, or pass overwrite=True (--overwrite).")
+        raise UserError(f"{str(path)!r} exists already. Choose another name.", "Or replace it with `overwrite=True`.")
     part = path.with_name(f"{PART}{uuid4().hex[:12]}-{path.name[-40:]}")  # file systems limit the length of names
     try:
         with naming(path):

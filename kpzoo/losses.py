@@ -24,13 +24,13 @@ def hardest(errors: tf.Tensor, top_k: int) -> tf.Tensor:
     """
     num_keypoints = errors.shape[-1]
     if num_keypoints is not None and top_k > num_keypoints:
-        raise UserError(f"`top_k` must be at most the {num_keypoints} keypoints. Received: {top_k}.")
+        raise UserError(f"`top_k=` must be at most the {num_keypoints} keypoints. Received: {top_k}.")
     return tf.reduce_sum(tf.math.top_k(errors, top_k, sorted=False).values, axis=-1) / top_k
 
 
 def _checked_top_k(top_k: int) -> int:
     if not isinstance(top_k, int) or top_k < 1:
-        raise UserError(f"`top_k` must be a whole number of at least 1. Received: {top_k!r}.")
+        raise UserError(f"`top_k=` must be a whole number of at least 1. Received: {top_k!r}.")
     return top_k
 
 
@@ -66,9 +66,9 @@ class CPNLoss(PerCropLoss):
         super().__init__(name=name)
         for value, known in ((global_loss, ("l2", "ohkm", None)), (refine_loss, ("l2", "ohkm"))):
             if value not in known:
-                raise unknown("part of `CPNLoss`", value, map(str, known))
+                raise unknown("part of CPNLoss", value, map(str, known))
         if flavour not in GLOBAL_SCALE:
-            raise unknown("flavour of `CPNLoss`", flavour, GLOBAL_SCALE)
+            raise unknown("flavour of CPNLoss", flavour, GLOBAL_SCALE)
         self.top_k = _checked_top_k(top_k)
         self.global_loss = global_loss
         self.refine_loss = refine_loss

@@ -71,6 +71,19 @@ class Skeleton:
         pairs = [(self.keypoints.index(a), self.keypoints.index(b)) for a, b in self.links]
         return np.array(pairs, int).reshape(-1, 2)
 
+    def difference(self, other: "Skeleton") -> str:
+        """Returns in words how the keypoints of another skeleton differ, such as "…, in another order: …"."""
+        if set(self.keypoints) == set(other.keypoints):
+            moved = [k for k, pair in enumerate(zip(self.keypoints, other.keypoints, strict=True)) if len(set(pair)) > 1]
+            places = ", ".join(str(k + 1) for k in moved[:6]) + (", …" if len(moved) > 6 else "")
+            names = [[one.keypoints[k] for k in moved[:6]] for one in (other, self)]
+            return f"the same names in another order: numbers {places} are {names[0]} in place of {names[1]}"
+        parts = [f"{other.num_keypoints} in place of {self.num_keypoints} keypoints"]
+        for text, one, two in (("new", other, self), ("missing", self, other)):
+            if names := [name for name in one.keypoints if name not in two.keypoints]:
+                parts.append(f"{text}: {names[:6]}" + (f", {len(names)} in all" if len(names) > 6 else ""))
+        return "; ".join(parts)
+
     def to_config(self) -> dict:
         """Returns plain lists and strings; `from_config` makes the same skeleton of them."""
         return asdict(self)

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import pytest
 from conftest import full_disk
+from test_advice import check_advice, options_in
 from test_coco import K, annotation, box, changed, content, del_, keypoints_with, pieces, result, two_categories, write
 from test_images import CMYK_JPEG, WEB_PAGE, encoded, png_that_claims, scene, with_exif
 
@@ -69,6 +70,7 @@ def refusal(call, *args, **kwargs) -> str:
         call(*args, **kwargs)
     message = str(error.value)
     assert "\n" not in message and len(message) < 1000, message
+    assert not options_in(message), f"names an option of a command to who calls a function: {message}"
     return message
 
 
@@ -86,6 +88,7 @@ def refused_command(capsys, *arguments) -> str:
     code, _, told = command(capsys, *arguments)
     assert code == 2, told
     (line,) = [line for line in told.splitlines() if "error:" in line]
+    check_advice(arguments, line)
     return line
 
 

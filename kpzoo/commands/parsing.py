@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -17,8 +18,65 @@ def command(commands, name: str, run, text: str, example: str) -> argparse.Argum
     parser = commands.add_parser(
         name, help=text, description=text, epilog=f"example: {example}", formatter_class=Formatter
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, options=Options(parser))
     return parser
+
+
+class Options:
+    """The options of a command, and which of them stands for an argument that a text names, see `kpzoo.errors`."""
+
+    # Where the option is not called as the argument is; a value of the argument may have an option of its own.
+    NAMES = {
+        "answers": "--compare",
+        "batch_per_replica": "--batch-per-device",
+        "boxes_xywh": "--box",
+        "flip=False": "--no-flip",
+        "half_body_probability": "--half-body",
+        "head='new'": "--new-head",
+        "image_hw": "--image-size",
+        "max_iou": "--box-iou",
+        "min_score": "--min-box-score",
+        "min_size": "--min-box-size",
+        "nms": "--pose-nms",
+        "num_images": "--images",
+        "num_shards": "--shards",
+        "person_label": "--person-label",
+        "pictures=False": "--no-pictures",
+        "root": "--data",
+        "sigma": "--box-sigma",
+        "suppression": "--box-nms",
+    }
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self._parser = parser
+
+    def __contains__(self, option: str) -> bool:
+        return option in self._parser._option_string_actions
+
+    def of(self, argument: str, value: str) -> str | None:
+        """Returns the option for an argument and its value in a text, or ""; None if there is none."""
+        own = self._parser.get_default("option_names") or {}
+        whole = f"{argument}={value}"
+        names = {**self.NAMES, **own}
+        if whole in names:
+            return names[whole] if names[whole] in self else None
+        option = names.get(argument, "--" + argument.replace("_", "-"))
+        if option not in self:
+            of_models = "--option" in self and argument in _model_options()
+            return f"--option {argument}={value.strip(chr(39)) or 'VALUE'}" if of_models else None
+        return option if value in ("", "True") else f"{option} {_as_typed(value)}"
+
+
+def _model_options() -> set[str]:
+    """Returns what models are built with, beside what has an option of the command line."""
+    return {option for name in kpzoo.list_models() for option in kpzoo.info(name).options}
+
+
+def _as_typed(value: str) -> str:
+    """Returns the value of an argument as it is typed at the command line: val for 'val', 64x48 for (64, 48)."""
+    if pair := re.fullmatch(r"\((\d+), (\d+)\)", value):
+        return "x".join(pair.groups())
+    return value.strip("'\"") or "''"
 
 
 class Formatter(argparse.ArgumentDefaultsHelpFormatter):

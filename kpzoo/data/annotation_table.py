@@ -171,7 +171,7 @@ def _keypoints(column: NumberLists, rows, ids, keep, skeleton: Skeleton, problem
     short = keep & wrong & ~missing & ~no_numbers
     received = np.unique(lengths[short]).tolist()[:5]
     what = f"`keypoints` of {received} numbers where 3 * {count} = {3 * count} are expected"
-    problems.add("error", what, ids[short], "Correct the annotations, or choose another `category`.")
+    problems.add("error", what, ids[short], "Correct the annotations, or choose another `category=`.")
     triples = table.reshape(-1, count, 3)
     points, flags = triples[..., :2], triples[..., 2]
     odd_flags = ~np.isin(flags, (0, 1, 2))

@@ -88,7 +88,7 @@ def make_dataset(
             train on.
     """
     if not 1 <= batch_size <= geometry.MAX_CROPS:
-        raise UserError(f"`batch_size` must be 1 to {geometry.MAX_CROPS}. Received: {batch_size}.")
+        raise UserError(f"`batch_size=` must be 1 to {geometry.MAX_CROPS}. Received: {batch_size}.")
     index, count = host
     if batch_size % count:
         raise UserError(f"A batch of {batch_size} does not split over {count} hosts.")
@@ -103,9 +103,8 @@ def make_dataset(
         num_levels = 0 if preset is model else model.num_levels
     if data.skeleton.keypoints != preset.skeleton.keypoints:
         raise UserError(
-            f"The data has the {data.skeleton.num_keypoints} keypoints of {data.skeleton.name!r}, "
-            f"model {preset.name!r} those of {preset.skeleton.name!r}. "
-            f"Build the model with `skeleton={data.skeleton.name!r}`."
+            f"The data has other keypoints than model {preset.name!r}: {preset.skeleton.difference(data.skeleton)}.",
+            "Build the model with `kpzoo.build(name, skeleton=data.skeleton)`.",
         )
     codec = preset.rules
     rule = visibility_rule or (codec.visibility if data.skeleton.name == "coco17" else "labelled")

@@ -27,17 +27,29 @@ def choose(categories: list[dict], category: str | int | None, path) -> dict:
     """
     names = [str(row.get("name", row.get("id"))) for row in categories]
     if category is not None:
-        chosen = [row for row in categories if category in (row.get("name"), row.get("id"), str(row.get("id")))]
+        chosen = [row for row in categories if category == row.get("name")] or [
+            row for row in categories if str(category) in (str(row.get("name")), str(row.get("id")))
+        ]
         if not chosen:
             raise unknown(f"category in {path}", str(category), names)
+        if len(chosen) > 1:
+            ids = [row.get("id") for row in chosen]
+            raise UserError(f"{path}: {category!r} means several categories, with the ids {ids}. Choose one by its id.")
         return chosen[0]
     with_keypoints = [row for row in categories if row.get("keypoints")] or (categories if len(categories) == 1 else [])
     if not with_keypoints:
         raise UserError(f"{path}: no category has `keypoints`, the list of their names. Categories: {names[:10]}.")
     if len(with_keypoints) > 1:
-        counts = {str(row.get("name", row.get("id"))): len(row["keypoints"]) for row in with_keypoints}
-        raise UserError(f"{path}: several categories have keypoints: {counts}. Choose one with `category=`.")
+        counts = {str(row.get("name", row.get("id"))): _count(row["keypoints"]) for row in with_keypoints}
+        if len(counts) < len(with_keypoints):  # names that are not unique
+            counts = {str(row.get("id")): _count(row["keypoints"]) for row in with_keypoints}
+        example = f"`category={next(iter(counts))!r}`"
+        raise UserError(f"{path}: several categories have keypoints: {counts}.", f"Choose one, such as {example}.")
     return with_keypoints[0]
+
+
+def _count(names) -> int | str:
+    return len(names) if isinstance(names, list | dict) else type(names).__name__
 
 
 def skeleton_of(category: dict, skeleton: str | Skeleton | None, problems: Problems) -> Skeleton:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from kpzoo.data import coco, files
+from kpzoo.data import coco, files, loading
 from kpzoo.data.coco import Annotations
 from kpzoo.data.problems import Problem, Problems
 from kpzoo.errors import UserError
+from kpzoo.skeletons import Skeleton
 
 Decoded = Mapping[str, tuple[int, int] | str]
 
@@ -59,6 +60,9 @@ def check(
     root: str | Path,
     split: str | None = None,
     *,
+    images: str | Path | None = None,
+    skeleton: str | Skeleton | None = None,
+    category: str | int | None = None,
     pictures: bool = True,
     allow_outside: bool = False,
     progress: bool = False,
@@ -68,6 +72,9 @@ def check(
     Args:
         root: The data set's folder, see `kpzoo.data.load`.
         split: Part of the annotation files' names; None for all of them.
+        images: The folder of pictures, instead of the one that is found.
+        skeleton: See `kpzoo.data.load`.
+        category: See `kpzoo.data.load`.
         pictures: Whether to decode the pictures, several at a time.
         allow_outside: Whether pictures may lie outside of the folder, by absolute names or "..".
         progress: Whether to tell on stderr how many pictures are done.
@@ -80,15 +87,19 @@ def check(
     if not paths:
         which = f" with {split!r} in the name" if split else ""
         raise UserError(f"{str(root)!r} has no annotations: expected 'annotations/*.json'{which} in it.")
-    return [_check(path, root, split, pictures, allow_outside, progress) for path in paths]
+    reading = dict(skeleton=skeleton, category=category, allow_outside=allow_outside)
+    folder = loading.existing_folder(images) if images is not None else None
+    return [_check(path, root, split, reading, pictures, folder, progress) for path in paths]
 
 
-def _check(path: Path, root: Path, split: str | None, pictures: bool, allow_outside: bool, progress: bool) -> Check:
-    read = coco.examine(path, allow_outside=allow_outside)
+def _check(
+    path: Path, root: Path, split: str | None, reading: Mapping, pictures: bool, folder: Path | None, progress: bool
+) -> Check:
+    read, allow_outside = coco.examine(path, **reading), reading["allow_outside"]
     if not pictures:
         return Check(read, None, {}, read.problems)
     names = [name for name in read.file_names if name and (allow_outside or not coco.leaves_folder(name))]
-    folder = files.image_folder(path, root, split, names)
+    folder = folder or files.image_folder(path, root, split, names)
     places = {str(folder / name): name for name in names}
     decoded = {places[file]: found for file, found in files.decoded(list(places), progress).items()}
     return Check(read, folder, decoded, (*read.problems, *_picture_problems(read, decoded)))

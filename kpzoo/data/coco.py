@@ -215,7 +215,7 @@ def _file_names(rows: list[dict], add: Callable, allow_outside: bool) -> list[st
     climbing = [place for place, name in enumerate(names) if not allow_outside and leaves_folder(name)]
     if climbing:
         what = f"File names outside the image folder, such as {names[climbing[0]]!r}"
-        add("error", what, climbing, "Make them relative to the image folder, or allow this with `allow_outside`.")
+        add("error", what, climbing, "Make them relative to the image folder, or allow this with `allow_outside=True`.")
     column = np.array(names, object).astype(str)
     add("note", "Images without `file_name`", column == "", "They can be scored, not opened.")
     add("error", "Images with one and the same `file_name`", _repeated(column) & (column != ""), "List a picture once.")

@@ -68,14 +68,15 @@ def _pattern(split: str | None) -> str:
 
 def annotation_file(root, split) -> Path:
     if root is None:
-        raise UserError("Pass the data set's folder, or its `annotations` file. Received neither.")
+        raise UserError("Pass the data set's folder, or its `annotations=` file. Received neither.")
     found = annotation_files(root, split)
     if len(found) != 1:
         names = [path.name for path in found] or "none"
         folder = str(Path(root).expanduser() / "annotations")
         raise UserError(
-            f"Expected one annotation file like {_pattern(split)!r} in {folder!r}. Found: {names}. "
-            "Name the split more exactly, or pass `annotations`."
+            f"Expected one annotation file like {_pattern(split)!r} in {folder!r}. Found: {names}.",
+            "Name the split as one of the files is called." if found else "",
+            "Or pass the file as `annotations=`.",
         )
     return found[0]
 

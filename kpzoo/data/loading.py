@@ -19,6 +19,7 @@ def load(
     annotations: str | Path | None = None,
     images: str | Path | None = None,
     skeleton=None,
+    category: str | int | None = None,
     strict: bool = False,
     allow_outside: bool = False,
 ) -> "PoseData | Pack":
@@ -34,6 +35,7 @@ def load(
         annotations: The annotation file, instead of what `split` finds.
         images: The folder of pictures, instead of what `split` finds.
         skeleton: A skeleton or its name, where the file's own should not be used.
+        category: Name or number of the category to read, where several have keypoints.
         strict: Whether what could be repaired is an error instead; else it is warned of.
         allow_outside: Whether pictures may lie outside of the folder, by absolute names or "..".
 
@@ -46,14 +48,20 @@ def load(
         return open_pack(root, split)
     if annotations is None:
         annotations = annotation_file(root, split)
-    content = read_annotations(annotations, skeleton=skeleton, strict=strict, allow_outside=allow_outside)
+    options = dict(skeleton=skeleton, category=category, strict=strict, allow_outside=allow_outside)
+    content = read_annotations(annotations, **options)
     repairs = [problem for problem in content.problems if problem.severity == "repair"]
     if repairs:
         more = f" And {len(repairs) - 1} more kinds of problem." if len(repairs) > 1 else ""
         warnings.warn(f"{annotations}: {repairs[0]}{more} `kpzoo data check` tells all.", stacklevel=2)
     if images is None:
         images = image_folder(Path(annotations), root, split, content.file_names)
+    return PoseData(content, existing_folder(images))
+
+
+def existing_folder(images: str | Path) -> Path:
+    """Returns the path of a folder of pictures, or refuses what is none."""
     images = Path(images).expanduser()
     if not images.is_dir():
-        raise UserError(f"There is no folder of pictures at {str(images)!r}. Pass the right one as `images`.")
-    return PoseData(content, images)
+        raise UserError(f"There is no folder of pictures at {str(images)!r}.", "Pass the right one as `images=`.")
+    return images

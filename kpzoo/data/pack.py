@@ -79,7 +79,8 @@ class Pack:
     def annotations(self):
         raise UserError(
             f"{self.folder!r} is a pack, which is to train on: it holds crops and no annotations. Use the folder of "
-            "pictures and annotations for evaluation (`--val-data`), pictures of the data and composed crowds."
+            "pictures and annotations for evaluation, pictures of the data and composed crowds.",
+            "Name it with --val-data.",
         )
 
     image_folder = annotations
@@ -102,7 +103,8 @@ def open_pack(root: str | Path, split: str | None = None) -> Pack:
     if split and split not in pack.annotations_name:
         raise UserError(
             f"{folder!r} is a pack of {pack.annotations_name!r} to train on; it has no part {split!r}. "
-            "Validation needs a folder of pictures and annotations: `--val-data FOLDER`, or `--val-split ''` for none."
+            "Validation needs a folder of pictures and annotations.",
+            "Name it with --val-data FOLDER, or pass --val-split '' for none.",
         )
     for shard in pack.shards:
         path = shard_path(pack, shard)
@@ -148,7 +150,7 @@ def check_use(pack: Pack, preset, augment: Augment | None) -> None:
     if height > most or height * pack.image_hw[1] != width * most:
         raise UserError(
             f"The pack {pack.folder!r} is made for crops of {most}x{pack.image_hw[1]} or smaller ones of that shape, "
-            f"model {preset.name!r} takes {height}x{width}. Make another with `--image-size {height}x{width}`."
+            f"model {preset.name!r} takes {height}x{width}. Make another of that size with `kpzoo data pack`."
         )
     if preset.num_instances > 1 + pack.neighbours:
         raise UserError(

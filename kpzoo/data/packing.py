@@ -64,9 +64,9 @@ def write_pack(
     """
     folder = _target(folder, overwrite)
     if not 1 <= quality <= 100:
-        raise UserError(f"`quality` must be 1 to 100. Received: {quality}.")
+        raise UserError(f"`quality=` must be 1 to 100. Received: {quality}.")
     if not 1 <= min(image_hw) <= max(image_hw) <= MAX_SIDE:
-        raise UserError(f"`image_hw` must be (height, width) of up to {MAX_SIDE} pixels. Received: {image_hw}.")
+        raise UserError(f"`image_hw=` must be (height, width) of up to {MAX_SIDE} pixels. Received: {image_hw}.")
     persons = training_persons(data.annotations)
     count = len(persons["index"])
     num_shards = num_shards or -(-count // PERSONS_PER_SHARD)
@@ -109,7 +109,7 @@ def _target(folder: str | Path, overwrite: bool) -> Path:
         if not files.is_pack(folder):
             raise UserError(f"{str(folder)!r} exists and is no pack, so it is not replaced. Choose another folder.")
         if not overwrite:
-            raise UserError(f"The pack {str(folder)!r} exists already. Choose another folder, or overwrite it.")
+            raise UserError(f"The pack {str(folder)!r} exists already. Choose another folder.", "Or replace it with `overwrite=True`.")
     return folder
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kpzoo.errors import UserError
+from kpzoo.errors import UserError, worded
 
 NUM_NAMED = 10  # ids that a message lists
 
@@ -33,7 +33,7 @@ class Problem:
     def __str__(self) -> str:
         named = ", ".join(map(str, self.ids)) + (f", … {self.count} in all" if self.count > len(self.ids) else "")
         place = f" ({self.unit} {named})" if self.unit else ""
-        return f"{self.what}{place}. {self.done}".strip()
+        return worded(f"{self.what}{place}. {self.done}".strip())
 
 
 class Problems(list):
@@ -63,5 +63,5 @@ class Problems(list):
         fatal += [problem for problem in self if strict and problem.severity == "repair"]
         if fatal:
             more = f" And {len(fatal) - 1} more kinds of problem." if len(fatal) > 1 else ""
-            because = " Refused because of `strict`." if fatal[0].severity == "repair" else ""
+            because = " Refused because of `strict=`." if fatal[0].severity == "repair" else ""
             raise UserError(f"{self.path}: {fatal[0]}{because}{more}")

@@ -67,14 +67,16 @@ def evaluate(
         UserError: If the keypoints differ, an image cannot be decoded, or the boxes belong to other images.
     """
     if not isinstance(data, PoseData | Pack):  # a pack raises an error that names what it lacks
-        raise UserError(f"`data` must be what `kpzoo.data.load` returns. Received: {data!r}.")
+        raise UserError(f"`data=` must be what `kpzoo.data.load` returns. Received: {data!r}.")
     if isinstance(nms, str) and nms != "auto":
-        raise UserError(f"`nms` must be a number, None or 'auto'. Received: {nms!r}.")
+        raise UserError(f"`nms=` must be a number, None or 'auto'. Received: {nms!r}.")
     preset, annotations = model.preset, data.annotations
     if preset.skeleton.keypoints != annotations.skeleton.keypoints:
         raise UserError(
-            f"Model {preset.name!r} predicts keypoints of {preset.skeleton.name!r}, {annotations.path} has those of "
-            f"{annotations.skeleton.name!r}. Build the model with `skeleton={annotations.skeleton.name!r}`."
+            f"{annotations.path} has other keypoints than model {preset.name!r}: "
+            f"{preset.skeleton.difference(annotations.skeleton)}.",
+            "`kpzoo train` makes a model for the keypoints of its data.",
+            "Or build one with `kpzoo.build(name, skeleton=data.skeleton)` and train it.",
         )
     person_index, image_ids, boxes_xywh, box_scores, ranks = boxes_of(data, boxes, box_nms)
     paths = data.image_paths(image_ids)
@@ -106,7 +108,8 @@ def evaluate(
         details["kept"] = _kept_curve(kept, len(boxes_xywh), preset.num_instances, score)
     if person_index is not None:
         first = poses.keypoints_xy[poses.instance == 0]
-        pck = metrics.pck(annotations, person_index, first)
+        size = "torso" if metrics.has_torso(annotations.skeleton) else "box"
+        pck = metrics.pck(annotations, person_index, first, normalize_by=size)
         values |= pck.values
         details |= pck.details
         circumstances["pck_normalized_by"] = pck.circumstances["normalized_by"]

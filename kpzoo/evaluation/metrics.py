@@ -245,17 +245,28 @@ def pck(
     )
 
 
+_DIAGONALS = (("left_shoulder", "right_hip"), ("right_shoulder", "left_hip"))
+
+
+def _places(skeleton: Skeleton) -> dict[str, int]:
+    return {re.sub(r"\W+", "_", name.lower()): k for k, name in enumerate(skeleton.keypoints)}
+
+
+def has_torso(skeleton: Skeleton) -> bool:
+    """Returns whether a skeleton has the shoulders and hips that PCK's "torso" is measured between."""
+    return {name for pair in _DIAGONALS for name in pair} <= _places(skeleton).keys()
+
+
 def _torso(skeleton: Skeleton, truth: np.ndarray, labelled: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
     """Returns (S,) distances from a shoulder to the opposite hip, NaN where no such pair is labelled."""
-    places = {re.sub(r"\W+", "_", name.lower()): k for k, name in enumerate(skeleton.keypoints)}
-    diagonals = [("left_shoulder", "right_hip"), ("right_shoulder", "left_hip")]
-    if not all(name in places for pair in diagonals for name in pair):
+    places = _places(skeleton)
+    if not has_torso(skeleton):
         raise UserError(
-            f"Skeleton {skeleton.name!r} has no shoulders and hips to define a torso: {list(skeleton.keypoints)}. "
-            "Pass `normalize_by='box'`."
+            f"Skeleton {skeleton.name!r} has no shoulders and hips to define a torso: {list(skeleton.keypoints)}.",
+            "Pass `normalize_by='box'`.",
         )
     size = np.full(len(truth), np.nan)
-    for shoulder, hip in ((places[a], places[b]) for a, b in diagonals):
+    for shoulder, hip in ((places[a], places[b]) for a, b in _DIAGONALS):
         known = np.isnan(size) & labelled[:, shoulder] & labelled[:, hip]
         size[known] = np.linalg.norm(truth[known, shoulder] - truth[known, hip], axis=-1)
     return size

@@ -24,8 +24,8 @@ def check_file_export(model: PoseModel, path: Path, kind: str, suffix: str) -> N
     reduced = {layer.compute_dtype for layer in checked_model(model).layers} - {"float32"}
     if reduced:
         raise UserError(
-            f"Model {model.name!r} computes in {', '.join(sorted(reduced))}; {kind} exports require float32. Call "
-            "`keras.mixed_precision.set_global_policy('float32')`, build the model again and load its weights."
+            f"Model {model.name!r} computes in {', '.join(sorted(reduced))}; {kind} exports require float32.",
+            "Call `keras.mixed_precision.set_global_policy('float32')`, build the model again and load its weights.",
         )
 
 

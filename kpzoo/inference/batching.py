@@ -70,11 +70,11 @@ def with_boxes(source: Pictures | Video, boxes_xywh, detector, every: int) -> It
         every: The detector looks at every so many frames of a video; those between have the boxes of the last one.
     """
     if every > 1 and not isinstance(source, Video):
-        raise UserError(f"Only a video's frames can share boxes: `every` must be 1 for pictures. Received: {every}.")
+        raise UserError(f"Only a video's frames can share boxes: `every=` must be 1 for pictures. Received: {every}.")
     each = _for_each(boxes_xywh)
     if each is not None and (isinstance(source, Video) or len(each) != len(source)):
         wanted = "one (P, 4) array for a video" if isinstance(source, Video) else f"{len(source)} arrays (P, 4)"
-        raise UserError(f"`boxes_xywh` must be {wanted}. Received: a list of {len(each)}.")
+        raise UserError(f"`boxes_xywh=` must be {wanted}. Received: a list of {len(each)}.")
     shared = checked_boxes(boxes_xywh) if boxes_xywh is not None and each is None else None
     found = no_boxes = np.zeros((0, 4)), np.zeros(0)
     for index, picture in enumerate(source):
@@ -115,11 +115,11 @@ def checked_boxes(boxes_xywh) -> np.ndarray:
     boxes = np.asarray(boxes_xywh, np.float64)
     boxes = boxes.reshape(-1, 4) if boxes.size == 0 else np.atleast_2d(boxes)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise UserError(f"`boxes_xywh` must have shape (P, 4): x, y, width, height. Received: shape {boxes.shape}.")
+        raise UserError(f"`boxes_xywh=` must have shape (P, 4): x, y, width, height. Received: shape {boxes.shape}.")
     bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] <= 0).any(axis=1))
     if len(bad):
         raise UserError(
-            f"Box {bad[0]} of `boxes_xywh` must be finite with a width and a height above 0. "
+            f"Box {bad[0]} of `boxes_xywh=` must be finite with a width and a height above 0. "
             f"Received: {boxes[bad[0]].tolist()}. Boxes are x, y, width, height in pixels, not two corners."
         )
     return boxes
@@ -138,7 +138,7 @@ def batches(
         live: Whether the boxes of one picture must not wait for those of the next.
     """
     if not 1 <= batch_size <= geometry.MAX_CROPS:
-        raise UserError(f"`batch_size` must be 1 to {geometry.MAX_CROPS}. Received: {batch_size}.")
+        raise UserError(f"`batch_size=` must be 1 to {geometry.MAX_CROPS}. Received: {batch_size}.")
     cut, batch = cropper(image_hw, rule.fill_rgb), Batch()
     for one in looked:
         batch.started.append(one)

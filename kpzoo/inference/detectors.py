@@ -183,7 +183,7 @@ class KerasHubDetector(Detector):
         classes = getattr(self._model, "num_classes", None)
         label = {80: 0, 91: 1}.get(classes) if self.person_label is None else self.person_label
         if label is None:
-            raise UserError(f"Which of the {classes} labels of {self.preset!r} means person? Pass `person_label`.")
+            raise UserError(f"Which of the {classes} labels of {self.preset!r} means person?", "Pass `person_label=`.")
         return label
 
     @cached_property
@@ -198,8 +198,8 @@ class KerasHubDetector(Detector):
             return keras_hub.models.ObjectDetector.from_preset(str(self.preset))
         except Exception as error:  # of names, files, downloads, and of presets that are no detector
             raise UserError(
-                f"KerasHub cannot load the detector {str(self.preset)!r}: {_line(error)}. Pass a name or folder that "
-                "`keras_hub.models.ObjectDetector.from_preset` takes."
+                f"KerasHub cannot load the detector {str(self.preset)!r}: {_line(error)}.",
+                "Pass a name or folder that `keras_hub.models.ObjectDetector.from_preset` takes.",
             ) from None
 
 
@@ -218,7 +218,7 @@ def get(detector: "str | Path | Detector") -> Detector:
     if text.endswith(".onnx"):
         return OnnxDetector(text)
     if text not in _NAMES:
-        raise unknown("detector", text, _NAMES, "Or pass a .json or .onnx file, or `keras-hub:` and a preset's name.")
+        raise unknown("detector", text, _NAMES, "Or pass a .json or .onnx file, or keras-hub: and a preset's name.")
     return _NAMES[text]()
 
 

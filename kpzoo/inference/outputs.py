@@ -24,6 +24,7 @@ from kpzoo.files import naming, writing, written_whole
 from kpzoo.poses import Poses
 from kpzoo.skeletons import Skeleton
 
+REPLACE = "Or replace what is there with `overwrite=True`."
 PROGRESS, RESULTS, TABLE, PICTURES, NMS = "progress.jsonl", "results.json", "poses.csv", "pictures", "nms"
 
 
@@ -53,7 +54,7 @@ class OutputFolder:
         self._progress = self.path / PROGRESS
         foreign = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
         if foreign and not overwrite and not self._progress.exists():
-            raise UserError(f"{self.path} exists and is not of an earlier run. Choose another folder, or overwrite.")
+            raise UserError(f"{self.path} exists and is not of an earlier run. Choose another folder.", REPLACE)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._file = self._progress.open("a", encoding="utf-8")
@@ -89,12 +90,12 @@ class OutputFolder:
         try:
             before = json.loads(lines[0])["settings"] if lines else settings
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{self._progress} is damaged. Choose another folder, or overwrite.") from None
+            raise UserError(f"{self._progress} is damaged. Choose another folder.", REPLACE) from None
         changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
         if changed:
             told = ", ".join(f"{key}: {before.get(key)} before, {settings.get(key)} now" for key in sorted(changed))
             raise UserError(
-                f"The poses in {self.path} were made otherwise ({told}). Choose another folder, or overwrite."
+                f"The poses in {self.path} were made otherwise ({told}). Choose another folder.", REPLACE
             )
 
     def picture_path(self, name: str, kind: str = PICTURES) -> Path:

@@ -118,7 +118,7 @@ def build_mipnet_cpn(
     rule = checked_flavour(flavour)
     gates = InstanceGates(num_instances, mimb_stages, MIMB_PLACES)
     if gates.stages == ["refine"]:
-        raise UserError(f"`mimb_stages` of a CPN must name one of {STAGES}. Received: {list(mimb_stages)}.")
+        raise UserError(f"`mimb_stages=` of a CPN must name one of {STAGES}. Received: {list(mimb_stages)}.")
     image, x = image_input(image_hw, normalization)
     features = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem, norm=rule.norm, gates=gates)
     laterals = {}
@@ -220,7 +220,7 @@ def checked_levels(levels: Sequence[str]) -> list[str]:
         if name not in STAGES:
             raise unknown("pyramid level", name, STAGES)
     if not levels or len(set(levels)) != len(levels):
-        raise UserError(f"`levels` must name one to four distinct levels of {STAGES}. Received: {list(levels)}.")
+        raise UserError(f"`levels=` must name one to four distinct levels of {STAGES}. Received: {list(levels)}.")
     return sorted(levels, key=STAGES.index)
 
 

@@ -102,7 +102,7 @@ def build_corner_hourglass(
     """
     if len(widths) != len(blocks) or len(widths) < 2:
         raise UserError(
-            f"`widths` and `blocks` need one entry per level, two or more. Received: {list(widths)}, {list(blocks)}."
+            f"`widths=` and `blocks=` need one entry per level, two or more. Received: {list(widths)}, {list(blocks)}."
         )
     _check(image_hw, len(widths) - 1)
     image, x = image_input(image_hw, normalization)
@@ -153,7 +153,7 @@ def stacked(maps: Sequence) -> dict:
 def _check(image_hw: tuple[int, int], depth: int) -> None:
     if depth < 1 or any(side % _multiple(depth) for side in image_hw):
         raise UserError(
-            f"An hourglass that halves {depth} times needs an `image_hw` of multiples of {_multiple(depth)}. "
+            f"An hourglass that halves {depth} times needs an `image_hw=` of multiples of {_multiple(depth)}. "
             f"Received: {image_hw}."
         )
 

@@ -138,12 +138,12 @@ class InstanceGates:
 
     def __init__(self, num_instances: int, stages: Sequence[str], places: Sequence[str]):
         if num_instances < 2:
-            raise UserError(f"`num_instances` must be at least 2 in a MIPNet. Received: {num_instances}.")
+            raise UserError(f"`num_instances=` must be at least 2 in a MIPNet. Received: {num_instances}.")
         for stage in stages:
             if stage not in places:
                 raise unknown("MIMB stage", stage, places)
         if not stages:
-            raise UserError(f"`mimb_stages` must name one or more of {tuple(places)}. Received: {stages!r}.")
+            raise UserError(f"`mimb_stages=` must name one or more of {tuple(places)}. Received: {stages!r}.")
         self.places = tuple(places)
         self.stages = sorted(set(stages), key=self.places.index)
         self.instance = keras.Input((None, num_instances), name="instance", dtype="float32")

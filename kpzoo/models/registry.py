@@ -77,7 +77,7 @@ class Spec:
                 raise unknown(f"option of model {name!r}", option, own)
             if not _fits(value, annotation := parameters[option].annotation):
                 wanted = _WANTED[annotation]
-                raise UserError(f"Option `{option}` of model {name!r} must be {wanted}. Received: {value!r}.")
+                raise UserError(f"Option `{option}=` of model {name!r} must be {wanted}. Received: {value!r}.")
         return {**own, **self.config, **given}
 
 
@@ -248,8 +248,9 @@ def _skeleton_of(row: published.Weights, tag: str, given: str | Skeleton | None)
     given = skeletons.get(given)
     if given.keypoints != own.keypoints:
         raise UserError(
-            f"The weights {tag!r} are for the keypoints of {own.name!r}. Received: skeleton {given.name!r}. "
-            "Leave `skeleton` out, or `weights`."
+            f"The weights {tag!r} are for the keypoints of {own.name!r}. Received: skeleton {given.name!r}.",
+            "Leave `weights=` out.",
+            "Or leave `skeleton=` out.",
         )
     return given
 
@@ -262,14 +263,14 @@ def _checked_size(name: str, image_hw, multiple: int) -> tuple[int, int]:
     try:
         height, width = (index(side) for side in image_hw)
     except (TypeError, ValueError):
-        raise UserError(f"`image_hw` must be (height, width), whole pixels. Received: {image_hw!r}.") from None
+        raise UserError(f"`image_hw=` must be (height, width), whole pixels. Received: {image_hw!r}.") from None
     if min(height, width) < multiple or height % multiple or width % multiple:
         below, above = (
             tuple(max(multiple, side + extra - (side + extra) % multiple) for side in (height, width))
             for extra in (0, multiple - 1)
         )
         raise UserError(
-            f"Both sides of `image_hw` must be multiples of {multiple} for model {name!r}. "
+            f"Both sides of `image_hw=` must be multiples of {multiple} for model {name!r}. "
             f"Received: ({height}, {width}). The nearest sizes are {' or '.join(map(str, sorted({below, above})))}."
         )
     return height, width

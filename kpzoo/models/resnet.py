@@ -57,7 +57,7 @@ def resnet(
     `gates` modulate the input of their stages; from the first of these on features are per query.
     """
     if len(blocks) != len(STAGES) or len(widths) != len(STAGES):
-        raise UserError(f"`blocks` and `widths` need 4 entries, one per stage. Received: {blocks} and {widths}.")
+        raise UserError(f"`blocks=` and `widths=` need 4 entries, one per stage. Received: {blocks} and {widths}.")
     x = resnet_stem(image, stem, norm)
     features = {}
     for name, count, width, step, dilation in zip(STAGES, blocks, widths, strides, dilations, strict=True):

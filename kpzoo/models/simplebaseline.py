@@ -66,7 +66,7 @@ def build_mipnet_resnet(
 def deconv_head(x, deconvs: Sequence[int], num_keypoints: int):
     """Returns heatmaps (B, H/4, W/4, K) of the coarsest feature."""
     if len(deconvs) != len(DECONVS):
-        raise UserError(f"`deconvs` must list the channels of 3 deconvolutions. Received: {list(deconvs)}.")
+        raise UserError(f"`deconvs=` must list the channels of 3 deconvolutions. Received: {list(deconvs)}.")
     for index, filters in enumerate(deconvs):
         x = deconv_bn_relu(x, filters, name=f"deconv{index}")
     return heatmap_head(x, num_keypoints)
@@ -93,7 +93,7 @@ def build_dilated(
         trunk_stride: Of the last feature: 32 is the plain ResNet, 16 dilates res5, 8 res4-5, 4 res3-5 (Table 3 of CPN).
     """
     if trunk_stride not in (4, 8, 16, 32):
-        raise UserError(f"`trunk_stride` must be 4, 8, 16 or 32. Received: {trunk_stride}.")
+        raise UserError(f"`trunk_stride=` must be 4, 8, 16 or 32. Received: {trunk_stride}.")
     strides = [1, *(2 if 2**stage <= trunk_stride else 1 for stage in (3, 4, 5))]
     dilations = [max(1, 2**stage // trunk_stride) for stage in (2, 3, 4, 5)]
     image, x = image_input(image_hw, normalization)

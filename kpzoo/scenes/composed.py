@@ -166,10 +166,10 @@ def write_composed(
 
 def _checked(crowding: float, people: tuple[int, int]) -> tuple[int, int]:
     if not 0 <= crowding <= 1:
-        raise UserError(f"`crowding` must lie in [0, 1]. Received: {crowding}.")
+        raise UserError(f"`crowding=` must lie in [0, 1]. Received: {crowding}.")
     fewest, most = people
     if not 1 <= fewest <= most or not 2 <= most <= 8:
-        raise UserError(f"`people` must be (fewest, most), from 1 or more to 2 … 8. Received: {tuple(people)}.")
+        raise UserError(f"`people=` must be (fewest, most), from 1 or more to 2 … 8. Received: {tuple(people)}.")
     return int(fewest), int(most)
 
 

@@ -123,14 +123,14 @@ def write_drawn(
 
 def _checked(crowding: float, people: tuple[int, int], image_hw: tuple[int, int]) -> tuple[tuple, tuple]:
     if not 0 <= crowding <= 1:
-        raise UserError(f"`crowding` must lie in [0, 1]. Received: {crowding}.")
+        raise UserError(f"`crowding=` must lie in [0, 1]. Received: {crowding}.")
     fewest, most = people
     if not 1 <= fewest <= most <= 20:
-        raise UserError(f"`people` must be (fewest, most) with 1 <= fewest <= most <= 20. Received: {tuple(people)}.")
+        raise UserError(f"`people=` must be (fewest, most) with 1 <= fewest <= most <= 20. Received: {tuple(people)}.")
     if crowding > 0 and most < 2:
-        raise UserError(f"`crowding` needs at least two people in a picture. Received: people={tuple(people)}.")
+        raise UserError(f"`crowding=` needs at least two people in a picture. Received: {tuple(people)}.")
     if min(image_hw) < 48 or max(image_hw) > 2048:
-        raise UserError(f"`image_hw` must be (height, width) with sides of 48 to 2048. Received: {tuple(image_hw)}.")
+        raise UserError(f"`image_hw=` must be (height, width) with sides of 48 to 2048. Received: {tuple(image_hw)}.")
     return (int(fewest), int(most)), (int(image_hw[0]), int(image_hw[1]))
 
 

@@ -51,11 +51,11 @@ def write(
         The path of the annotation file.
     """
     if num_images < 1:
-        raise UserError(f"A data set needs at least one image. Received: num_images={num_images}.")
+        raise UserError(f"A data set needs at least one image. Received: {num_images}.")
     if seed < 0:
-        raise UserError(f"`seed` must be 0 or more. Received: {seed}.")
+        raise UserError(f"`seed=` must be 0 or more. Received: {seed}.")
     if not split or Path(split).name != split:
-        raise UserError(f"`split` must be a plain name such as 'train'. Received: {split!r}.")
+        raise UserError(f"`split=` must be a plain name such as 'train'. Received: {split!r}.")
     images, annotations = paths(folder, split)
     _check_target(images, annotations, overwrite, info["generator"].split()[0])
     content = _content({**info, "seed": seed, "split": split}, skeleton)
@@ -80,7 +80,10 @@ def _check_target(images: Path, annotations: Path, overwrite: bool, maker: str) 
     if not annotations.exists() and not (images.exists() and any(images.iterdir())):
         return
     if not overwrite:
-        raise UserError(f"{images} or {annotations} exists already. Pass overwrite=True, another folder or split.")
+        raise UserError(
+            f"{images} or {annotations} exists already. Choose another folder or split.",
+            "Or replace it with `overwrite=True`.",
+        )
     try:
         generator = str(json.loads(annotations.read_text())["info"]["generator"])
     except (OSError, ValueError, KeyError, TypeError):

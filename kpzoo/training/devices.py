@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from kpzoo.errors import UserError
 
+FIRST = "Call `kpzoo.training.make_strategy` before anything else touches TensorFlow."
 
 def hosts() -> tuple[int, int]:
     """Returns which of how many hosts this process is, by `TF_CONFIG`; (0, 1) without it. The first is the chief."""
@@ -66,7 +67,7 @@ def _over_hosts(num_devices: int | None) -> tf.distribute.MultiWorkerMirroredStr
             tf.config.set_visible_devices(gpus[:num_devices], "GPU")
         return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
-        raise UserError(f"{error}. Call `make_strategy` before anything else touches TensorFlow.") from None
+        raise UserError(f"{error}.", FIRST) from None
 
 
 def of_chief(strategy: tf.distribute.Strategy, number: int) -> int:
@@ -93,8 +94,8 @@ def _split_cpu(num_devices: int) -> None:
         tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices)
     except RuntimeError:
         raise UserError(
-            f"TensorFlow has already started with {max(len(configured), 1)} CPU devices, not {num_devices}. "
-            "Call `make_strategy` before anything else touches TensorFlow."
+            f"TensorFlow has already started with {max(len(configured), 1)} CPU devices, not {num_devices}.",
+            FIRST,
         ) from None
 
 

@@ -47,7 +47,7 @@ class Ramp(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, learning_rate, factor=1.0, warmup=0):
         super().__init__()
         if warmup < 0 or not factor > 0:
-            raise UserError(f"`factor` must be above 0 and `warmup` 0 or more. Received: {factor} and {warmup}.")
+            raise UserError(f"`factor=` must be above 0 and `warmup=` 0 or more. Received: {factor} and {warmup}.")
         if isinstance(learning_rate, dict):
             learning_rate = keras.saving.deserialize_keras_object(learning_rate)
         self.learning_rate, self.factor, self.warmup = learning_rate, factor, warmup

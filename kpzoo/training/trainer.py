@@ -143,7 +143,7 @@ def _adjust(optimizer: keras.optimizers.Optimizer, clip_norm: float | None, fact
     """Gives an optimizer that has not been built what a run asks for."""
     if clip_norm is not None:
         if not clip_norm > 0:
-            raise UserError(f"`clip_norm` must be above 0. Received: {clip_norm}.")
+            raise UserError(f"`clip_norm=` must be above 0. Received: {clip_norm}.")
         optimizer.global_clipnorm = clip_norm
     if factor != 1.0 or warmup:
         optimizer.learning_rate = Ramp(optimizer.get_config()["learning_rate"], factor, warmup)
@@ -179,7 +179,7 @@ def _described(model: PoseModel, precision: str | None) -> dict:
     """Returns a compiled model's settings, without optimizers' names, which count the optimizers of this process."""
     policy = model.dtype_policy.name
     if precision not in (None, policy):
-        raise UserError(f"The model was built in {policy}, not in {precision}, by `make_model`.")
+        raise UserError(f"The model was built in {policy}, not in {precision}, by `make_model=`.")
     optimizer = keras.saving.serialize_keras_object(model.optimizer)
     config = optimizer["config"]
     while config:

@@ -171,7 +171,7 @@ def _head_hint(plan: Mapping, values: Mapping[str, np.ndarray], shapes: Mapping[
     """Returns the way out if only heads stand between the file and the model."""
     wrong = [path for path in plan if path not in values or tuple(values[path].shape) != shapes[path]]
     heads = [path for path in wrong if _HEAD.fullmatch(path)]
-    return "For another number of keypoints pass head='new'." if heads and heads == wrong else ""
+    return "For another number of keypoints pass `head='new'`." if heads and heads == wrong else ""
 
 
 def _remarks(model: keras.Model, row: Source, metadata: Mapping[str, str]) -> Iterable[str]:
