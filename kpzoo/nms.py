@@ -253,7 +253,9 @@ def _checked_boxes(boxes_xywh, scores) -> tuple[np.ndarray, np.ndarray]:
     _check(dict(boxes_xywh=boxes_xywh, scores=scores), {"boxes_xywh": (len(scores), 4), "scores": (len(scores),)})
     if (boxes_xywh[:, 2:] < 0).any():
         bad = int(np.flatnonzero((boxes_xywh[:, 2:] < 0).any(1))[0])
-        raise UserError(f"`boxes_xywh=` need width and height of 0 or more. Received: {boxes_xywh[bad]} at index {bad}.")
+        raise UserError(
+            f"`boxes_xywh=` need width and height of 0 or more. Received: {boxes_xywh[bad]} at index {bad}."
+        )
     return boxes_xywh, scores
 
 

@@ -74,7 +74,9 @@ class Skeleton:
     def difference(self, other: "Skeleton") -> str:
         """Returns in words how the keypoints of another skeleton differ, such as "…, in another order: …"."""
         if set(self.keypoints) == set(other.keypoints):
-            moved = [k for k, pair in enumerate(zip(self.keypoints, other.keypoints, strict=True)) if len(set(pair)) > 1]
+            moved = [
+                k for k, pair in enumerate(zip(self.keypoints, other.keypoints, strict=True)) if len(set(pair)) > 1
+            ]
             places = ", ".join(str(k + 1) for k in moved[:6]) + (", …" if len(moved) > 6 else "")
             names = [[one.keypoints[k] for k in moved[:6]] for one in (other, self)]
             return f"the same names in another order: numbers {places} are {names[0]} in place of {names[1]}"

@@ -1,4 +1,4 @@
-"""What a message tells a user to do exists where the user stands: an option at the command line, an argument in Python."""
+"""What a message advises exists where its reader stands: an option at the command line, an argument in Python."""
 
 import argparse
 import ast
@@ -22,7 +22,9 @@ def parsers(parser=None, name: tuple[str, ...] = ()) -> dict[tuple[str, ...], ar
     parts = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not parts:
         return {name: parser}
-    return {key: found for part, below in parts[0].choices.items() for key, found in parsers(below, (*name, part)).items()}
+    return {
+        key: found for part, below in parts[0].choices.items() for key, found in parsers(below, (*name, part)).items()
+    }
 
 
 PARSERS = parsers()
@@ -79,7 +81,9 @@ def test_a_message_names_arguments_in_python_and_options_at_the_command_line():
 
 def test_advice_about_unknown_names_follows_the_same_rule():
     error = unknown("skeleton", "coco", ["coco17"], "Or pass a `kpzoo.skeletons.Skeleton`.", "")
-    assert str(error) == "Unknown skeleton. Received: 'coco'. Did you mean 'coco17'? Or pass a `kpzoo.skeletons.Skeleton`."
+    assert (
+        str(error) == "Unknown skeleton. Received: 'coco'. Did you mean 'coco17'? Or pass a `kpzoo.skeletons.Skeleton`."
+    )
     with errors.at_command_line(Command()):
         assert str(error) == "Unknown skeleton. Received: 'coco'. Did you mean 'coco17'?"
 
@@ -115,7 +119,9 @@ def arguments_of_functions() -> set[str]:
     for path in PUBLIC:
         value = kpzoo
         for part in path.split("."):
-            value = getattr(value, part) if hasattr(value, part) else __import__(f"{value.__name__}.{part}", fromlist=[""])
+            value = (
+                getattr(value, part) if hasattr(value, part) else __import__(f"{value.__name__}.{part}", fromlist=[""])
+            )
         names |= set(inspect.signature(value).parameters)
     return names
 

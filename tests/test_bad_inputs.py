@@ -109,7 +109,7 @@ def mended(load):
     def mended(data):
         with pytest.warns(UserWarning, match="annotations.json") as told:
             read = load(data)
-        assert "Refused because of `strict`" in refusal(load, data, strict=True)
+        assert "Refused because of `strict=True`" in refusal(load, data, strict=True)
         return read, str(told[0].message)
 
     return mended
@@ -284,7 +284,7 @@ def test_crowds_are_ignored(load, tmp_path):
 @row(18, "Two categories with different keypoints", "Refused until one is chosen; never merged")
 def test_of_two_categories_one_must_be_chosen(load):
     message = refusal(load, two_categories())
-    assert "{'person': 17, 'hand': 3}. Choose one with `category=`" in message
+    assert "{'person': 17, 'hand': 3}. Choose one, such as `category='person'`" in message
 
 
 @row(
@@ -562,7 +562,7 @@ def test_two_corners_are_suspected(load, tmp_path, model):
 @row(38, "NaN, infinity or a negative size in a box", "Refused by its index")
 @pytest.mark.parametrize("bad", [[NAN, 5, 9, 9], [5, 5, np.inf, 9], [5, 5, 9, -9], [5, 5, 0, 9]], ids=str)
 def test_boxes_that_are_none_are_refused_by_index(model, bad):
-    assert "Box 1 of `boxes_xywh` must be finite" in refusal(poses_of, model, noise(), [BOX[0], bad])
+    assert "Box 1 of `boxes_xywh=` must be finite" in refusal(poses_of, model, noise(), [BOX[0], bad])
 
 
 @row(39, "A box wholly outside of the picture", "Left out and reported; the other boxes are answered")
@@ -997,7 +997,7 @@ def test_unknown_options_are_named(capsys, tmp_path):
     arguments = ["convert", "x", tmp_path / "y.npz", "--model", "cpn_tiny", "--option"]
     assert "NAME=VALUE" in refused_command(capsys, *arguments, "width")
     assert "unrecognized arguments: --imagesize" in refused_command(capsys, "models", "--imagesize", "3")
-    assert "`image_hw` must be (height, width)" in refusal(kpzoo.build, "cpn_tiny", image_hw="256x192")
+    assert "`image_hw=` must be (height, width)" in refusal(kpzoo.build, "cpn_tiny", image_hw="256x192")
 
 
 @row(70, "Ctrl-C, or SIGTERM as a scheduler sends it", "A clean stop with code 130; a run keeps its last checkpoint")
@@ -1053,7 +1053,7 @@ def test_exports_that_cannot_be_are_explained(model, tmp_path):
     from kpzoo import export
 
     assert "must be 13 to 18. Received: 25" in refusal(export.to_onnx, model, tmp_path / "a.onnx", opset=25)
-    assert "`image_hw` must be (height, width)" in refusal(kpzoo.build, "cpn_tiny", image_hw=(None, None))
+    assert "`image_hw=` must be (height, width)" in refusal(kpzoo.build, "cpn_tiny", image_hw=(None, None))
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
         mixed = kpzoo.build("cpn_tiny", image_hw=(64, 64))

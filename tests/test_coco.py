@@ -218,7 +218,7 @@ def test_what_can_be_mended_is_counted_and_strictly_refused(tmp_path, case):
     read = read_annotations(path)
     repairs = [problem for problem in read.problems if problem.severity == "repair"]
     assert check(read.persons) and any(re.search(message, str(repair)) for repair in repairs)
-    with pytest.raises(UserError, match="Refused because of `strict`"):
+    with pytest.raises(UserError, match="Refused because of `strict=True`"):
         read_annotations(path, strict=True)
 
 
@@ -316,7 +316,7 @@ def two_categories():
 
 def test_of_two_categories_with_keypoints_one_must_be_chosen(tmp_path):
     path = write(tmp_path, two_categories())
-    with pytest.raises(UserError, match=r"\{'person': 17, 'hand': 3\}. Choose one with `category=`"):
+    with pytest.raises(UserError, match=r"\{'person': 17, 'hand': 3\}. Choose one, such as `category='person'`"):
         read_annotations(path)
     hand = read_annotations(path, category="hand")
     assert hand.persons.ids.tolist() == [9] and hand.skeleton.keypoints == ("left_thumb", "right_thumb", "palm")

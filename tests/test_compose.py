@@ -273,12 +273,12 @@ def test_a_damaged_picture_is_named_and_left_out(own_folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"crowding": 1.5}, r"`crowding` must lie in \[0, 1\]. Received: 1.5"),
-        ({"crowding": float("nan")}, "`crowding` must lie in .* Received: nan"),
+        ({"crowding": 1.5}, r"`crowding=` must lie in \[0, 1\]. Received: 1.5"),
+        ({"crowding": float("nan")}, "`crowding=` must lie in .* Received: nan"),
         ({"people": (1, 1)}, r"Received: \(1, 1\)"),
         ({"people": (3, 2)}, r"Received: \(3, 2\)"),
         ({"num_images": 0}, "num_images=0"),
-        ({"seed": -1}, "`seed` must be 0 or more"),
+        ({"seed": -1}, "`seed=` must be 0 or more"),
         ({"split": "a/b"}, "plain name"),
     ],
 )

@@ -39,7 +39,7 @@ def test_what_is_missing_or_ambiguous_is_named(two_splits):
     with pytest.raises(UserError, match="Found: none"):
         loading.load(two_splits, "test")
     shutil.rmtree(two_splits / "images")
-    with pytest.raises(UserError, match="Pass the folder as `images`"):
+    with pytest.raises(UserError, match="Pass the folder as `images=`"):
         loading.load(two_splits, "val")
     with pytest.raises(UserError, match="no folder of pictures at"):
         loading.load(two_splits, "val", images=two_splits / "nowhere")

@@ -148,5 +148,5 @@ def test_impossible_options_are_refused(case, options, message):
 def test_ohkm_over_no_or_too_many_keypoints_is_refused(loss, top_k):
     maps, ones = tf.zeros((1, 4, 4, 3)), tf.ones((1, 3))
     targets = {"heatmaps": maps, "weights": ones, "global_heatmaps": maps[:, None], "global_weights": ones[:, None]}
-    with pytest.raises(UserError, match="`top_k` must be"):
+    with pytest.raises(UserError, match="`top_k=` must be"):
         loss(top_k=top_k)(targets, {name: targets[name] for name in ("heatmaps", "global_heatmaps")})

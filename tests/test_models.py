@@ -274,8 +274,8 @@ def test_trunks_of_the_papers_networks_are_as_cheap_as_their_placement_allows():
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(num_instances=1), "`num_instances` must be at least 2"),
-        (dict(mimb_stages=()), "`mimb_stages` must name one or more"),
+        (dict(num_instances=1), "`num_instances=` must be at least 2"),
+        (dict(mimb_stages=()), "`mimb_stages=` must name one or more"),
         (dict(mimb_stages=("c6",)), "Unknown MIMB stage"),
     ],
 )
@@ -330,7 +330,7 @@ def test_hourglass_52_of_mmpose_has_its_published_size_but_for_an_unused_block()
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("dilated_tiny", dict(trunk_stride=2), "`trunk_stride` must be 4, 8, 16 or 32"),
+        ("dilated_tiny", dict(trunk_stride=2), "`trunk_stride=` must be 4, 8, 16 or 32"),
         ("simplebaseline_tiny", dict(deconvs=(8,)), "3 deconvolutions"),
         ("simplebaseline_tiny", dict(blocks=(1, 1)), "need 4 entries"),
         ("hourglass_tiny", dict(num_stacks=0), "`num_stacks` .* must be a whole number above 0"),

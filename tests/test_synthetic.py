@@ -216,15 +216,15 @@ def test_as_many_people_are_drawn_as_asked():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"crowding": 1.01}, r"`crowding` must lie in \[0, 1\]. Received: 1.01"),
-        ({"crowding": -0.1}, r"`crowding` must lie in \[0, 1\]. Received: -0.1"),
-        ({"crowding": float("nan")}, "`crowding` must lie in .* Received: nan"),
+        ({"crowding": 1.01}, r"`crowding=` must lie in \[0, 1\]. Received: 1.01"),
+        ({"crowding": -0.1}, r"`crowding=` must lie in \[0, 1\]. Received: -0.1"),
+        ({"crowding": float("nan")}, "`crowding=` must lie in .* Received: nan"),
         ({"crowding": 0.5, "people": (1, 1)}, "needs at least two people"),
         ({"people": (0, 2)}, r"1 <= fewest <= most <= 20. Received: \(0, 2\)"),
         ({"people": (3, 2)}, r"Received: \(3, 2\)"),
         ({"image_hw": (16, 320)}, r"Received: \(16, 320\)"),
         ({"num_images": 0}, "num_images=0"),
-        ({"seed": -1}, "`seed` must be 0 or more. Received: -1"),
+        ({"seed": -1}, "`seed=` must be 0 or more. Received: -1"),
         ({"split": "../train"}, "plain name .* Received: '../train'"),
     ],
 )

@@ -1,11 +1,10 @@
 """`kpzoo data`: making, looking at and checking data sets."""
 
-import argparse
 import json
 import sys
 
 import kpzoo
-from kpzoo.commands.parsing import command, import_tensorflow, positive, size
+from kpzoo.commands.parsing import add_data_arguments, command, data_options, import_tensorflow, positive, size
 from kpzoo.data import loading
 from kpzoo.errors import UserError
 
@@ -59,13 +58,14 @@ def _add_compose(parts) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="which scenes")
     parser.add_argument("--overwrite", action="store_true", help="replace a part that is there")
+    add_data_arguments(parser, "--pictures")
 
 
 def _compose(args) -> None:
     from kpzoo import scenes
 
     options = dict(seed=args.seed, crowding=args.crowding, people=tuple(args.people), split=args.split)
-    source = loading.load(args.source, args.split)
+    source = loading.load(args.source, args.split, **data_options(args))
     print(scenes.write_composed(source, args.folder, args.images, **options, overwrite=args.overwrite, progress=True))
 
 
@@ -82,13 +82,14 @@ def _add_pack(parts) -> None:
     parser.add_argument("--shards", type=positive, help="how many files; if not given, as many as are of a handy size")
     parser.add_argument("--quality", type=positive, help="of the JPEGs, 1 to 100")
     parser.add_argument("--overwrite", action="store_true", help="replace a pack that is there")
+    add_data_arguments(parser)
 
 
 def _pack(args) -> None:
     import_tensorflow()
     from kpzoo.data import packing
 
-    source = loading.load(args.source, args.split)
+    source = loading.load(args.source, args.split, **data_options(args))
     print(
         packing.write_pack(
             source,
@@ -114,6 +115,7 @@ def _add_show(parts) -> None:
     parser.add_argument("--model", help="draw crops with the target heatmaps of every instance, as this model has them")
     parser.add_argument("--image-size", type=size, default="256x192", help="of those crops, as HEIGHTxWIDTH")
     parser.add_argument("--augment", help="of those crops: cpn, hrnet or simplebaseline")
+    add_data_arguments(parser, "--pictures")
 
 
 def _show(args) -> None:
@@ -122,7 +124,7 @@ def _show(args) -> None:
     import_tensorflow()
     from kpzoo import evaluation, images
 
-    data = loading.load(args.folder, args.split)
+    data = loading.load(args.folder, args.split, **data_options(args))
     if args.model:
         model = kpzoo.build(args.model, image_hw=args.image_size, skeleton=data.skeleton)
         sheet = evaluation.heatmap_sheet(model, data, args.images, augment=args.augment)
@@ -138,24 +140,21 @@ def _add_check(parts) -> None:
     )  # fmt: skip
     parser.add_argument("folder", help="a COCO-format folder")
     parser.add_argument("--split", help="part of the annotation file's name; all files if not given")
-    text = "whether to decode the pictures too"
-    parser.add_argument("--images", action=argparse.BooleanOptionalAction, default=True, help=text)
-    parser.add_argument("--allow-outside", action="store_true", help="pictures may lie outside of the folder")
+    parser.add_argument("--no-images", action="store_true", help="do not decode the images")
     text = "folder for repaired copies of the annotations, with links to the pictures"
     parser.add_argument("--fix", metavar="OUT", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON")
+    add_data_arguments(parser)
 
 
 def _check(args) -> None:
     """Tells what is wrong, with exit code 2 where anything had to be mended."""
     from kpzoo.data import check, repair
 
-    if args.images:
+    if not args.no_images:
         import_tensorflow()
-    outside = args.allow_outside
-    found = check.check(
-        args.folder, args.split, pictures=args.images, allow_outside=outside, progress=sys.stderr.isatty()
-    )
+    options, outside = data_options(args), args.allow_outside
+    found = check.check(args.folder, args.split, pictures=not args.no_images, progress=sys.stderr.isatty(), **options)
     print(json.dumps([one.to_config() for one in found]) if args.json else "\n".join(map(str, found)))
     for one in found if args.fix else ():
         path, done = repair.write_repaired(one, args.fix, allow_outside=outside)

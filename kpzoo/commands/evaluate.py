@@ -8,9 +8,11 @@ from pathlib import Path
 import kpzoo
 from kpzoo import files
 from kpzoo.commands.parsing import (
+    add_data_arguments,
     add_model_arguments,
     add_pass_arguments,
     command,
+    data_options,
     fraction,
     import_tensorflow,
     load_model,
@@ -30,6 +32,7 @@ def add(commands) -> None:
     add_model_arguments(parser, required=False)
     parser.add_argument("--images", help="folder of the images; default: searched for next to the annotations")
     parser.add_argument("--boxes", default="gt", help="gt, the annotated boxes, or a COCO results JSON of detections")
+    add_data_arguments(parser, folder=None)
     add_pass_arguments(parser, batch_size=32)
     text = "replicas that share each batch: GPUs, or logical CPUs if there is no GPU"
     parser.add_argument("--devices", type=positive, help=text)
@@ -56,7 +59,7 @@ def _run(args) -> None:
         from kpzoo.data.coco import read_annotations
 
         data = _load_data(args) if args.images else None
-        annotations = data.annotations if data else read_annotations(args.annotations)
+        annotations = data.annotations if data else read_annotations(args.annotations, **data_options(args))
         found = kpzoo.score(annotations, args.results, protocol=args.protocol)
         _report(args, annotations, found, data)
     else:
@@ -88,7 +91,7 @@ def _refuse_ignored(args) -> None:
 def _load_data(args):
     """Returns the data of `--annotations` and `--images`. The name of the annotation file selects the image folder."""
     split = Path(args.annotations).name.split(".")[0].split("_")[-1]
-    return kpzoo.data.load(split=split, annotations=args.annotations, images=args.images)
+    return kpzoo.data.load(split=split, annotations=args.annotations, images=args.images, **data_options(args))
 
 
 def _evaluate_model(args):

@@ -147,6 +147,29 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True, 
     parser.add_argument("--image-size", type=size, help="size of the crops as HEIGHTxWIDTH; default: that of the model")
 
 
+def add_data_arguments(parser: argparse.ArgumentParser, folder: str | None = "--images") -> None:
+    """Adds how annotations are read; `data_options` reads them.
+
+    Args:
+        parser: Of the command.
+        folder: The option for the folder of images, None if the command has added it.
+    """
+    group = parser.add_argument_group("reading the annotations")
+    group.add_argument("--category", help="name or id of the category to read, if several have keypoints")
+    group.add_argument("--skeleton", help="name of a skeleton, for a category that does not list its keypoints")
+    group.add_argument("--allow-outside", action="store_true", help="images may lie outside of the folder")
+    if folder:
+        text = "folder of the images; default: searched for in the data set's folder"
+        group.add_argument(folder, dest="image_folder", metavar="FOLDER", help=text)
+        parser.set_defaults(option_names={**(parser.get_default("option_names") or {}), "images": folder})
+
+
+def data_options(args: argparse.Namespace) -> dict:
+    """Returns the options of `kpzoo.data.load` that `add_data_arguments` added."""
+    options = dict(category=args.category, skeleton=args.skeleton, allow_outside=args.allow_outside)
+    return {**options, "images": args.image_folder} if "image_folder" in args else options
+
+
 def add_pass_arguments(parser: argparse.ArgumentParser, batch_size: int) -> None:
     """Adds the options of inference."""
     parser.add_argument("--no-flip", action="store_true", help="do not average with the mirrored crop")

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import kpzoo
 from kpzoo.commands.parsing import (
+    add_data_arguments,
     add_scaling_arguments,
     command,
     crop_count,
+    data_options,
     fraction,
     import_tensorflow,
     positive,
@@ -19,6 +21,7 @@ from kpzoo.commands.parsing import (
     seed,
     size,
 )
+from kpzoo.data.files import is_pack
 from kpzoo.errors import UserError
 from kpzoo.training.defaults import OPTIMIZERS, SCHEDULES, Defaults, defaults_of
 from kpzoo.training.summary import LOG, RECORD, read_log
@@ -64,6 +67,9 @@ def add(commands) -> None:
     text = "what is learned where there is no other person: the first one's pose, as in the paper, or nothing, which "
     text += "the paper reports to train worse"
     group.add_argument("--missing", choices=("repeat", "ignore"), default="repeat", help=text)
+    add_data_arguments(parser)
+    text = "folder of the validation images; default: --images if there is no --val-data, else searched for"
+    parser.add_argument("--val-images", metavar="FOLDER", help=text)
     add_scaling_arguments(parser)
 
 
@@ -80,8 +86,7 @@ def _run(args) -> None:
     several = kpzoo.info(args.model).options.get("num_instances", 1) > 1
     if not several and (args.instance_rule, args.missing) != ("paper", "repeat"):
         raise UserError(f"--instance-rule and --missing are for MIPNets, which {args.model!r} is not. Drop them.")
-    train = kpzoo.data.load(args.data, args.split)
-    val = kpzoo.data.load(args.val_data or args.data, args.val_split) if args.val_split else None
+    train, val = _data(args)
     batch_size = args.batch_size
     if args.batch_per_device:
         batch_size = args.batch_per_device * training.make_strategy(args.devices).num_replicas_in_sync
@@ -112,6 +117,17 @@ def _run(args) -> None:
         )
     if training.is_chief():
         _tell(args, kpzoo.evaluate(model, val) if val else None)
+
+
+def _data(args):
+    """Returns the data to train and to validate on; the second is None without --val-split."""
+    options = data_options(args)
+    of_folder = {} if is_pack(args.data) and args.val_data else options  # a pack has its category and its images
+    train = kpzoo.data.load(args.data, args.split, **of_folder)
+    if not args.val_split:
+        return train, None
+    images = args.val_images or (None if args.val_data else args.image_folder)
+    return train, kpzoo.data.load(args.val_data or args.data, args.val_split, **{**options, "images": images})
 
 
 def _settings(args) -> Defaults:

@@ -45,6 +45,9 @@ def load(
     if annotations is None and is_pack(root):
         from kpzoo.data.pack import open_pack  # with it comes TensorFlow
 
+        given = dict(images=images, skeleton=skeleton, category=category)
+        if names := [f"`{name}=`" for name, value in given.items() if value is not None]:
+            raise UserError(f"{root} is a pack, which has its own images and skeleton. Leave out {', '.join(names)}.")
         return open_pack(root, split)
     if annotations is None:
         annotations = annotation_file(root, split)

@@ -109,7 +109,10 @@ def _target(folder: str | Path, overwrite: bool) -> Path:
         if not files.is_pack(folder):
             raise UserError(f"{str(folder)!r} exists and is no pack, so it is not replaced. Choose another folder.")
         if not overwrite:
-            raise UserError(f"The pack {str(folder)!r} exists already. Choose another folder.", "Or replace it with `overwrite=True`.")
+            raise UserError(
+                f"The pack {str(folder)!r} exists already. Choose another folder.",
+                "Or replace it with `overwrite=True`.",
+            )
     return folder
 
 

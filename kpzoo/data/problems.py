@@ -63,5 +63,5 @@ class Problems(list):
         fatal += [problem for problem in self if strict and problem.severity == "repair"]
         if fatal:
             more = f" And {len(fatal) - 1} more kinds of problem." if len(fatal) > 1 else ""
-            because = " Refused because of `strict=`." if fatal[0].severity == "repair" else ""
+            because = " Refused because of `strict=True`." if fatal[0].severity == "repair" else ""
             raise UserError(f"{self.path}: {fatal[0]}{because}{more}")

@@ -113,7 +113,9 @@ class BoxFile(Detector):
 
     def find(self, image_rgb, image_id):
         if image_id is None:
-            raise UserError(f"The boxes of {str(self.path)!r} belong to image ids.", "Pass `image_ids=` with the pictures.")
+            raise UserError(
+                f"The boxes of {str(self.path)!r} belong to image ids.", "Pass `image_ids=` with the pictures."
+            )
         rows = self._rows.get(_id_key(image_id), np.zeros((0, 5)))
         return rows[:, :4], rows[:, 4]
 

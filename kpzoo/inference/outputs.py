@@ -94,9 +94,7 @@ class OutputFolder:
         changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
         if changed:
             told = ", ".join(f"{key}: {before.get(key)} before, {settings.get(key)} now" for key in sorted(changed))
-            raise UserError(
-                f"The poses in {self.path} were made otherwise ({told}). Choose another folder.", REPLACE
-            )
+            raise UserError(f"The poses in {self.path} were made otherwise ({told}). Choose another folder.", REPLACE)
 
     def picture_path(self, name: str, kind: str = PICTURES) -> Path:
         """Returns where the picture of that name is drawn; formats that cannot be written become PNG."""

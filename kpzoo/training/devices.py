@@ -11,6 +11,7 @@ from kpzoo.errors import UserError
 
 FIRST = "Call `kpzoo.training.make_strategy` before anything else touches TensorFlow."
 
+
 def hosts() -> tuple[int, int]:
     """Returns which of how many hosts this process is, by `TF_CONFIG`; (0, 1) without it. The first is the chief."""
     text = os.environ.get("TF_CONFIG", "")
