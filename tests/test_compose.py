@@ -277,7 +277,7 @@ def test_a_damaged_picture_is_named_and_left_out(own_folder, tmp_path, capsys):
         ({"crowding": float("nan")}, "`crowding=` must lie in .* Received: nan"),
         ({"people": (1, 1)}, r"Received: \(1, 1\)"),
         ({"people": (3, 2)}, r"Received: \(3, 2\)"),
-        ({"num_images": 0}, "num_images=0"),
+        ({"num_images": 0}, "at least one image. Received: 0"),
         ({"seed": -1}, "`seed=` must be 0 or more"),
         ({"split": "a/b"}, "plain name"),
     ],

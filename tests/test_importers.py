@@ -317,7 +317,7 @@ def test_the_weights_of_another_network_are_refused(name, state):
 
 def test_flavours_of_cpn_do_not_mix():
     arrays = published(tiny("cpn_tiny", flavour="pytorch"), "pytorch-cpn")
-    with pytest.raises(UserError, match="needs a CPN of flavour='pytorch'"):
+    with pytest.raises(UserError, match="needs a CPN of `flavour='pytorch'`"):
         load_weights(tiny("cpn_tiny", flavour="official"), arrays)
 
 

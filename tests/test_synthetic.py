@@ -223,7 +223,7 @@ def test_as_many_people_are_drawn_as_asked():
         ({"people": (0, 2)}, r"1 <= fewest <= most <= 20. Received: \(0, 2\)"),
         ({"people": (3, 2)}, r"Received: \(3, 2\)"),
         ({"image_hw": (16, 320)}, r"Received: \(16, 320\)"),
-        ({"num_images": 0}, "num_images=0"),
+        ({"num_images": 0}, "at least one image. Received: 0"),
         ({"seed": -1}, "`seed=` must be 0 or more. Received: -1"),
         ({"split": "../train"}, "plain name .* Received: '../train'"),
     ],

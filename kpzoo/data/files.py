@@ -93,8 +93,8 @@ def image_folder(annotations: Path, root: str | Path | None, split: str | None, 
         if folder.is_dir() and (not file_names or any((folder / name).is_file() for name in file_names[:10])):
             return folder
     raise UserError(
-        f"No folder in {str(root)!r} or its 'images' holds {file_names[0]!r} of {str(annotations)!r}. "
-        "Pass the folder as `images`."
+        f"No folder in {str(root)!r} or its 'images' holds {file_names[0]!r} of {str(annotations)!r}.",
+        "Pass the folder as `images=`.",
     )
 
 
