@@ -116,6 +116,11 @@ def test_hosts_make_the_rows_of_each_batch_between_them(packed, small_folder, tm
         (None, (0, 1)),
         ({"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 0}}, (0, 1)),
         ({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 1}}, (1, 2)),
+        ({"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": "1"}}, (1, 2)),
+        (
+            {"cluster": {"worker": ["b:1"], "ps": ["p:1"], "chief": ["a:1"]}, "task": {"type": "worker", "index": 0}},
+            (1, 2),
+        ),
         ({"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"]}, "task": {"type": "worker", "index": 0}}, (1, 3)),
         ({"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, "task": {"type": "chief", "index": 0}}, (0, 2)),
     ],
@@ -129,10 +134,15 @@ def test_tf_config_tells_which_host_this_is(config, expected, monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "does not name this worker"),
-        ("[]", "does not name this worker"),
-        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "KeyError: 'ps'"),
-        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}', "names 2 hosts"),
+        ("{", "does not list this process among its hosts .JSONDecodeError"),
+        ("[]", r"does not list this process among its hosts .* Received: '\[\]'"),
+        ('{"cluster": 3, "task": {"type": "worker", "index": 0}}', "TypeError: `cluster` must be a dictionary"),
+        ('{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": "x"}}', "ValueError: .*'x'"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', r"\('ps', 0\) is not in list"),
+        (
+            '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
+            r"\('worker', 2\) is not in list",
+        ),
     ],
 )
 def test_a_wrong_tf_config_is_told(text, message, monkeypatch):

@@ -1,6 +1,5 @@
 """What a training computes on: the GPUs of one host or of several, or replicas on a CPU."""
 
-import json
 import os
 from functools import lru_cache
 
@@ -13,23 +12,28 @@ FIRST = "Call `kpzoo.training.make_strategy` before anything else touches Tensor
 
 
 def hosts() -> tuple[int, int]:
-    """Returns which of how many hosts this process is, by `TF_CONFIG`; (0, 1) without it. The first is the chief."""
+    """Returns (index, number of hosts) of this process according to `TF_CONFIG`; (0, 1) without it.
+
+    Host 0 is the chief. `TF_CONFIG` is parsed by TensorFlow, as it is for `MultiWorkerMirroredStrategy`.
+
+    Raises:
+        UserError: If `TF_CONFIG` does not list this process among the hosts of its cluster.
+    """
     text = os.environ.get("TF_CONFIG", "")
     if not text.strip():
         return 0, 1
     try:
-        config = json.loads(text)
-        chiefs, workers = (list(config["cluster"].get(kind, [])) for kind in ("chief", "worker"))
-        kind, index = config["task"]["type"], int(config["task"]["index"])
-        place = {"chief": 0, "worker": len(chiefs)}[kind] + index
+        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+        cluster = resolver.cluster_spec()
+        jobs = [job for job in ("chief", "worker") if job in cluster.jobs]
+        tasks = [(job, task) for job in jobs for task in cluster.task_indices(job)]
+        return tasks.index((resolver.task_type, resolver.task_id)), len(tasks)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"TF_CONFIG does not name this worker among others ({type(error).__name__}: {error}). Received: {text!r}. "
-            'Expected: {"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}.'
+            f"TF_CONFIG does not list this process among its hosts ({type(error).__name__}: {error}). "
+            f'Received: {text!r}. Expected: {{"cluster": {{"worker": ["host:port", …]}}, '
+            '"task": {"type": "worker", "index": 0}}.'
         ) from None
-    if not 0 <= place < len(chiefs) + len(workers):
-        raise UserError(f"TF_CONFIG names {len(chiefs) + len(workers)} hosts. Received: task {kind} {index}.")
-    return place, len(chiefs) + len(workers)
 
 
 def is_chief() -> bool:
