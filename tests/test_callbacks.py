@@ -18,7 +18,6 @@ from kpzoo import cli, evaluation, training
 from kpzoo.data.batches import make_dataset
 from kpzoo.data.loading import load
 from kpzoo.errors import UserError
-from kpzoo.evaluation import evaluator
 from kpzoo.html import charts
 from kpzoo.losses import default_loss
 from kpzoo.training import keras_callbacks, summary
@@ -175,7 +174,7 @@ def test_a_sheet_shows_all_poses_that_are_found_beside_those_that_are_annotated(
     sheets = []
     for known in (batch["heatmaps"], batch["heatmaps"] * np.array([1, 0], np.float32)[:, None, None, None]):
         knowing = SimpleNamespace(heatmaps=lambda *_, known=known: tf.convert_to_tensor(known))
-        monkeypatch.setattr(evaluator, "accelerate", lambda *_, knowing=knowing: knowing)
+        monkeypatch.setattr("kpzoo.evaluation.sheets.accelerate", lambda *_, knowing=knowing: knowing)
         sheet = np.asarray(evaluation.progress_sheet(model, data, 2))
         step = (sheet.shape[1] - 4) // 8
         sheets.append([sheet[4:68, 4 + step * index : 68 + step * index] for index in range(8)])
