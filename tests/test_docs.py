@@ -1,40 +1,96 @@
-"""What the README says is true: its Python runs, its commands exist, its links lead somewhere."""
+"""What the documentation says is true: its programs run, its commands exist, its links lead somewhere."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
+import kpzoo
 from kpzoo import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+PROGRAMS = [page for page in PAGES if page.parent.name == "programs" and page.name != "README.md"]
+
+
+def run_python(page: Path) -> None:
+    """Executes the Python of a page, each block after those above it."""
+    names: dict = {"__name__": page.stem}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(block, page.name, "exec"), names)
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert blocks
-    names: dict = {}  # a reader has run the blocks above
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    out = capsys.readouterr().out
-    assert "(None, 32, 24, 17)" in out
+    run_python(ROOT / "README.md")
+    assert "(None, 32, 24, 17)" in capsys.readouterr().out
     assert (tmp_path / "poses.png").exists()
 
 
-def test_the_commands_of_the_readme_parse():
-    lines = [line.split("#")[0].strip() for line in README.splitlines() if line.startswith("kpzoo ")]
-    assert len(lines) >= 5
-    for line in lines:
-        arguments = [argument.strip("'") for argument in line.split()[1:]]
-        if "COMMAND" not in line:
-            assert cli.make_parser().parse_args(arguments).run
+# What a program prints, or the file that it writes.
+OUTCOMES = {
+    "one_photo": "poses.png",
+    "own_data": "people.keras",
+    "own_augmentation": "(8, 64, 64, 3)",
+    "own_loss": "smooth_l1",
+    "features": "(2, 16, 16, ",
+    "own_network": "loss",
+    "score_results": "AP75",
+    "oks_nms": "[0 2]",
+    "server_loop": "51",
+    "own_detector": "2",
+}
 
 
-@pytest.mark.parametrize("target", sorted({t for t in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in t}))
-def test_links_of_the_readme_lead_somewhere(target):
-    assert (ROOT / target).exists()
+@pytest.mark.parametrize("page", PROGRAMS, ids=lambda page: page.stem)
+def test_the_programs_run(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_python(page)
+    expected = OUTCOMES[page.stem]
+    assert expected in capsys.readouterr().out or (tmp_path / expected).exists()
+
+
+def test_the_index_of_the_programs_is_complete():
+    index = (ROOT / "docs/programs/README.md").read_text()
+    assert {name for name in re.findall(r"\]\(([^)]+)\)", index)} == {page.name for page in PROGRAMS}
+    assert {page.stem for page in PROGRAMS} == set(OUTCOMES)
+
+
+COMMANDS = sorted({line for page in PAGES for line in page.read_text().splitlines() if line.startswith("kpzoo ")})
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_the_commands_parse(line):
+    arguments = shlex.split(line, comments=True)[1:]
+    if "COMMAND" not in line:
+        assert cli.make_parser().parse_args(arguments).run
+
+
+LINKS = sorted(
+    {
+        (str(page.relative_to(ROOT)), target)
+        for page in PAGES
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text())
+        if "://" not in target
+    }
+)
+
+
+@pytest.mark.parametrize(("page", "target"), LINKS)
+def test_links_lead_somewhere(page, target):
+    assert ((ROOT / page).parent / target).exists()
+
+
+def test_the_readme_lists_all_models():
+    listed = set(re.findall(r"`([a-z0-9_]+)`", README.partition("## Models")[2].partition("`kpzoo models")[0]))
+    assert listed == {name for name in kpzoo.list_models() if not name.endswith("_tiny")}
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) <= 120
 
 
 def test_the_two_commands_that_set_everything_up_are_there():
