@@ -9,6 +9,7 @@ import keras
 import pytest
 
 import kpzoo
+from kpzoo import files
 from kpzoo.errors import UserError
 from kpzoo.models.counting import count_macs
 from kpzoo.models.registry import spec_of
@@ -136,9 +137,9 @@ def test_rows_of_different_studies_are_not_mixed(tmp_path, monkeypatch):
     args = argparse.Namespace(epochs=4, out=tmp_path, results=tmp_path / "results.json")
     (tmp_path / "rows").mkdir()
     row = {"row": "cpn", "seed": 0, "AP": 0.5}
-    ablations.write(tmp_path / "rows/cpn_seed0.json", {**row, "settings": before})
+    files.write_json(tmp_path / "rows/cpn_seed0.json", {**row, "settings": before})
     ablations.merge(args)
-    ablations.write(tmp_path / "rows/cpn_l2_seed1.json", {**row, "row": "cpn_l2", "seed": 1, "settings": before})
+    files.write_json(tmp_path / "rows/cpn_l2_seed1.json", {**row, "row": "cpn_l2", "seed": 1, "settings": before})
     ablations.merge(args)
     kept = args.results.read_text()
     assert json.loads(kept)["rows"] == {"cpn": {"0": {"AP": 0.5}}, "cpn_l2": {"1": {"AP": 0.5}}}

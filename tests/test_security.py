@@ -23,7 +23,7 @@ FORBIDDEN_IMPORTS = {
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "open_code"}  # the built-in ones
 FORBIDDEN_METHODS = {"system", "popen", "model_from_json", "unsafe_load", "extractall", "enable_unsafe_deserialization"}
 FORBIDDEN_METHODS |= {"models.load_model", "saving.load_model", "pickle.load", "pickle.loads"}
-UNPICKLING = {"importers/pickles.py", "importers/files.py"}  # the restricted reader, and the errors that it raises
+UNPICKLING = {"weights/pickles.py", "weights/files.py"}  # the restricted reader, and the errors that it raises
 
 
 def names_of_tests(path: Path) -> set[str]:
