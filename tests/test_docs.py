@@ -36,11 +36,9 @@ OUTCOMES = {
     "own_data": "people.keras",
     "own_augmentation": "(8, 64, 64, 3)",
     "own_loss": "smooth_l1",
-    "features": "(2, 16, 16, ",
     "own_network": "loss",
     "score_results": "AP75",
     "oks_nms": "[0 2]",
-    "server_loop": "51",
     "own_detector": "2",
 }
 
