@@ -382,7 +382,7 @@ def test_data_make_and_show(tmp_path, capsys):
         (["predict", "a.jpg", "--model", "r", "--out", "x", *BOX, "--every", "2"], "Drop --every, or --box"),
         (["train", "--model", "cpn_res50", "--data", "nowhere", "--out", "x"], "nowhere"),
         (["train", "--model", "cpn_res5O", "--data", "nowhere", "--out", "x"], "Did you mean 'cpn_res50'"),
-        (["train", "--model", "m", "--data", "d", "--out", "x", "--resume"], "'x' holds no training run to go on with"),
+        (["train", "--model", "m", "--data", "d", "--out", "x", "--resume"], "'x' contains no training run to resume"),
         (["train", "--model", "cpn_tiny", "--data", "d", "--out", "x", "--missing", "ignore"], "are for MIPNets"),
         (["export", "--model", "cpn_tiny", "--out", "x"], "Pass --weights FILE"),
         (["export", "--model", "cpn_reess50", "--out", "x"], "Did you mean 'cpn_res50'"),

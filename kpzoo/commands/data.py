@@ -1,4 +1,4 @@
-"""`kpzoo data`: making, looking at and checking data sets."""
+"""`kpzoo data`: generates, converts, shows and checks data sets."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from kpzoo.commands.parsing import add_data_arguments, command, data_options, im
 from kpzoo.data import loading
 from kpzoo.errors import UserError
 
-TEXT = "Make, look at and check data sets."
+TEXT = "Generate, pack, show and check data sets."
 
 
 def add(commands) -> None:
@@ -23,15 +23,17 @@ def add(commands) -> None:
 
 def _add_make(parts) -> None:
     parser = command(
-        parts, "make", _make, "Draw scenes of articulated figures as a COCO-format folder.",
+        parts, "make", _make, "Generate drawn scenes of people with exact annotations, in COCO format.",
         "kpzoo data make scenes --images 500 --crowding 0.5",
     )  # fmt: skip
-    parser.add_argument("folder", help="where to write")
-    parser.add_argument("--images", type=positive, default=100, help="how many pictures")
-    parser.add_argument("--split", default="train", help="name of the part")
-    parser.add_argument("--crowding", type=float, default=0.0, help="0: people apart, 1: overlapping as in OCHuman")
-    parser.add_argument("--seed", type=int, default=0, help="which scenes")
-    parser.add_argument("--overwrite", action="store_true", help="replace a part that is there")
+    parser.add_argument("folder", help="output folder")
+    parser.add_argument("--images", type=positive, default=100, help="number of images")
+    parser.add_argument("--split", default="train", help="name of the split")
+    parser.add_argument(
+        "--crowding", type=float, default=0.0, help="overlap of the people, from 0 (apart) to 1 (as in OCHuman)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing split")
 
 
 def _make(args) -> None:
@@ -45,19 +47,26 @@ def _make(args) -> None:
 
 def _add_compose(parts) -> None:
     parser = command(
-        parts, "compose", _compose, "Put people of several photos into one, as a COCO-format folder of crowds.",
+        parts, "compose", _compose, "Compose crowds from people cut out of the photos of a data set, in COCO format.",
         "kpzoo data compose ~/coco crowds --split train2017 --images 5000 --crowding 0.7",
     )  # fmt: skip
-    parser.add_argument("source", help="a COCO-format folder of photos")
-    parser.add_argument("folder", help="where to write")
-    parser.add_argument("--images", type=positive, default=100, help="how many pictures")
-    parser.add_argument("--split", default="train", help="part of the source, and its name in the new folder")
-    parser.add_argument("--crowding", type=float, default=0.5, help="0: people apart, 1: overlapping as in OCHuman")
+    parser.add_argument("source", help="COCO-format folder with photos")
+    parser.add_argument("folder", help="output folder")
+    parser.add_argument("--images", type=positive, default=100, help="number of images")
+    parser.add_argument("--split", default="train", help="split of the source, and name of the new split")
     parser.add_argument(
-        "--people", type=positive, nargs=2, default=[2, 3], metavar=("FEWEST", "MOST"), help="people in a picture"
+        "--crowding", type=float, default=0.5, help="overlap of the people, from 0 (apart) to 1 (as in OCHuman)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="which scenes")
-    parser.add_argument("--overwrite", action="store_true", help="replace a part that is there")
+    parser.add_argument(
+        "--people",
+        type=positive,
+        nargs=2,
+        default=[2, 3],
+        metavar=("FEWEST", "MOST"),
+        help="number of people per image",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing split")
     add_data_arguments(parser, "--pictures")
 
 
@@ -71,17 +80,17 @@ def _compose(args) -> None:
 
 def _add_pack(parts) -> None:
     parser = command(
-        parts, "pack", _pack, "Write all that training sees of a COCO-format folder into a few files that are read "
-        "from beginning to end. Train on them with `kpzoo train --data PACK --val-data FOLDER`.",
+        parts, "pack", _pack, "Write the training crops of a COCO-format folder to a few TFRecord files, which are "
+        "read sequentially. Train on them with `kpzoo train --data PACK --val-data FOLDER`.",
         "kpzoo data pack ~/coco coco_pack --split train2017 --image-size 256x192",
     )  # fmt: skip
-    parser.add_argument("source", help="a COCO-format folder of photos")
-    parser.add_argument("folder", help="where to write; copy it as it is, to an object store too")
+    parser.add_argument("source", help="COCO-format folder with photos")
+    parser.add_argument("folder", help="output folder; can be copied to an object store")
     parser.add_argument("--split", default="train", help="part of the annotation file's name")
-    parser.add_argument("--image-size", type=size, default="256x192", help="largest crops to train on, HEIGHTxWIDTH")
-    parser.add_argument("--shards", type=positive, help="how many files; if not given, as many as are of a handy size")
-    parser.add_argument("--quality", type=positive, help="of the JPEGs, 1 to 100")
-    parser.add_argument("--overwrite", action="store_true", help="replace a pack that is there")
+    parser.add_argument("--image-size", type=size, default="256x192", metavar="HxW", help="largest crops to train on")
+    parser.add_argument("--shards", type=positive, help="number of files; default: about 150 MB per file")
+    parser.add_argument("--quality", type=positive, help="JPEG quality, 1 to 100")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing pack")
     add_data_arguments(parser)
 
 
@@ -105,22 +114,24 @@ def _pack(args) -> None:
 
 def _add_show(parts) -> None:
     parser = command(
-        parts, "show", _show, "Draw annotations on a sheet: of pictures, or as a model is trained with them.",
+        parts, "show", _show, "Draw annotated images, or the crops and target heatmaps of a model, on one sheet.",
         "kpzoo data show ~/coco --split val --model mipnet_nano --out sheet.png",
     )  # fmt: skip
-    parser.add_argument("folder", help="a COCO-format folder")
+    parser.add_argument("folder", help="COCO-format folder")
     parser.add_argument("--split", help="part of the annotation file's name")
-    parser.add_argument("--out", default="sheet.png", help="the picture to write")
-    parser.add_argument("--images", type=positive, default=12, help="how many pictures")
-    parser.add_argument("--model", help="draw crops with the target heatmaps of every instance, as this model has them")
-    parser.add_argument("--image-size", type=size, default="256x192", help="of those crops, as HEIGHTxWIDTH")
-    parser.add_argument("--augment", help="of those crops: cpn, hrnet or simplebaseline")
+    parser.add_argument("--out", default="sheet.png", help="output image")
+    parser.add_argument("--images", type=positive, default=12, help="number of images")
+    parser.add_argument("--model", help="draw the crops and the target heatmaps of this model")
+    parser.add_argument(
+        "--image-size", type=size, default="256x192", metavar="HxW", help="height and width of the crops"
+    )
+    parser.add_argument("--augment", metavar="NAME", help="augmentation of the crops: cpn, hrnet or simplebaseline")
     add_data_arguments(parser, "--pictures")
 
 
 def _show(args) -> None:
     if args.augment and not args.model:
-        raise UserError("--augment is for crops. Add --model NAME, to say whose.")
+        raise UserError("--augment needs crops. Add --model NAME.")
     import_tensorflow()
     from kpzoo import evaluation, images
 
@@ -135,20 +146,21 @@ def _show(args) -> None:
 
 def _add_check(parts) -> None:
     parser = command(
-        parts, "check", _check, "Look for faults in annotations and pictures before hours of training.",
-        "kpzoo data check ~/coco --split train --fix ~/coco_mended",
+        parts, "check", _check, "Check the annotations and images of a data set. Exit code 2 means that something must "
+        "be repaired.",
+        "kpzoo data check ~/coco --split train --fix ~/coco_repaired",
     )  # fmt: skip
-    parser.add_argument("folder", help="a COCO-format folder")
-    parser.add_argument("--split", help="part of the annotation file's name; all files if not given")
+    parser.add_argument("folder", help="COCO-format folder")
+    parser.add_argument("--split", help="part of the annotation file's name; default: all files")
     parser.add_argument("--no-images", action="store_true", help="do not decode the images")
-    text = "folder for repaired copies of the annotations, with links to the pictures"
+    text = "write repaired annotations, with links to the images, to this folder"
     parser.add_argument("--fix", metavar="OUT", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_data_arguments(parser)
 
 
 def _check(args) -> None:
-    """Tells what is wrong, with exit code 2 where anything had to be mended."""
+    """Prints the problems of a data set. The exit code is 2 if something must be repaired."""
     from kpzoo.data import check, repair
 
     if not args.no_images:
@@ -158,7 +170,7 @@ def _check(args) -> None:
     print(json.dumps([one.to_config() for one in found]) if args.json else "\n".join(map(str, found)))
     for one in found if args.fix else ():
         path, done = repair.write_repaired(one, args.fix, allow_outside=outside)
-        told = ", ".join(f"{count} {what}" for what, count in done.items() if count) or "nothing to mend"
+        told = ", ".join(f"{count} {what}" for what, count in done.items() if count) or "nothing to repair"
         print(f"{path}: {told}", file=sys.stderr)
     if not all(one.clean for one in found):
         raise SystemExit(2)

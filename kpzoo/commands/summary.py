@@ -1,14 +1,14 @@
-"""`kpzoo summary`: the page of a training run."""
+"""`kpzoo summary`: an HTML summary of a training run."""
 
 from kpzoo.commands.parsing import command
 
 
 def add(commands) -> None:
     parser = command(
-        commands, "summary", _run, "Write summary.html into the folder of a training run, as training does.",
+        commands, "summary", _run, "Write summary.html to the folder of a training run, as training does after each epoch.",
         "kpzoo summary runs/first",
     )  # fmt: skip
-    parser.add_argument("folder", help="that of the run")
+    parser.add_argument("folder", help="run folder")
 
 
 def _run(args) -> None:

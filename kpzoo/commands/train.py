@@ -1,4 +1,4 @@
-"""`kpzoo train`: a run of training, resumed where it was cut off."""
+"""`kpzoo train`: trains a model, or resumes an interrupted run."""
 
 import json
 import sys
@@ -29,27 +29,31 @@ from kpzoo.training.summary import LOG, RECORD, read_log
 
 def add(commands) -> None:
     parser = command(
-        commands, "train", _run, "Train a model, or go on with a run that was cut off.",
+        commands, "train", _run, "Train a model, or resume an interrupted run.",
         "kpzoo train --model cpn_nano --image-size 128x96 --data scenes --out runs/first",
     )  # fmt: skip
-    parser.add_argument("--model", required=True, help="a name of `kpzoo models`")
-    parser.add_argument("--weights", help="a weights file to start from, published or own")
-    parser.add_argument("--image-size", type=size, default="256x192", help="crop as HEIGHTxWIDTH")
+    parser.add_argument("--model", required=True, help="model name, see `kpzoo models`")
+    parser.add_argument("--weights", help="initial weights: a file, or a tag of published weights")
     parser.add_argument(
-        "--data", required=True, help="a COCO-format folder or a pack; its skeleton becomes the model's"
+        "--image-size", type=size, default="256x192", metavar="HxW", help="height and width of the crops"
     )
-    parser.add_argument("--split", default="train", help="part of the training annotations' name")
-    parser.add_argument("--val-split", default="val", help="part of the validation annotations' name; '' for none")
-    parser.add_argument("--val-data", help="the folder to validate on, if it is not that of --data")
-    parser.add_argument("--out", required=True, help="folder of the run; an unfinished run there is continued")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, never start one")
-    parser.add_argument("--epochs", type=positive, default=30, help="passes over the data")
+    parser.add_argument("--data", required=True, help="COCO-format folder, or a pack; the model gets its keypoints")
+    parser.add_argument("--split", default="train", help="part of the name of the training annotations")
+    parser.add_argument(
+        "--val-split", default="val", help="part of the name of the validation annotations; '' for none"
+    )
+    parser.add_argument("--val-data", metavar="FOLDER", help="folder of the validation data, if it differs from --data")
+    parser.add_argument("--out", required=True, help="run folder; an interrupted run in it is resumed")
+    parser.add_argument("--resume", action="store_true", help="resume the run in --out; fail if there is none")
+    parser.add_argument("--epochs", type=positive, default=30, help="number of epochs")
     batch = parser.add_mutually_exclusive_group()
-    batch.add_argument("--batch-size", type=crop_count, default=32, help="crops in a step, over all devices and hosts")
-    batch.add_argument("--batch-per-device", type=crop_count, help="crops in a step of each device, instead")
-    text = "share of the crops that show people of several photos put into one, 0 to 1"
-    parser.add_argument("--crowd", type=fraction, default=0.0, help=text)
-    text = "share of the crops that show one half of a person alone, if not the augmentation's"
+    batch.add_argument(
+        "--batch-size", type=crop_count, default=32, help="crops per step, summed over all devices and hosts"
+    )
+    batch.add_argument("--batch-per-device", type=crop_count, help="crops per step and device")
+    text = "share of the crops that are taken from crowds composed of several photos"
+    parser.add_argument("--crowd", type=fraction, default=0.0, metavar="SHARE", help=text)
+    text = "share of the crops that show only the upper or lower body; default: that of the augmentation"
     parser.add_argument("--half-body", type=fraction, metavar="SHARE", help=text)
     group = parser.add_argument_group(
         "optimization", "Defaults are those of the model's reference; `kpzoo train` prints them."
@@ -59,13 +63,14 @@ def add(commands) -> None:
     text = "learning-rate schedule of these references, scaled to the length of the run, or constant"
     group.add_argument("--schedule", choices=SCHEDULES, help=text)
     group.add_argument("--augment", metavar="NAME", help="augmentation: cpn, hrnet or simplebaseline")
-    parser.add_argument("--json", action="store_true", help="print what came of it as JSON, the progress on stderr")
-    parser.add_argument("--seed", type=seed, default=0, help="of weights, order and augmentation")
-    group = parser.add_argument_group("several people in one box", "How MIPNets learn them.")
-    text = "with how many keypoints in the crop another person is learned: 3 as the paper says, 4 as its authors' code"
+    parser.add_argument("--json", action="store_true", help="print the results as JSON, and progress on stderr")
+    parser.add_argument(
+        "--seed", type=seed, default=0, help="seed of the initial weights, the order of the data and the augmentation"
+    )
+    group = parser.add_argument_group("MIPNet", "Training targets of a MIPNet, which predicts several people per box.")
+    text = "number of keypoints in the crop that makes another person a target: 3 (paper) or 4 (code of its authors)"
     group.add_argument("--instance-rule", choices=("paper", "official"), default="paper", help=text)
-    text = "what is learned where there is no other person: the first one's pose, as in the paper, or nothing, which "
-    text += "the paper reports to train worse"
+    text = "target if there is no other person: repeat the first person (paper), or ignore the instance in the loss"
     group.add_argument("--missing", choices=("repeat", "ignore"), default="repeat", help=text)
     add_data_arguments(parser)
     text = "folder of the validation images; default: --images if there is no --val-data, else searched for"
@@ -75,7 +80,7 @@ def add(commands) -> None:
 
 def _run(args) -> None:
     if args.resume and not (Path(args.out) / RECORD).exists():
-        raise UserError(f"{args.out!r} holds no training run to go on with. Check --out, or drop --resume.")
+        raise UserError(f"{args.out!r} contains no training run to resume. Check --out, or remove --resume.")
     import_tensorflow()
     import keras
 
@@ -85,7 +90,7 @@ def _run(args) -> None:
 
     several = kpzoo.info(args.model).options.get("num_instances", 1) > 1
     if not several and (args.instance_rule, args.missing) != ("paper", "repeat"):
-        raise UserError(f"--instance-rule and --missing are for MIPNets, which {args.model!r} is not. Drop them.")
+        raise UserError(f"--instance-rule and --missing are for MIPNets. Received: --model {args.model}. Remove them.")
     train, val = _data(args)
     batch_size = args.batch_size
     if args.batch_per_device:
@@ -120,7 +125,7 @@ def _run(args) -> None:
 
 
 def _data(args):
-    """Returns the data to train and to validate on; the second is None without --val-split."""
+    """Returns the training and the validation data; the latter is None if `--val-split` is empty."""
     options = data_options(args)
     of_folder = {} if is_pack(args.data) and args.val_data else options  # a pack has its category and its images
     train = kpzoo.data.load(args.data, args.split, **of_folder)
@@ -148,7 +153,7 @@ def _augment(args, settings: Defaults):
 
 
 def _tell(args, found) -> None:
-    """Prints what came of the run; `found` is its score, if there is data to score it on."""
+    """Prints the results of the run: its log, and its metrics on the validation data if there is some."""
     if args.json:
         rows = [{name: float(value) for name, value in row.items() if value} for row in read_log(Path(args.out) / LOG)]
         measured = {"metrics": found.values, **found.circumstances} if found else {}
@@ -156,4 +161,4 @@ def _tell(args, found) -> None:
         return
     if found:
         print(found)
-    print(f"The run is in {args.out}, and summary.html about it. Use it as `--model {args.out}`.")
+    print(f"Run folder: {args.out}, with a summary in summary.html. Use the model with `--model {args.out}`.")
