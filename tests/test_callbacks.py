@@ -85,19 +85,19 @@ def test_the_page_of_a_run_is_one_file_with_every_part(run_folder, capsys):
     for row in ("loss|120|100|3|", "val_AP|0.375|0.5|3|", "augment scale|[0.7, 1.35]", "rate|Constant|"):
         assert row in joined
     assert '<th>val_APM</th><td class="number">n/a</td><td class="number"></td>' in text
-    assert text.count("<svg") == 4  # loss, AP, learning rate, images a second; no PCK was measured
+    assert text.count("<svg") == 4  # loss, AP, learning rate, images per second; no PCK was measured
     assert not re.search(r"\bnan\b", text)
 
 
 def test_the_page_of_a_run_that_goes_on_is_loaded_anew(run_folder):
     text = summary.write_summary(run_folder, finished=False).read_text()
-    assert f'http-equiv="refresh" content="{summary.RELOAD_S}"' in text and "The run goes on." in text
+    assert f'http-equiv="refresh" content="{summary.RELOAD_S}"' in text and "Training is in progress." in text
 
 
 def test_a_page_needs_no_epoch_but_a_run(run_folder, tmp_path_factory):
     (run_folder / "log.csv").unlink()
-    assert "No epoch has ended yet" in summary.write_summary(run_folder).read_text()
-    with pytest.raises(UserError, match="holds no training run"):
+    assert "No epoch is finished yet" in summary.write_summary(run_folder).read_text()
+    with pytest.raises(UserError, match="contains no training run"):
         summary.write_summary(tmp_path_factory.mktemp("empty"))
     for text in ("{", '{"preset": 3}', "[]"):
         (run_folder / "run.json").write_text(text)

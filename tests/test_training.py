@@ -541,7 +541,7 @@ def test_a_run_with_another_augmentation_is_refused_and_any_keras_loss_is_record
 def test_a_training_that_broke_down_is_told_and_hides_no_checkpoint(small_folder, tmp_path):
     data, how = load(small_folder, "train"), dict(batch_size=4, steps_per_epoch=2, augment=None)
     training.run(lambda: tiny_model(training.AdamL2(1e-3)), data, tmp_path / "good", epochs=1, **how)
-    with pytest.raises(UserError, match="The training broke down"):
+    with pytest.raises(UserError, match="Training diverged: the weights contain NaN"):
         training.run(lambda: tiny_model(training.AdamL2(1e30)), data, tmp_path / "bad", epochs=2, **how)
     assert not (tmp_path / "bad" / training.WEIGHTS).exists()
 

@@ -5,7 +5,7 @@ from kpzoo.commands.parsing import command
 
 def add(commands) -> None:
     parser = command(
-        commands, "summary", _run, "Write summary.html to the folder of a training run, as training does after each epoch.",
+        commands, "summary", _run, "Write summary.html to a run folder, as training does after each epoch.",
         "kpzoo summary runs/first",
     )  # fmt: skip
     parser.add_argument("folder", help="run folder")

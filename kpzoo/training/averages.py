@@ -1,4 +1,4 @@
-"""Moving averages of a model's weights: what is validated and saved, while the training goes on with its own."""
+"""Exponential moving averages of a model's weights, which are validated and saved in place of the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +12,18 @@ from kpzoo.pose_model import PoseModel, inner_optimizer
 
 
 class WeightAverages:
-    """Exponential moving averages of all weights of a model, batch-norm statistics included.
+    """Exponential moving averages of all weights of a model, including batch normalization statistics.
 
-    They are variables of the optimizer, so that its checkpoints hold them. (Keras' own `use_ema` averages the trained
-    weights alone, and the statistics of other weights do not suit them.) In the first steps the momentum is smaller,
-    (1 + n) / (10 + n) after n steps, so that the weights of the start are soon forgotten.
+    The averages are variables of the optimizer and are stored in its checkpoints. Keras' own `use_ema` averages only
+    the trainable weights, which do not match the statistics of other weights. The momentum is limited to
+    (1 + n) / (10 + n) after n steps, so that the initial weights have little influence.
 
     Args:
         model: A compiled model whose optimizer is built.
-        momentum: What is kept of the averages in a step, 0 … 1; with 0.999 about the last thousand steps count.
+        momentum: Decay of the averages per step, 0 … 1. With 0.999 they cover about the last thousand steps.
+
+    Raises:
+        UserError: If the momentum is not in [0, 1).
     """
 
     def __init__(self, model: PoseModel, momentum: float):
@@ -33,19 +36,19 @@ class WeightAverages:
         self._assign(self.values, self.weights)
 
     def update(self) -> None:
-        """Takes the weights after a step into the averages; to be called where the optimizer is applied."""
+        """Updates the averages with the current weights. To be called after the optimizer, in its context."""
         count = tf.cast(self.optimizer.iterations.value, tf.float32)
         take = 1.0 - tf.minimum(self.momentum, (1.0 + count) / (10.0 + count))
         for weight, average in zip(self.weights, self.values, strict=True):
             average.assign(average.value + take * (weight.value - average.value))
 
     def use(self) -> None:
-        """Makes the averages the model's weights."""
+        """Replaces the model's weights by the averages."""
         self._assign(self.weights, self.values)
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Makes the averages the model's weights for a while."""
+        """Context manager that replaces the model's weights by the averages."""
         kept = [tf.identity(weight.value) for weight in self.weights]
         try:
             self.use()
@@ -60,7 +63,7 @@ class WeightAverages:
 
 
 def load_averages(model: keras.Model, checkpoint: str | Path) -> None:
-    """Fills a model with the averages in a checkpoint of a training that kept some: the optimizer's last variables."""
+    """Loads the averages of a checkpoint into a model. They are the last variables of the optimizer."""
     import h5py
 
     with h5py.File(checkpoint) as file:

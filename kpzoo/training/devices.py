@@ -1,4 +1,4 @@
-"""What a training computes on: the GPUs of one host or of several, or replicas on a CPU."""
+"""Distribution strategies: the GPUs of one or several hosts, or logical CPU devices."""
 
 import os
 from functools import lru_cache
@@ -37,16 +37,19 @@ def hosts() -> tuple[int, int]:
 
 
 def is_chief() -> bool:
-    """Returns whether this process is the one that writes files."""
+    """Returns whether this process is the chief, which writes the files."""
     return hosts()[0] == 0
 
 
 def make_strategy(num_devices: int | None = None, over_hosts: bool = True) -> tf.distribute.Strategy:
-    """Returns a strategy over this host's GPUs, over that many logical CPUs, or over all hosts of `TF_CONFIG`.
+    """Returns a mirrored strategy over GPUs or logical CPU devices, of one host or of all hosts of `TF_CONFIG`.
 
     Args:
-        num_devices: How many of each host; None for all GPUs, or one CPU.
-        over_hosts: Whether hosts that `TF_CONFIG` names compute together; otherwise each does all for itself.
+        num_devices: Number of devices per host. Defaults to all GPUs, or one CPU device if there is no GPU.
+        over_hosts: Whether to use all hosts of `TF_CONFIG`; otherwise this host only.
+
+    Raises:
+        UserError: If there are fewer devices, or TensorFlow has already been initialized with other devices.
     """
     if num_devices is not None and num_devices < 1:
         raise UserError(f"The number of devices must be at least 1. Received: {num_devices}.")
@@ -65,7 +68,7 @@ def make_strategy(num_devices: int | None = None, over_hosts: bool = True) -> tf
     return tf.distribute.MirroredStrategy([f"/cpu:{index}" for index in range(num_devices)])
 
 
-@lru_cache(maxsize=1)  # hosts meet once
+@lru_cache(maxsize=1)  # the hosts connect only once
 def _over_hosts(num_devices: int | None) -> tf.distribute.MultiWorkerMirroredStrategy:
     try:
         if num_devices and (gpus := tf.config.list_physical_devices("GPU")):
@@ -76,7 +79,7 @@ def _over_hosts(num_devices: int | None) -> tf.distribute.MultiWorkerMirroredStr
 
 
 def of_chief(strategy: tf.distribute.Strategy, number: int) -> int:
-    """Returns the number that the chief gives, on every host, once all of them ask for it."""
+    """Returns the chief's number on every host. Blocks until all hosts have called it."""
     if hosts()[1] == 1:
         return number
 
@@ -90,7 +93,7 @@ def of_chief(strategy: tf.distribute.Strategy, number: int) -> int:
 
 
 def _split_cpu(num_devices: int) -> None:
-    """Makes several logical devices of the CPU, which TensorFlow allows before its first operation alone."""
+    """Splits the CPU into logical devices, which TensorFlow allows only before its first operation."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     configured = tf.config.get_logical_device_configuration(cpu) or []
     if len(configured) >= num_devices:
@@ -105,7 +108,7 @@ def _split_cpu(num_devices: int) -> None:
 
 
 def synchronize_batch_norm(model: keras.Model) -> None:
-    """Lets every batch norm of the model use the statistics of the global batch; to be called before `fit`."""
+    """Synchronizes all batch normalization layers over the replicas. To be called before `fit`."""
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.synchronized = True

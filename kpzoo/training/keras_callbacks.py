@@ -1,4 +1,4 @@
-"""What a run does after each epoch: a checkpoint, a row of a log, figures and pictures of held-out data, a page."""
+"""Keras callbacks of a run: checkpoints, logs, validation, TensorBoard files and the HTML summary."""
 
 import csv
 import math
@@ -16,28 +16,28 @@ from kpzoo.images import write_image
 from kpzoo.training.summary import SHEET, number, read_log, write_summary
 
 CHECKPOINTS_KEPT = 2
-WEIGHTS = "model.weights.h5"  # of a run that came to its end
+WEIGHTS = "model.weights.h5"  # of a completed run
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Writes weights and optimizer after each epoch, the number of batches in the name; the last two files stay.
+    """Saves weights and optimizer after each epoch and keeps the last `CHECKPOINTS_KEPT` files.
 
-    A file gets its name only when it is whole, so that a kill at any moment leaves the one before. (Keras'
-    `BackupAndRestore` keeps a single file, and it knows nothing of the data set's place. An optimizer that scales the
-    loss does not count the steps that it leaves out.)
+    The file name contains the number of batches, which determines where the data set continues: an optimizer with loss
+    scaling does not count the steps that it skips. Files are replaced atomically, so that the previous checkpoint
+    survives an interruption. Keras' `BackupAndRestore` keeps one file and does not know the position in the data set.
     """
 
     def __init__(self, folder: str | Path):
         super().__init__()
         self.folder = Path(folder) / "checkpoints"
-        self.batches = 0  # of the epoch
+        self.batches = 0  # in this epoch
 
     def on_train_batch_end(self, batch, logs=None):
         self.batches = batch + 1
 
     def on_epoch_end(self, epoch, logs=None):
         if not math.isfinite((logs or {}).get("loss", 0.0)):
-            return  # the last good checkpoint must stay
+            return  # keep the last good checkpoint
         step = epoch * ((self.params or {}).get("steps") or self.batches) + self.batches
         try:
             with files.written_whole(checkpoint_path(self.folder, step)) as part:
@@ -47,11 +47,11 @@ class Checkpoint(keras.callbacks.Callback):
             raise UserError(f"{error} {advice}") from None
         for old in checkpoints(self.folder)[CHECKPOINTS_KEPT:]:
             old.unlink()
-        (self.folder.parent / WEIGHTS).unlink(missing_ok=True)  # those of a shorter run that goes on
+        (self.folder.parent / WEIGHTS).unlink(missing_ok=True)  # of a completed run that is continued
 
 
 def step_of(checkpoint: Path) -> int:
-    """Returns how many batches had been trained on when a checkpoint file was written."""
+    """Returns the number of batches before a checkpoint was saved."""
     return int(checkpoint.name.removeprefix("step-").removesuffix(".weights.h5"))
 
 
@@ -61,12 +61,12 @@ def checkpoint_path(folder: Path, step: int) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Returns the checkpoint files of a folder, the newest first."""
+    """Returns the checkpoint files of a folder, newest first."""
     return sorted(folder.glob("step-*.weights.h5"), reverse=True)
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds the learning rate and images per second to the logs; an epoch's first step, which may trace, is left out."""
+    """Adds the learning rate and images per second to the logs, without the first step of an epoch, which may trace."""
 
     def __init__(self, batch_size: int):
         super().__init__()
@@ -91,11 +91,11 @@ class Throughput(keras.callbacks.Callback):
 
 
 class Validate(keras.callbacks.Callback):
-    """Adds figures of held-out data to the logs after every `every`-th epoch and after the last, as `val_…`.
+    """Adds validation metrics to the logs, with the prefix `val_`.
 
     Args:
-        measure: Gives the figures, a dict of numbers; for example `lambda: kpzoo.evaluate(model, val).values`.
-        every: How many epochs lie between two measurements.
+        measure: Function that returns the metrics as a dict, such as `lambda: kpzoo.evaluate(model, val).values`.
+        every: Validates after every `every`-th epoch, and after the last one.
     """
 
     def __init__(self, measure: Callable[[], Mapping[str, float]], every: int = 1):
@@ -143,7 +143,7 @@ class Events(keras.callbacks.Callback):
 
 
 class Summary(keras.callbacks.Callback):
-    """Writes the run's page anew after each epoch, see `summary.write_summary`."""
+    """Writes the HTML summary after each epoch, see `summary.write_summary`."""
 
     def __init__(self, folder: str | Path):
         super().__init__()
@@ -157,9 +157,9 @@ class Summary(keras.callbacks.Callback):
 
 
 class EpochLog(keras.callbacks.Callback):
-    """Appends a row for each epoch to a CSV file; columns that an epoch lacks stay empty.
+    """Appends one row per epoch to a CSV file. Values that an epoch does not have are left empty.
 
-    (Keras' `CSVLogger` takes its columns from the first epoch, which may not have been validated.)
+    Unlike Keras' `CSVLogger`, it adds columns that the first epoch, which may not have been validated, does not have.
     """
 
     def __init__(self, path: Path):
@@ -167,7 +167,7 @@ class EpochLog(keras.callbacks.Callback):
         self.path = path
 
     def on_epoch_end(self, epoch, logs=None):
-        # An epoch that was cut off is redone, and one that was written before its validation is written again.
+        # An interrupted epoch is repeated; the row of an epoch is written before and again after its validation.
         rows = [row for row in read_log(self.path) if number(row["epoch"]) <= epoch]
         rows.append({"epoch": epoch + 1, **{name: f"{value:.6g}" for name, value in (logs or {}).items()}})
         with files.writing(self.path) as file:

@@ -10,10 +10,14 @@ from kpzoo.errors import UserError
 
 @keras.saving.register_keras_serializable("kpzoo")
 class AdamL2(keras.optimizers.Adam):
-    """Adam with the weight decay of 2018: `l2 * kernel` is added to the gradient of each kernel (not decoupled).
+    """Adam with L2 regularization: `l2 * kernel` is added to the gradient of each kernel.
 
-    It is what `weight_decay` meant in both CPN repositories. Keras' own `weight_decay` shrinks weights apart from the
-    gradient (AdamW), which is another rule.
+    Both CPN repositories train this way. Keras' `weight_decay` is decoupled from the gradient (AdamW) and gives other
+    weights.
+
+    Args:
+        learning_rate: A number or a `LearningRateSchedule`.
+        l2: Factor of the kernels. Biases and batch normalization are not regularized.
     """
 
     def __init__(self, learning_rate=5e-4, l2=1e-5, **kwargs):
@@ -21,8 +25,8 @@ class AdamL2(keras.optimizers.Adam):
         self.l2 = l2
 
     def update_step(self, gradient, variable, learning_rate):
-        # The gradient is summed over replicas already. TensorFlow's own variable comes here, one for each replica,
-        # named "kernel:0", "kernel/replica_1:0".
+        # The gradient is already summed over the replicas. `variable` is TensorFlow's variable of one replica, named
+        # "kernel:0" or "kernel/replica_1:0".
         if "kernel" in re.split("[/:]", variable.name):
             gradient = gradient + self.l2 * tf.cast(variable, gradient.dtype)
         super().update_step(gradient, variable, learning_rate)
@@ -33,15 +37,18 @@ class AdamL2(keras.optimizers.Adam):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class Ramp(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate for another batch than it was meant for: multiplied, and reached in equal steps.
+    """Scales a learning rate for another batch size, with linear warmup.
 
-    A batch k times as large has k times the rate (linear scaling rule, arXiv:1706.02677), which is too much for fresh
-    weights, so that the first `warmup` steps climb to it.
+    A batch that is k times larger gets k times the learning rate (linear scaling rule, arXiv:1706.02677). Since this is
+    too high for initial weights, the rate increases linearly over the first `warmup` steps.
 
     Args:
-        learning_rate: The rate, or its schedule.
-        factor: What it is multiplied by.
-        warmup: After how many steps all of it is reached; 0 for at once.
+        learning_rate: A number or a `LearningRateSchedule`.
+        factor: Factor of the learning rate.
+        warmup: Number of warmup steps; 0 for none.
+
+    Raises:
+        UserError: If `factor` is not above 0, or `warmup` is negative.
     """
 
     def __init__(self, learning_rate, factor=1.0, warmup=0):
@@ -64,11 +71,11 @@ class Ramp(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def halving(learning_rate: float, every: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the schedule of CPN: the learning rate halves after each `every` steps."""
+    """Returns CPN's learning-rate schedule: halved after every `every` steps."""
     return keras.optimizers.schedules.ExponentialDecay(learning_rate, every, 0.5, staircase=True)
 
 
 def tenths(learning_rate: float, at: list[int]) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the schedule of HRNet and MIPNet: the learning rate falls to a tenth at each of these steps."""
+    """Returns the learning-rate schedule of HRNet and MIPNet: divided by 10 after each of the steps `at`."""
     rates = [learning_rate * 0.1**drops for drops in range(len(at) + 1)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(at, rates)

@@ -1,4 +1,4 @@
-"""A training run's folder: its record, its checkpoints, the lock on it, and the model that came of it."""
+"""The folder of a training run: its settings, checkpoints, lock and trained model."""
 
 import json
 import sys
@@ -16,23 +16,23 @@ from kpzoo.training.averages import load_averages
 from kpzoo.training.keras_callbacks import WEIGHTS, checkpoint_path, checkpoints, step_of
 from kpzoo.training.summary import RECORD
 
-# Settings that older records lack, and what they were; their precision nobody knows.
+# Values of settings that older records do not have. Their precision is unknown.
 ADDED = {"ema": None, "base_batch": None, "warmup": 0, "sync_batch_norm": False, "instance_rule": "paper"}
 
 
 def resume(model: PoseModel, folder: str | Path, settings: Mapping) -> int:
-    """Loads the newest whole checkpoint of a run into the compiled model.
+    """Loads the newest readable checkpoint of a run into the compiled model.
 
     Args:
         model: The compiled model.
-        folder: The run's folder; it is made where it does not exist.
-        settings: What must not change between two parts of a run, such as batch size and seed; JSON values.
+        folder: Run folder, created if it does not exist.
+        settings: Settings that must not change when the run is resumed, such as batch size and seed, as JSON values.
 
     Returns:
-        The step to go on from, 0 for a new run.
+        The step to continue from, 0 for a new run.
 
     Raises:
-        UserError: The folder holds a run with other settings or another model.
+        UserError: If the folder contains a run with other settings or another model.
     """
     folder, record = Path(folder), Path(folder) / RECORD
     settings = json.loads(json.dumps({**settings, "preset": model.preset.to_config()}))
@@ -47,32 +47,32 @@ def resume(model: PoseModel, folder: str | Path, settings: Mapping) -> int:
             step = step_of(path)
             model.load_weights(path)
         except (OSError, KeyError, ValueError) as error:
-            print(f"Checkpoint {path} cannot be read ({error}); going on from the one before.", file=sys.stderr)
+            print(f"Checkpoint {path} cannot be read ({error}). Resuming from the previous one.", file=sys.stderr)
             continue
         return step
     return 0
 
 
 def follow(model: PoseModel, folder: str | Path, step: int) -> None:
-    """Loads the checkpoint that another host's `resume` went on from."""
+    """Loads the checkpoint that the chief's `resume` has loaded."""
     path = checkpoint_path(Path(folder) / "checkpoints", step)
     if step and not path.exists():
-        raise UserError(f"The chief goes on from {str(path)!r}, which this host lacks: {str(folder)!r} must be shared.")
+        raise UserError(f"The chief resumes from {str(path)!r}, which this host cannot find. Share {str(folder)!r}.")
     if step:
         model.load_weights(path)
 
 
 def _read_record(folder: Path) -> dict:
-    """Returns the settings that a run was started with."""
+    """Returns the settings of a run."""
     try:
         record = json.loads((folder / RECORD).read_text())
         Preset.from_config(record["preset"])
     except OSError as error:
-        raise UserError(f"{str(folder)!r} holds no training run: {RECORD!r} in it: {error.strerror}.") from None
+        raise UserError(f"{str(folder)!r} contains no training run: {RECORD!r}: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, UserError) as error:
         raise UserError(
-            f"{str(folder / RECORD)!r} is damaged ({type(error).__name__}: {error}). Put back a copy of it, or start "
-            "anew in another folder from the newest of its checkpoints."
+            f"{str(folder / RECORD)!r} is damaged ({type(error).__name__}: {error}). Restore a copy of it, or start a "
+            "new run in another folder from the newest checkpoint."
         ) from None
     return record
 
@@ -86,14 +86,14 @@ def _refuse_changes(before: Mapping, now: Mapping, folder: Path) -> None:
     for key, was, given in _differences(before, now):
         raise UserError(
             f"The run in {str(folder)!r} was started with {key}={str(was)[:200]}. Received: {str(given)[:200]}. "
-            "Use the same settings to go on, or another folder to start anew."
+            "Use the same settings to resume it, or another folder for a new run."
         )
 
 
 def without_modules(value):
-    """Returns JSON values of `serialize_keras_object` without the modules of registered classes.
+    """Returns the output of `serialize_keras_object` without the modules of registered classes.
 
-    Keras finds a registered class by its name, so that the module may move between two parts of a run.
+    Keras finds registered classes by name. Their module may change between two parts of a run.
     """
     if isinstance(value, Mapping):
         dropped = {"module"} if value.get("registered_name") else set()
@@ -102,7 +102,7 @@ def without_modules(value):
 
 
 def _differences(before: Mapping, now: Mapping, prefix: str = "") -> Iterator[tuple[str, object, object]]:
-    """Yields (name, before, now) of all that differs, inside of nested mappings too."""
+    """Yields (name, before, now) of all differences, including those in nested mappings."""
     for key in sorted({*before, *now}, key=lambda key: (key != "precision", key)):  # it changes the optimizer, too
         was, given = before.get(key), now.get(key)
         if isinstance(was, Mapping) and isinstance(given, Mapping):
@@ -113,7 +113,7 @@ def _differences(before: Mapping, now: Mapping, prefix: str = "") -> Iterator[tu
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Lets one process at a time train in a folder."""
+    """Context manager that locks a run folder for this process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = (folder / ".lock").open("w")
@@ -127,14 +127,21 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def load_run(folder: str | Path) -> PoseModel:
-    """Returns the trained model of a folder that `run` wrote, or that of its newest checkpoint."""
+    """Returns the trained model of a run, or the model of its newest checkpoint if the run is not complete.
+
+    Args:
+        folder: Run folder, see `run`.
+
+    Raises:
+        UserError: If the folder contains no run, no checkpoint, or a damaged record.
+    """
     folder = Path(folder)
     record = _read_record(folder)
     preset = Preset.from_config(record["preset"])
     paths = [folder / WEIGHTS, *checkpoints(folder / "checkpoints")]
     weights = next((path for path in paths if path.exists()), None)
     if weights is None:
-        raise UserError(f"The run in {str(folder)!r} has written no checkpoint yet. Train it for an epoch first.")
+        raise UserError(f"The run in {str(folder)!r} has no checkpoint yet. Train it for an epoch first.")
     model = build(
         preset.name,
         image_hw=preset.image_hw,

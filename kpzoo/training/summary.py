@@ -1,4 +1,4 @@
-"""What a run of training has come to, as one HTML file without a network: figures, curves, pictures, settings."""
+"""Summary of a training run as one self-contained HTML file: metrics, curves, predictions and settings."""
 
 import csv
 import json
@@ -11,16 +11,16 @@ from kpzoo.errors import UserError
 from kpzoo.files import writing
 from kpzoo.html import charts, pages
 
-RECORD, LOG, SHEET, PAGE = "run.json", "log.csv", "predictions.jpg", "summary.html"  # in a run's folder
-RELOAD_S = 30  # a browser looks that often whether there is a new epoch
-SHEET_NOTE = "Held-out crops: what is annotated, what the model finds, and its heatmaps. A second person is dashed."
+RECORD, LOG, SHEET, PAGE = "run.json", "log.csv", "predictions.jpg", "summary.html"  # in the run folder
+RELOAD_S = 30  # seconds after which a browser reloads the page of an unfinished run
+SHEET_NOTE = "Validation crops: annotations, predictions and heatmaps. The second person of a crop is dashed."
 
 _LOWER_IS_BETTER = ("loss", "val_loss")
 _NEITHER_IS_BETTER = ("epoch", "learning_rate", "images_per_s")
 
 
 def read_log(path: Path) -> list[dict[str, str]]:
-    """Returns the rows of an `EpochLog`, none where there is no file."""
+    """Returns the rows of an `EpochLog`, [] if the file does not exist."""
     if not path.exists():
         return []
     with path.open(newline="") as file:
@@ -28,7 +28,7 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 def number(text: str | None) -> float:
-    """Returns the number in a field of a log, NaN where there is none."""
+    """Returns the number in a field of a log, NaN if there is none."""
     try:
         return float(text)
     except (TypeError, ValueError):
@@ -36,11 +36,17 @@ def number(text: str | None) -> float:
 
 
 def write_summary(folder: str | Path, finished: bool = True) -> Path:
-    """Writes the page of a run's folder, whole or not at all.
+    """Writes `summary.html` to a run folder, atomically.
 
     Args:
-        folder: What `training.run` writes to.
-        finished: Whether no further epoch will come; until then a browser that shows the page looks for news.
+        folder: Run folder, see `training.run`.
+        finished: Whether the run is finished. If not, a browser reloads the page regularly.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        UserError: If the folder contains no run, or its record is damaged.
     """
     folder = Path(folder).expanduser()
     try:
@@ -48,7 +54,7 @@ def write_summary(folder: str | Path, finished: bool = True) -> Path:
         preset = record.pop("preset")
         title = f"{preset['name']}, {preset['image_hw'][0]}x{preset['image_hw'][1]}"
     except OSError as error:
-        raise UserError(f"{str(folder)!r} holds no training run: {RECORD!r} in it: {error.strerror}.") from None
+        raise UserError(f"{str(folder)!r} contains no training run: {RECORD!r}: {error.strerror}.") from None
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{str(folder / RECORD)!r} is damaged ({type(error).__name__}: {error}).") from None
     columns = _columns(read_log(folder / LOG))
@@ -66,7 +72,7 @@ def write_summary(folder: str | Path, finished: bool = True) -> Path:
 
 
 def _columns(rows: list[dict[str, str]]) -> dict[str, list[float]]:
-    """Returns the log by column, NaN for what an epoch lacks; rows that were cut off or mended by hand do not count."""
+    """Returns the columns of the log, NaN for missing values. Truncated or edited rows without an epoch are skipped."""
 
     rows = [row for row in rows if math.isfinite(number(row.get("epoch")))]
     names = dict.fromkeys(name for row in rows for name in row if name)
@@ -74,9 +80,9 @@ def _columns(rows: list[dict[str, str]]) -> dict[str, list[float]]:
 
 
 def _progress(epochs: list[float], record: Mapping, finished: bool) -> str:
-    state = "" if finished else " The run goes on."
+    state = "" if finished else " Training is in progress."
     if not epochs:
-        return f"No epoch has ended yet.{state}"
+        return f"No epoch is finished yet.{state}"
     steps = int(epochs[-1]) * record.get("steps_per_epoch", 0)
     return f"{int(epochs[-1])} epochs, {steps} steps of {record.get('batch_size')} crops.{state}"
 
@@ -95,7 +101,7 @@ def _figures(epochs: list[float], columns: Mapping[str, list[float]]) -> str:
 
 
 def _number(value: float) -> str:
-    return "n/a" if value == -1 else f"{value:.4g}"  # -1: nothing to measure with, as in COCO's figures
+    return "n/a" if value == -1 else f"{value:.4g}"  # COCO's metrics are -1 if there is nothing to evaluate
 
 
 def _curves(epochs: list[float], columns: Mapping[str, list[float]]) -> str:
@@ -104,10 +110,10 @@ def _curves(epochs: list[float], columns: Mapping[str, list[float]]) -> str:
 
     groups = {
         "loss and its terms": chosen("loss"),
-        "keypoints within reach (PCK)": {**chosen("pck"), **chosen("val_PCK@")},
-        "AP of held-out data": {name: columns[name] for name in columns if name == "val_AP" or "val_AP_" in name},
+        "PCK": {**chosen("pck"), **chosen("val_PCK@")},
+        "AP on validation data": {name: columns[name] for name in columns if name == "val_AP" or "val_AP_" in name},
         "learning rate": chosen("learning_rate"),
-        "images a second": chosen("images_per_s"),
+        "images per second": chosen("images_per_s"),
     }
     out = []
     for label, group in groups.items():
@@ -122,7 +128,7 @@ def _curves(epochs: list[float], columns: Mapping[str, list[float]]) -> str:
 
 
 def _flat(values: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Yields the names and values of nested settings; of Keras' objects, their class and what they were made with."""
+    """Yields the names and values of nested settings. Keras objects give their class and configuration."""
     if "class_name" in values and "config" in values:
         yield prefix.strip(), values["class_name"]
         values = values["config"]

@@ -1,4 +1,4 @@
-"""What a recipe needs around `fit`: devices, optimizer, schedules, and runs that go on exactly where they stopped."""
+"""Training runs around `fit`: devices, precision, optimizer, validation, checkpoints and exact resuming."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -52,42 +52,45 @@ def run(
     warmup: int = 0,
     sync_batch_norm: bool = False,
 ) -> PoseModel:
-    """Trains a model with `fit`, or goes on with a run that was cut off, to the same weights.
+    """Trains a model with `fit`, or resumes an interrupted run exactly: the weights are those of an uninterrupted run.
 
-    The folder holds `run.json` (model and settings), `checkpoints/`, `log.csv`, `tensorboard/`, `summary.html`, which
-    shows all of it in a browser while the run goes on, and, at the end, `model.weights.h5`; `load_run` makes the
-    trained model of it.
+    The run folder contains `run.json` (model and settings), `checkpoints/`, `log.csv`, `tensorboard/`, `summary.html`
+    for a browser, and at the end `model.weights.h5`. `load_run` loads the trained model.
 
     Args:
-        make_model: Builds and compiles the model; called within the strategy's scope.
-        data: What to train on.
-        folder: Where everything is written.
-        epochs: Of `steps_per_epoch` steps each.
-        batch_size: Crops in a step, over all devices together.
+        make_model: Function that builds and compiles the model. It is called in the scope of the strategy.
+        data: Training data, see `kpzoo.data.load`.
+        folder: Run folder.
+        epochs: Number of epochs.
+        batch_size: Crops per step, summed over all devices.
         augment: See `kpzoo.data.make_dataset`.
-        steps_per_epoch: None for as many as pass over the data once.
-        seed: Of order and augmentation.
+        steps_per_epoch: Steps per epoch. Defaults to one pass over the data.
+        seed: Seed of the order of the data and of the augmentation.
         visibility_rule: See `kpzoo.data.make_dataset`.
         instance_rule: See `kpzoo.data.make_dataset`.
         crowd: See `kpzoo.data.make_dataset`.
-        validate: Gives figures of the model on held-out data, such as AP.
-        validate_every: How many epochs lie between two such measurements.
-        draw: Gives a picture of what the model finds, such as `evaluation.progress_sheet`, after each epoch.
-        devices: See `make_strategy`.
-        ema: Momentum of moving averages of the weights, such as 0.999, which are validated and saved in their place;
-            None for none. See `WeightAverages`.
-        clip_norm: Length to which the gradient of the global batch is cut; None for the optimizer's `global_clipnorm`.
-        precision: A key of `PRECISIONS`, in which the model is built and computes; None for Keras' global policy. Its
-            weights are float32 in any case.
-        base_batch: The batch size that the model's learning rate is meant for: the rate is multiplied by
-            `batch_size / base_batch`. None to leave it.
-        warmup: In how many steps the learning rate climbs from almost nothing, see `Ramp`.
-        sync_batch_norm: See `synchronize_batch_norm`.
+        validate: Function of the model that returns validation metrics, such as `kpzoo.evaluate(model, val).values`.
+        validate_every: Number of epochs between two validations.
+        draw: Function of the model that returns an image after each epoch, such as `evaluation.progress_sheet`.
+        devices: Number of devices per host, see `make_strategy`.
+        ema: Momentum of an exponential moving average of the weights, such as 0.999, which is validated and saved in
+            place of the weights. None for none. See `WeightAverages`.
+        clip_norm: Maximum global gradient norm. Defaults to the optimizer's `global_clipnorm`.
+        precision: Precision of the computation, one of `PRECISIONS`. Defaults to Keras' global policy. The weights are
+            always float32.
+        base_batch: Batch size of the optimizer's learning rate, which is multiplied by `batch_size / base_batch`. None
+            for no scaling.
+        warmup: Number of steps over which the learning rate increases linearly, see `Ramp`.
+        sync_batch_norm: Whether to synchronize batch normalization over the devices.
 
     Returns:
         The trained model.
+
+    Raises:
+        UserError: If an argument is invalid, the folder contains a run with other settings, another process trains in
+            it, or the training diverges.
     """
-    augmentation(augment)  # an unknown one is refused before anything is written
+    augmentation(augment)  # raises before anything is written
     strategy = make_strategy(devices)
     if batch_size % strategy.num_replicas_in_sync:
         raise UserError(f"A batch of {batch_size} does not split over {strategy.num_replicas_in_sync} devices.")
@@ -109,7 +112,7 @@ def run(
             settings |= _described(model, precision)
             model.optimizer.build(model.trainable_variables)
             model.averages = WeightAverages(model, ema) if ema is not None else None
-        # Outside of the scope, where hosts make all variables together, the chief may do what others do not.
+        # Outside of the scope, in which all hosts must create the same variables, the chief can act alone.
         start = of_chief(strategy, resume(model, folder, settings) if chief else 0)
         if not chief:
             follow(model, folder, start)
@@ -119,7 +122,7 @@ def run(
         written = callbacks(folder, batch_size, measure, events)
         model.fit(
             _batches(strategy, data, model, batch_size, how),
-            shuffle=False,  # the stream is in random order already
+            shuffle=False,  # the data set is shuffled
             epochs=epochs,
             initial_epoch=start // steps_per_epoch,
             steps_per_epoch=steps_per_epoch,
@@ -130,17 +133,17 @@ def run(
             model.averages.use()
         if any(not np.isfinite(weights).all() for weights in model.get_weights()):
             raise UserError(
-                "The training broke down: the weights are no numbers any more. Checkpoints from before are in "
-                f"{str(folder)!r}. Train with a lower learning rate in another folder."
+                f"Training diverged: the weights contain NaN or infinity. Earlier checkpoints are in {str(folder)!r}. "
+                "Train with a lower learning rate in another folder."
             )
         if chief:
             save_weights(model, Path(folder) / WEIGHTS)
-        of_chief(strategy, 0)  # no host leaves before all is written
+        of_chief(strategy, 0)  # waits until everything is written
     return model
 
 
 def _adjust(optimizer: keras.optimizers.Optimizer, clip_norm: float | None, factor: float, warmup: int) -> None:
-    """Gives an optimizer that has not been built what a run asks for."""
+    """Sets gradient clipping, learning-rate scaling and warmup of an optimizer that has not been built."""
     if clip_norm is not None:
         if not clip_norm > 0:
             raise UserError(f"`clip_norm=` must be above 0. Received: {clip_norm}.")
@@ -150,7 +153,7 @@ def _adjust(optimizer: keras.optimizers.Optimizer, clip_norm: float | None, fact
 
 
 def _batches(strategy: tf.distribute.Strategy, data: PoseData, model: PoseModel, batch_size: int, how: Mapping):
-    """Returns the stream that a model is fitted to; each host makes the part of a batch that its replicas take."""
+    """Returns the training data set. With several hosts, each makes the part of a batch for its own replicas."""
     if hosts()[1] == 1:
         return make_dataset(data, model, batch_size, **how)
 
@@ -164,7 +167,7 @@ def _batches(strategy: tf.distribute.Strategy, data: PoseData, model: PoseModel,
 
 @contextmanager
 def _policy(precision: str | None) -> Iterator[None]:
-    """Lets models be built in a precision."""
+    """Context manager that sets Keras' dtype policy."""
     before = keras.config.dtype_policy()
     if precision is not None and precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -176,7 +179,7 @@ def _policy(precision: str | None) -> Iterator[None]:
 
 
 def _described(model: PoseModel, precision: str | None) -> dict:
-    """Returns a compiled model's settings, without optimizers' names, which count the optimizers of this process."""
+    """Returns the settings of a compiled model, without the names of optimizers, which differ between processes."""
     policy = model.dtype_policy.name
     if precision not in (None, policy):
         raise UserError(f"The model was built in {policy}, not in {precision}, by `make_model=`.")
@@ -190,7 +193,7 @@ def _described(model: PoseModel, precision: str | None) -> dict:
 
 
 def _averaged(model: PoseModel, ask: Callable | None) -> Callable | None:
-    """Returns what asks a model with the averages of its weights, where it keeps some."""
+    """Returns a function that applies `ask` to the model, with averaged weights if it has some."""
 
     def asked():
         with model.averages.in_use() if model.averages else nullcontext():
@@ -202,10 +205,16 @@ def _averaged(model: PoseModel, ask: Callable | None) -> Callable | None:
 def callbacks(
     folder: str | Path, batch_size: int, validate: Validate | None = None, events: Events | None = None
 ) -> list[keras.callbacks.Callback]:
-    """Returns what every run wants: a stop at NaN, speed, a log, a checkpoint, validation, TensorBoard, the page.
+    """Returns the callbacks of a run: stop at NaN, throughput, log, checkpoint, validation, TensorBoard and summary.
 
-    The checkpoint and the epoch's row in the log are there before the validation, which may fail; the row is then
-    written again with its figures.
+    The checkpoint and the row of the log are written before the validation, which may fail. The row is then written
+    again with the validation metrics.
+
+    Args:
+        folder: Run folder.
+        batch_size: Crops per step, for the throughput.
+        validate: Validation callback. None for none.
+        events: TensorBoard callback. Defaults to one without images.
     """
     folder = Path(folder)
     log = EpochLog(folder / LOG)
