@@ -20,6 +20,7 @@ class Skeleton:
         sigmas: K standard deviations of the annotators, as COCO's `sigmas` (not doubled), in units of sqrt(area).
         links: Name pairs that a picture connects with a line.
         upper_body: Names that half-body augmentation counts as the upper half.
+        sides_known: Whether `flip_pairs` has every pair. If not, nothing is mirrored, in training and in the flip test.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Skeleton:
     sigmas: tuple[float, ...]
     links: tuple[tuple[str, str], ...]
     upper_body: tuple[str, ...] = ()
+    sides_known: bool = True
 
     def __post_init__(self):
         if len(set(self.keypoints)) != len(self.keypoints) or not self.keypoints:
@@ -88,13 +90,14 @@ class Skeleton:
 
     def to_config(self) -> dict:
         """Returns plain lists and strings; `from_config` makes the same skeleton of them."""
-        return asdict(self)
+        config = asdict(self)
+        return config if not self.sides_known else {key: config[key] for key in config if key != "sides_known"}
 
     @classmethod
     def from_config(cls, config: Mapping) -> "Skeleton":
         pairs = {key: tuple(map(tuple, config[key])) for key in ("flip_pairs", "links")}
         rows = {key: tuple(config[key]) for key in ("keypoints", "sigmas", "upper_body")}
-        return cls(name=config["name"], **pairs, **rows)
+        return cls(name=config["name"], **pairs, **rows, sides_known=config.get("sides_known", True))
 
 
 def _sides(*parts: str) -> tuple[tuple[str, str], ...]:

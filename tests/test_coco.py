@@ -11,9 +11,9 @@ from conftest import SHARED
 
 from kpzoo import files
 from kpzoo.data import json_file
-from kpzoo.data.categories import flip_pairs
 from kpzoo.data.coco import examine, read_annotations, training_persons
 from kpzoo.data.results import Results, read_boxes, read_results, write_results
+from kpzoo.data.sides import Sides, sides_of
 from kpzoo.errors import UserError
 from kpzoo.skeletons import COCO17, CROWDPOSE14
 
@@ -357,9 +357,9 @@ def test_the_skeleton_can_be_given_and_must_fit(tmp_path):
 
 
 def test_flip_pairs_are_read_from_names_of_many_styles():
-    pairs = flip_pairs(("nose", "left_eye", "right_eye", "RHip", "LHip", "knee-l", "knee-r", "leftToe", "rightToe"), "")
+    pairs = sides_of(("nose", "left_eye", "right_eye", "RHip", "LHip", "knee-l", "knee-r", "leftToe", "rightToe")).pairs
     assert pairs == (("left_eye", "right_eye"), ("LHip", "RHip"), ("knee-l", "knee-r"), ("leftToe", "rightToe"))
-    assert flip_pairs(("upright", "bright", "cleft", "r"), "") == ()
+    assert sides_of(("upright", "bright", "cleft", "r")) == Sides((), (), ())
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 20_000])

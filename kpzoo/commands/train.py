@@ -112,7 +112,7 @@ def _run(args) -> None:
             args.out,
             epochs=args.epochs,
             batch_size=batch_size,
-            augment=_augment(args, settings),
+            augment=_augment(args, settings, train.skeleton),
             seed=args.seed,
             instance_rule=args.instance_rule,
             crowd=composed.Crowd(composed.Cutouts(train), args.crowd) if args.crowd else None,
@@ -142,14 +142,14 @@ def _settings(args) -> Defaults:
     return replace(defaults_of(args.model), **given)
 
 
-def _augment(args, settings: Defaults):
+def _augment(args, settings: Defaults, skeleton):
     """Returns the augmentation; its name if `--half-body` does not change it."""
     if args.half_body is None:
         return settings.augment
 
-    from kpzoo.data.augment import augmentation
+    from kpzoo.data.augment import without_mirroring
 
-    return replace(augmentation(settings.augment), half_body_probability=args.half_body)
+    return replace(without_mirroring(settings.augment, skeleton), half_body_probability=args.half_body)
 
 
 def _tell(args, found) -> None:

@@ -1,14 +1,15 @@
 """Augmentation of training crops, inside the TensorFlow graph."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from kpzoo.errors import unknown
+from kpzoo.errors import UserError, unknown
+from kpzoo.skeletons import Skeleton
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,23 @@ AUGMENTS = {
     "hrnet": Augment((0.65, 1.35), 90.0, 0.6, 0.5, normal=True, half_body_probability=0.3),
     "simplebaseline": Augment((0.7, 1.3), 80.0, 0.6, 0.5, normal=True),  # its ResNets: 0.3 and 40 degrees
 }
+
+
+def without_mirroring(augment: str | Augment | None, skeleton: Skeleton) -> Augment | None:
+    """Returns the augmentation, without mirrored crops if the skeleton does not know left from right.
+
+    Raises:
+        UserError: An `Augment` of the caller's own mirrors, and the skeleton does not know left from right.
+    """
+    chosen = augmentation(augment)
+    if chosen is None or skeleton.sides_known or not chosen.flip_probability:
+        return chosen
+    if isinstance(augment, Augment):
+        raise UserError(
+            f"Crops cannot be mirrored: it is not known which keypoints of {skeleton.name!r} are the left and right of "
+            "each other. Name them left_x and right_x, add `flip_pairs` to the category, or set flip_probability to 0."
+        )
+    return replace(chosen, flip_probability=0.0)
 
 
 def augmentation(augment: str | Augment | None) -> Augment | None:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from kpzoo import crops, geometry, heatmaps
 from kpzoo.data import files, pack
-from kpzoo.data.augment import Augment, Person, augmentation, augmented_pixels, augmented_view, draws_of
+from kpzoo.data.augment import Augment, Person, augmented_pixels, augmented_view, draws_of, without_mirroring
 from kpzoo.data.coco import training_persons
 from kpzoo.data.files import PoseData
 from kpzoo.data.pack import Pack
@@ -108,7 +108,7 @@ def make_dataset(
         )
     codec = preset.rules
     rule = visibility_rule or (codec.visibility if data.skeleton.name == "coco17" else "labelled")
-    augment = augmentation(augment)
+    augment = without_mirroring(augment, data.skeleton)
     if instance_rule not in INSTANCE_RULES:
         raise unknown("instance rule", instance_rule, INSTANCE_RULES)
     stream = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)

@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from kpzoo import skeletons
+from kpzoo.data import sides
 from kpzoo.data.problems import Problems
 from kpzoo.errors import UserError, unknown
 from kpzoo.skeletons import Skeleton
@@ -16,7 +17,6 @@ _KNOWN_SIGMAS = {
     for known in skeletons.SKELETONS.values()
     for name, sigma in zip(known.keypoints, known.sigmas, strict=True)
 }
-_SIDES = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 
 def choose(categories: list[dict], category: str | int | None, path) -> dict:
@@ -70,6 +70,7 @@ def skeleton_of(category: dict, skeleton: str | Skeleton | None, problems: Probl
         raise UserError(f"{place} has no `keypoints`, the list of their names. Add it, or pass `skeleton='coco17'`.")
     for known in skeletons.SKELETONS.values():
         if known.keypoints == tuple(names):
+            sides.check_given(category, known, place)
             return known
     return _from_file(category, tuple(names), problems, place)
 
@@ -78,45 +79,15 @@ def _from_file(category: dict, names: tuple[str, ...], problems: Problems, place
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UserError(f"{place}: keypoint names must differ. Received twice: {twice}.")
+    flip_pairs, sides_known = sides.flip_pairs(category, names, problems, place)
     return Skeleton(
         name=str(category.get("name", category.get("id"))),
         keypoints=names,
-        flip_pairs=flip_pairs(names, place),
+        flip_pairs=flip_pairs,
         sigmas=_sigmas(category, names, problems, place),
         links=_links(category.get("skeleton"), names, problems),
+        sides_known=sides_known,
     )
-
-
-def flip_pairs(names: tuple[str, ...], place: str) -> tuple[tuple[str, str], ...]:
-    """Returns the pairs of names that differ in left and right, or l and r, only.
-
-    >>> flip_pairs(("nose", "left_eye", "right_eye", "Right Hip", "Left Hip", "LToe", "RToe", "upright"), "")
-    (('left_eye', 'right_eye'), ('Left Hip', 'Right Hip'), ('LToe', 'RToe'))
-    """
-    by_words = {_words(name): name for name in names}
-    pairs, alone = [], []
-    for words, name in by_words.items():
-        side = next((word for word in words if word in _SIDES), None)
-        if side is None:
-            continue
-        place_of_side = words.index(side)
-        mirror = by_words.get((*words[:place_of_side], _SIDES[side], *words[place_of_side + 1 :]))
-        if mirror is None and len(side) > 1:
-            alone.append(name)
-        elif mirror is not None and side in ("left", "l"):
-            pairs.append((name, mirror))
-    if alone:
-        raise UserError(
-            f"{place}: these keypoints have no mirror image of the other side: {alone[:10]}. "
-            "Name them left_x and right_x in pairs, or pass a `Skeleton` with its `flip_pairs`."
-        )
-    return tuple(pairs)
-
-
-def _words(name: str) -> tuple[str, ...]:
-    """Returns the words of left_eye, leftEye, LEye and lefteye in lower case."""
-    name = re.sub(r"^(left|right)(?=[a-z])", r"\1 ", name, flags=re.IGNORECASE)
-    return tuple(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name))
 
 
 def _sigmas(category: dict, names: tuple[str, ...], problems: Problems, place: str) -> tuple[float, ...]:

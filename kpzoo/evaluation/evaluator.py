@@ -190,7 +190,7 @@ def _circumstances(model: PoseModel, flip: bool, nms: float | None, precision: s
         "model": preset.name,
         "image_hw": f"{preset.image_hw[0]}x{preset.image_hw[1]}",
         "precision": precision if policy == "float32" else policy,  # a model built with a mixed policy computes in that
-        "flip_test": flip,
+        "flip_test": flip and preset.skeleton.sides_known,
         "decoder": codec.decoder,
         "crop_rule": codec.crop_rule,
         "oks_nms": "none" if nms is None else nms,

@@ -47,7 +47,8 @@ def description(model: PoseModel) -> dict:
         "num_instances": preset.num_instances,
         "keypoints": list(preset.skeleton.keypoints),
         "skeleton": {"name": preset.skeleton.name, "links": preset.skeleton.link_indices.tolist()},
-        "flip_pairs": [list(pair) for pair in preset.skeleton.flip_pairs],
+        # None where it is not known which keypoints are the left and right of each other.
+        "flip_pairs": [list(pair) for pair in preset.skeleton.flip_pairs] if preset.skeleton.sides_known else None,
         "normalization": {"name": preset.normalization, "inside_the_model": True, **(normalization or {})},
         "crop_rule": {
             "name": codec.crop_rule,

@@ -95,6 +95,7 @@ def _decoded(preset: Preset, ask, image: tf.Tensor, flip: tf.Tensor) -> tuple[tf
     def both_sides():
         return heatmaps.merge_flipped(codec, maps, ask(tf.reverse(image, axis=[2])), preset.skeleton.flip_order)
 
+    flip &= preset.skeleton.sides_known
     keypoints, scores = heatmaps.decode(codec, tf.cond(flip, both_sides, lambda: maps))
     return keypoints[:count], scores[:count]
 

@@ -77,6 +77,8 @@ def ask_all(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) 
 def ask_both_sides(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) -> tf.Tensor:
     """Returns the heatmaps of `ask_all`, averaged with those of the mirrored crop (flip test)."""
     preset = model.preset
+    if not preset.skeleton.sides_known:
+        return ask_all(model, image, forward)
     both = ask_all(model, tf.concat([image, tf.reverse(image, axis=[2])], axis=0), forward)
     return heatmaps.merge_flipped(preset.rules, *tf.split(both, 2), preset.skeleton.flip_order)
 

@@ -216,7 +216,8 @@ def _newcomer(
         if fault < _GOOD_FIT:
             break
     _, person, zoom, corner_xy = best
-    return moved_layer(source, person, zoom, corner_xy, bool(rng.random() < 0.5), photo)
+    mirrored = bool(rng.random() < 0.5) and source.data.skeleton.sides_known
+    return moved_layer(source, person, zoom, corner_xy, mirrored, photo)
 
 
 def _partner(

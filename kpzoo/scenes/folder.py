@@ -11,7 +11,7 @@ import numpy as np
 from kpzoo.errors import UserError
 from kpzoo.files import written_whole
 from kpzoo.progress import Progress
-from kpzoo.skeletons import Skeleton
+from kpzoo.skeletons import SKELETONS, Skeleton
 
 
 def paths(folder: str | Path, split: str) -> tuple[Path, Path]:
@@ -101,6 +101,10 @@ def _content(info: dict, skeleton: Skeleton) -> dict:
         "keypoints": list(skeleton.keypoints),
         "skeleton": (skeleton.link_indices + 1).tolist(),
     }
+    if skeleton not in SKELETONS.values():  # what the names alone would not tell
+        person["sigmas"] = list(skeleton.sigmas)
+        if skeleton.sides_known:
+            person["flip_pairs"] = [list(pair) for pair in skeleton.flip_pairs]
     return {"info": info, "licenses": [], "categories": [person], "images": [], "annotations": []}
 
 

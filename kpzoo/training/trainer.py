@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kpzoo.data.augment import Augment, augmentation
+from kpzoo.data.augment import Augment, without_mirroring
 from kpzoo.data.batches import make_dataset, num_persons
 from kpzoo.data.files import PoseData
 from kpzoo.data.pack import Pack, told_by_shard
@@ -90,7 +90,7 @@ def run(
         UserError: If an argument is invalid, the folder contains a run with other settings, another process trains in
             it, or the training diverges.
     """
-    augmentation(augment)  # raises before anything is written
+    without_mirroring(augment, data.skeleton)  # raises before anything is written
     strategy = make_strategy(devices)
     if batch_size % strategy.num_replicas_in_sync:
         raise UserError(f"A batch of {batch_size} does not split over {strategy.num_replicas_in_sync} devices.")
