@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from kpzoo.data.columns import MISSING, NO_NUMBERS, NumberLists, numbers, whole_numbers
+from kpzoo.data.columns import MISSING, NO_NUMBERS, NumberLists, example, numbers, whole_numbers
 from kpzoo.data.problems import Problems
 from kpzoo.errors import UserError
 from kpzoo.skeletons import Skeleton
@@ -60,7 +60,7 @@ class AnnotationTable:
     def __init__(self, path):
         self._path = path
         self._columns = {key: [] for key in _COLUMNS}
-        self._keypoints, self._boxes = NumberLists(), NumberLists()
+        self._keypoints, self._boxes = NumberLists(group=3), NumberLists(group=4)
 
     def extend(self, rows: list) -> None:
         """Adds annotations in file order."""
@@ -114,7 +114,8 @@ class AnnotationTable:
             _missing(problems, "category_id", entries, len(ids), done, "entries")
             ids[missing], bad[missing] = category_id, False
         done = "Name one of the categories by its number."
-        problems.add("error", "`annotations` without a `category_id`", np.flatnonzero(bad), done, "entries")
+        what = f"`annotations` without a whole number as `category_id`{example(values, bad)}"
+        problems.add("error", what, np.flatnonzero(bad), done, "entries")
         others = np.flatnonzero(~bad & (ids != category_id))
         problems.add("note", f"`annotations` of other categories than {category_id}", others, "Not read.", "entries")
         return np.flatnonzero(~bad & (ids == category_id))
@@ -129,7 +130,8 @@ def _missing(problems: Problems, key: str, ids, num_rows: int, done: str, unit: 
 def _identities(values: dict, rows: np.ndarray, known: np.ndarray, problems: Problems):
     """Returns ids, image ids, places of the images, and which rows to keep."""
     ids, bad, text = whole_numbers(values["id"])
-    problems.add("error", "`annotations` without a whole number as `id`", rows[bad], "Number them from 1.", "entries")
+    what = f"`annotations` without a whole number as `id`{example(values['id'], bad)}"
+    problems.add("error", what, rows[bad], "Number them from 1.", "entries")
     problems.add("repair", "`annotations` with text as `id`", ids[text], "Read as numbers.")
     unique, counts = np.unique(ids[~bad], return_counts=True)
     twice = unique[counts > 1]
@@ -141,7 +143,8 @@ def _identities(values: dict, rows: np.ndarray, known: np.ndarray, problems: Pro
         done = f"Renumbered to {ids[zero][0]}: COCO's tools take 0 for 'no match'."
         problems.add("repair", "An annotation has the id 0", [0], done)
     image_ids, bad, text = whole_numbers(values["image_id"])
-    problems.add("error", "`annotations` without an `image_id`", ids[bad & keep], "Add it.")
+    what = f"`annotations` without a whole number as `image_id`{example(values['image_id'], bad & keep)}"
+    problems.add("error", what, ids[bad & keep], "Add it.")
     problems.add("repair", "`annotations` with text as `image_id`", ids[text], "Read as numbers.")
     image_index, found = places(image_ids, known)
     lost = np.unique(image_ids[keep & ~bad & ~found])
@@ -163,27 +166,36 @@ def _keypoints(column: NumberLists, rows, ids, keep, skeleton: Skeleton, problem
     """Returns (P, K, 2) places, (P, K) visibility and (P,) counts of labelled keypoints; errors leave `keep`."""
     count = skeleton.num_keypoints
     table, wrong = column.of_length(3 * count, rows)
-    lengths = column.lengths[rows]
+    lengths, converted = column.lengths[rows], column.converted[rows]
     missing, no_numbers = lengths == MISSING, lengths == NO_NUMBERS
+    what = "`keypoints` with text, lists or false for numbers"
+    problems.add("repair", what, ids[keep & converted], "Read as numbers.")
     _missing(problems, "keypoints", ids[keep & missing], len(rows), "Taken as persons without any.")
     done = f"Give x, y, v for each of {count} keypoints."
-    problems.add("error", "`keypoints` that are no list of numbers", ids[keep & no_numbers], done)
+    what = f"`keypoints` that are no list of numbers{column.fault(rows[keep & no_numbers])}"
+    problems.add("error", what, ids[keep & no_numbers], done)
     short = keep & wrong & ~missing & ~no_numbers
     received = np.unique(lengths[short]).tolist()[:5]
     what = f"`keypoints` of {received} numbers where 3 * {count} = {3 * count} are expected"
     problems.add("error", what, ids[short], "Correct the annotations, or choose another `category=`.")
     triples = table.reshape(-1, count, 3)
     points, flags = triples[..., :2], triples[..., 2]
+    flags = np.where(np.isnan(triples).all(axis=-1), 0, flags)  # nothing but null is not labelled
     odd_flags = ~np.isin(flags, (0, 1, 2))
     odd = keep & odd_flags.any(axis=1)
-    received = np.unique(flags[odd][odd_flags[odd]]).tolist()[:5]
+    received = [None if flag != flag else flag for flag in np.unique(flags[odd][odd_flags[odd]]).tolist()[:5]]
     what = f"`keypoints` with a visibility of {received}"
     problems.add("error", what, ids[odd], "0 is not labelled, 1 hidden, 2 visible.")
     unclear = ~np.isfinite(points).all(axis=-1)
     lost = keep & (unclear & (flags != 0)).any(axis=1)
-    problems.add("error", "Labelled `keypoints` that are NaN or infinite", ids[lost], "Give numbers, or v = 0.")
+    what = "Labelled `keypoints` that are null, NaN or infinite"
+    if lost.any():
+        person = np.flatnonzero(lost)[0]
+        place = np.flatnonzero((unclear & (flags != 0))[person])[0]
+        what += f", such as {skeleton.keypoints[place]!r} at {points[person, place].tolist()}"
+    problems.add("error", what, ids[lost], "Give numbers, or v = 0.")
     blank = keep & (unclear & (flags == 0)).any(axis=1)
-    problems.add("repair", "Unlabelled `keypoints` that are NaN or infinite", ids[blank], "Set to 0, 0.")
+    problems.add("repair", "Unlabelled `keypoints` that are null, NaN or infinite", ids[blank], "Set to 0, 0.")
     keep &= (~wrong | missing) & ~odd & ~lost
     flags = np.where(keep[:, None], flags, 0)
     return np.where(unclear[..., None], 0.0, points), flags.astype(np.int8), (flags > 0).sum(axis=1)
@@ -191,16 +203,20 @@ def _keypoints(column: NumberLists, rows, ids, keep, skeleton: Skeleton, problem
 
 def _counts(values: dict, ids, keep, num_labelled, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
     """Returns `iscrowd` and `num_keypoints`; errors leave `keep`."""
-    crowd, bad, missing = numbers([int(value) if type(value) is bool else value for value in values["iscrowd"]])
+    crowd, bad, missing, text = numbers([int(value) if type(value) is bool else value for value in values["iscrowd"]])
     _missing(problems, "iscrowd", ids[keep & missing], len(ids), "Taken as 0.")
+    problems.add("repair", "`iscrowd` with text for a number", ids[keep & text], "Read as numbers.")
     bad |= ~missing & ~np.isin(crowd, (0, 1))
-    problems.add("error", "`iscrowd` that is neither 0 nor 1", ids[keep & bad], "Correct it.")
+    what = f"`iscrowd` that is neither 0 nor 1{example(values['iscrowd'], keep & bad)}"
+    problems.add("error", what, ids[keep & bad], "Correct it.")
     keep &= ~bad
-    given, wrong, missing = numbers(values["num_keypoints"])
+    given, wrong, missing, text = numbers(values["num_keypoints"])
+    problems.add("repair", "`num_keypoints` with text for a number", ids[keep & text], "Read as numbers.")
     wrong |= ~missing & ((given < 0) | (given > MAX_COUNT) | (given != np.floor(given)))
     done = "Counted: keypoints with v > 0."
     _missing(problems, "num_keypoints", ids[keep & missing], len(ids), done)
-    problems.add("repair", "`num_keypoints` that is no count", ids[keep & wrong], done)
+    what = f"`num_keypoints` that is no count{example(values['num_keypoints'], keep & wrong)}"
+    problems.add("repair", what, ids[keep & wrong], done)
     computed = wrong | missing
     above = ids[keep & ~computed & (given > num_labelled)]
     done = "Kept: the evaluation only asks whether it is 0."
@@ -214,22 +230,27 @@ def _counts(values: dict, ids, keep, num_labelled, problems: Problems) -> tuple[
 def _boxes(column: NumberLists, rows, ids, keep, problems: Problems):
     """Returns (P, 4) boxes, which of them are four numbers, and which of these have a size."""
     boxes, wrong = column.of_length(4, rows)
+    converted = column.converted[rows] & ~wrong
+    problems.add("repair", "`bbox` with text or lists for numbers", ids[keep & converted], "Read as numbers.")
     numeric = ~wrong & (np.abs(boxes) <= MAX_COORDINATE).all(axis=1)
     boxes = np.where(numeric[:, None], boxes, 0.0)
     has_box = numeric & (boxes[:, 2:] > 0).all(axis=1)
     done = "No crop is made of them; where they have keypoints and an area, the evaluation counts them."
-    problems.add("repair", "`bbox` that is not x, y and a width and height above 0", ids[keep & ~has_box], done)
+    what = f"`bbox` that is not x, y and a width and height above 0{column.fault(rows[keep & ~has_box])}"
+    problems.add("repair", what, ids[keep & ~has_box], done)
     return boxes, numeric, has_box
 
 
 def _areas(values: list, boxes, has_box, ignored, ids, keep, problems: Problems) -> np.ndarray:
     """Returns areas, NaN where there is none and no box to take it from."""
-    area, bad, missing = numbers(values)
+    area, bad, missing, text = numbers(values)
+    problems.add("repair", "`area` with text for a number", ids[keep & text], "Read as numbers.")
     # Crowds and persons without keypoints may have an area of 0: the reference tools use it as it is.
     bad |= (area < 0) | (area == 0) & ~ignored
     rule = f"Taken as {AREA_OF_BOX} * width * height of the box, as CrowdPose does."
     _missing(problems, "area", ids[keep & missing], len(ids), rule)
-    problems.add("repair", "`area` that is not a number above 0", ids[keep & bad & has_box], rule)
+    what = f"`area` that is not a number above 0{example(values, keep & bad & has_box)}"
+    problems.add("repair", what, ids[keep & bad & has_box], rule)
     of_box = AREA_OF_BOX * boxes[:, 2] * boxes[:, 3]
     of_box[~has_box & ~(ignored & (of_box >= 0))] = np.nan
     area = np.where(bad | missing, of_box, area)

@@ -6,6 +6,7 @@ import numpy as np
 
 from kpzoo import skeletons
 from kpzoo.data import sides
+from kpzoo.data.columns import shown, whole_numbers
 from kpzoo.data.problems import Problems
 from kpzoo.errors import UserError, unknown
 from kpzoo.skeletons import Skeleton
@@ -56,8 +57,10 @@ def skeleton_of(category: dict, skeleton: str | Skeleton | None, problems: Probl
     """Returns the skeleton that was asked for, after a comparison with the category, or the category's own."""
     place = f"{problems.path}: category {category.get('name', category.get('id'))!r}"
     names = category.get("keypoints")
-    if names is not None and (type(names) is not list or set(map(type, names)) - {str}):
-        raise UserError(f"{place}: `keypoints` must be a list of names. Received: {str(names)[:80]}.")
+    if names is not None and (type(names) is not list or set(map(type, names)) - {str, int}):
+        wrong = names if type(names) is not list else next(one for one in names if type(one) not in (str, int))
+        raise UserError(f"{place}: `keypoints` must be a list of names. Received: {shown(wrong)}.")
+    names = [str(name) for name in names] if names else names
     if skeleton is not None:
         skeleton = skeletons.get(skeleton)
         if names and tuple(names) != skeleton.keypoints:
@@ -112,17 +115,21 @@ def _links(links, names: tuple[str, ...], problems: Problems) -> tuple[tuple[str
     if links is None or links == []:
         return ()
     pairs = links if type(links) is list else [links]
-    whole = all(type(pair) is list and len(pair) == 2 and set(map(type, pair)) == {int} for pair in pairs)
-    ends = [end for pair in pairs for end in pair] if whole else []
-    if whole and min(ends) == 0 and max(ends) < len(names):
+    ends = (
+        [end for pair in pairs for end in pair] if all(type(pair) is list and len(pair) == 2 for pair in pairs) else []
+    )
+    if ends and all(str(end) in names for end in ends) and not all(type(end) is int for end in ends):
+        return tuple(zip(map(str, ends[::2]), map(str, ends[1::2]), strict=True))
+    numbers, bad, _ = whole_numbers(ends)
+    whole = bool(ends) and not bad.any()
+    if whole and numbers.min() == 0 and numbers.max() < len(names):
         problems.say("repair", "The category's `skeleton` counts keypoints from 0", "Read so; COCO counts from 1.")
-        return tuple((names[a], names[b]) for a, b in pairs)
-    if not whole or min(ends) < 1 or max(ends) > len(names):
-        expected = f"pairs of numbers from 1 to {len(names)}"
+        numbers += 1
+    if not whole or numbers.min() < 1 or numbers.max() > len(names):
         problems.say(
             "repair",
-            f"The category's `skeleton` must hold {expected}. Received: {str(links)[:80]}",
+            f"The category's `skeleton` must hold pairs of numbers from 1 to {len(names)}. Received: {shown(links)}",
             "Left out: pictures show no lines.",
         )
         return ()
-    return tuple((names[a - 1], names[b - 1]) for a, b in pairs)
+    return tuple((names[a - 1], names[b - 1]) for a, b in numbers.reshape(-1, 2).tolist())

@@ -13,7 +13,7 @@ import numpy as np
 
 from kpzoo.data import categories
 from kpzoo.data.annotation_table import MAX_COORDINATE, AnnotationTable, Persons
-from kpzoo.data.columns import numbers, whole_numbers
+from kpzoo.data.columns import example, numbers, shown, whole_numbers
 from kpzoo.data.json_file import read_object
 from kpzoo.data.problems import Problem, Problems
 from kpzoo.errors import UserError
@@ -186,19 +186,23 @@ def _images(rows: list[dict], problems: Problems, allow_outside: bool) -> dict:
         problems.add(severity, what, ids[chosen], done, "image ids")
 
     ids, bad, text = whole_numbers([row.get("id") for row in rows])
-    problems.add("error", "`images` without a whole number as `id`", np.flatnonzero(bad), "Number them.", "entries")
+    what = f"`images` without a whole number as `id`{example([row.get('id') for row in rows], bad)}"
+    problems.add("error", what, np.flatnonzero(bad), "Number them.", "entries")
     add("repair", "`images` with text as `id`", text, "Read as numbers.")
     add("error", "Image ids that occur twice", ~bad & _repeated(ids), "Give each image its own id.")
     sizes = np.zeros((len(rows), 2), np.int64)
     for axis, key in enumerate(("height", "width")):
-        values, wrong, missing = numbers([row.get(key) for row in rows])
+        given = [row.get(key) for row in rows]
+        values, wrong, missing, text = numbers(given)
+        add("repair", f"Images with text as `{key}`", text, "Read as numbers.")
         wrong |= ~missing & ((values < 1) | (values > MAX_COORDINATE) | (values != np.floor(values)))
-        add("error", f"Images whose `{key}` is no number of pixels", wrong, "Correct it.")
+        add("error", f"Images whose `{key}` is no number of pixels{example(given, wrong)}", wrong, "Correct it.")
         add("note", f"Images without `{key}`", missing, "Nothing is clipped in them.")
         sizes[:, axis] = np.where(wrong | missing, 0, values)
-    crowd_index, wrong, missing = numbers([row.get("crowdIndex") for row in rows])
+    given = [row.get("crowdIndex") for row in rows]
+    crowd_index, wrong, missing, _ = numbers(given)
     done = "Such images are in none of easy, medium, hard."
-    add("repair", "Images whose `crowdIndex` is no number", wrong, done)
+    add("repair", f"Images whose `crowdIndex` is no number{example(given, wrong)}", wrong, done)
     add("note", "Images without `crowdIndex`", missing & (not missing.all()), done)
     odd = (crowd_index > 1) | (crowd_index < 0)
     add("note", "Images whose `crowdIndex` is not in 0 … 1", odd, "Used as it is.")
@@ -209,7 +213,8 @@ def _images(rows: list[dict], problems: Problems, allow_outside: bool) -> dict:
 def _file_names(rows: list[dict], add: Callable, allow_outside: bool) -> list[str]:
     names = [row.get("file_name") or "" for row in rows]
     wrong = [place for place, name in enumerate(names) if type(name) is not str or "\0" in name]
-    add("error", "Images whose `file_name` is no text", wrong, "Correct it.")
+    what = "Images whose `file_name` is no text"
+    add("error", what + (f", such as {shown(names[wrong[0]])}" if wrong else ""), wrong, "Correct it.")
     for place in wrong:
         names[place] = ""
     climbing = [place for place, name in enumerate(names) if not allow_outside and leaves_folder(name)]

@@ -73,14 +73,16 @@ def _images(rows: list[dict], decoded: Mapping, allow_outside: bool, done: Count
 
 def _size(value) -> int | None:
     numbers, bad, _ = whole_numbers([value])
-    return int(numbers[0]) if not bad[0] and not isinstance(value, str) and numbers[0] > 0 else None
+    return int(numbers[0]) if not bad[0] and numbers[0] > 0 else None
 
 
 def _category(row: dict, found: Check) -> dict:
-    """Returns a category with the links that were understood of its skeleton."""
-    if row.get("id") != found.annotations.category_id or "skeleton" not in row:
+    """Returns a category with what was understood of its keypoints' names and links."""
+    if whole_numbers([row.get("id")])[0][0] != found.annotations.category_id:
         return row
-    return {**row, "skeleton": (found.annotations.skeleton.link_indices + 1).tolist()}
+    skeleton = found.annotations.skeleton
+    read = {"keypoints": list(skeleton.keypoints), "skeleton": (skeleton.link_indices + 1).tolist()}
+    return {**row, **{key: value for key, value in read.items() if row.get(key)}}
 
 
 def _annotations(content: dict, found: Check, done: Counter) -> list[dict]:
@@ -128,6 +130,7 @@ def _mended(row: dict, persons: Persons, place: int, category_id: int) -> dict:
         "iscrowd": int(persons.is_crowd[place]),
         "num_keypoints": int(persons.num_keypoints[place]),
         "area": float(persons.area[place]),
+        "bbox": persons.boxes_image_xywh[place].tolist(),
     }
     triples = np.concatenate([persons.keypoints_image_xy[place], persons.visibility[place][:, None]], axis=1)
     given = row.get("keypoints")

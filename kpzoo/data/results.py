@@ -8,7 +8,7 @@ import numpy as np
 
 from kpzoo.data.annotation_table import places
 from kpzoo.data.coco import Annotations
-from kpzoo.data.columns import NumberLists, numbers, whole_numbers
+from kpzoo.data.columns import NumberLists, example, numbers, whole_numbers
 from kpzoo.data.json_file import read_json
 from kpzoo.data.problems import Problem, Problems
 from kpzoo.errors import UserError
@@ -225,23 +225,27 @@ def _image_ids(rows: list[dict], entries: np.ndarray, annotations: Annotations, 
 
 def _number_lists(rows: list[dict], key: str, length: int, entries: np.ndarray, problems: Problems) -> np.ndarray:
     """Returns (R, length) finite numbers; rows with an error are zeros."""
-    column = NumberLists()
+    column = NumberLists(group=4 if key == "bbox" else 3)
     column.extend([row.get(key) for row in rows])
     column.finish()
     table, wrong = column.of_length(length, np.arange(len(rows)))
     received = np.unique(np.maximum(column.lengths[wrong], 0)).tolist()[:5]
-    what = f"`{key}` must be {length} numbers. Received lists of {received}"
+    what = f"`{key}` must be {length} numbers. Received lists of {received}{column.fault(np.flatnonzero(wrong))}"
     problems.add("error", what, entries[wrong], "Look for another skeleton or format.", "entries")
     unclear = ~np.isfinite(table).all(axis=1)
     done = "Look at the model that made them."
-    problems.add("error", f"`{key}` with NaN or infinity", entries[unclear], done, "entries")
+    problems.add("error", f"`{key}` with null, NaN or infinity", entries[unclear], done, "entries")
+    problems.add("repair", f"`{key}` with text or lists for numbers", entries[column.converted], "Read as numbers.")
     return np.where(unclear[:, None], 0.0, table)
 
 
 def _scores(rows: list[dict], entries: np.ndarray, problems: Problems, missing: float | None = None) -> np.ndarray:
     """Returns finite scores; a `missing` score is an error where None is given."""
-    scores, bad, absent = numbers([row.get("score") for row in rows])
-    problems.add("error", "Scores that are no finite numbers", entries[bad], "Correct them.", "entries")
+    given = [row.get("score") for row in rows]
+    scores, bad, absent, text = numbers(given)
+    what = f"Scores that are no finite numbers{example(given, bad)}"
+    problems.add("error", what, entries[bad], "Correct them.", "entries")
+    problems.add("repair", "Scores with text for a number", entries[text], "Read as numbers.", "entries")
     if missing is None:
         done = "Results are ranked by it."
         problems.add("error", "Results without `score`", entries[absent], done, "entries")
