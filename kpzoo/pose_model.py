@@ -1,4 +1,4 @@
-"""The one model class: a functional Keras model that knows what it was built as and how a step of training goes."""
+"""Functional Keras models that know what they were built as and how a step of training goes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -21,17 +21,17 @@ class Preset:
     Args:
         name: The zoo name, such as "cpn_res50".
         image_hw: (height, width) of the crops in pixels.
-        skeleton: The keypoints that the heatmaps stand for, in order.
+        skeleton: The keypoints that the heatmaps stand for, in order; None for a person detector.
         normalization: Name of the pixel normalisation in the model's first layer, None for none.
         codec: Name of the codec: how boxes are cropped, keypoints encoded and heatmaps decoded. A key of
-            `heatmaps.CODECS`; `rules` is the codec.
+            `heatmaps.CODECS`; `rules` is the codec. "boxes" for a person detector.
         num_instances: How many people of one box the model can be asked for (N); 1 for single-instance models.
         options: The builder's options that were given.
     """
 
     name: str
     image_hw: tuple[int, int]
-    skeleton: Skeleton
+    skeleton: Skeleton | None
     normalization: str | None
     codec: str
     num_instances: int = 1
@@ -40,6 +40,10 @@ class Preset:
     @property
     def rules(self) -> Codec:
         """The codec that the model was built for; `rules.crop` is its crop rule."""
+        if self.codec not in CODECS:
+            raise UserError(
+                f"Model {self.name!r} finds person boxes, no keypoints. Pass a pose model here, such as 'cpn_res50'."
+            )
         return CODECS[self.codec]
 
     @property
@@ -48,30 +52,26 @@ class Preset:
 
     def to_config(self) -> dict:
         """Returns plain JSON values; `from_config` makes the same preset of them."""
-        return {**self.__dict__, "skeleton": self.skeleton.to_config(), "options": dict(self.options)}
+        skeleton = self.skeleton and self.skeleton.to_config()
+        return {**self.__dict__, "skeleton": skeleton, "options": dict(self.options)}
 
     @classmethod
     def from_config(cls, config: Mapping) -> "Preset":
-        skeleton = Skeleton.from_config(config["skeleton"])
+        skeleton = config["skeleton"] and Skeleton.from_config(config["skeleton"])
         return replace(cls(**config), image_hw=tuple(config["image_hw"]), skeleton=skeleton)
 
 
-@keras.saving.register_keras_serializable("kpzoo")
-class PoseModel(keras.Model):
-    """A functional model from crops to heatmaps whose batches are dicts of inputs and targets.
+class ZooModel(keras.Model):
+    """A functional model whose batches are dicts of inputs and targets.
 
     It has no constructor of its own, so that Keras saves and loads it as it does any functional model. `preset` is set
-    by `kpzoo.build`. The loss is a `keras.losses.Loss` over `(targets, outputs)` that returns one value per crop; the
-    terms of one that knows its `terms`, as those of `kpzoo.losses` do, are tracked beside it.
+    by `kpzoo.build`. The loss is a `keras.losses.Loss` over `(targets, outputs)` that returns one value per picture;
+    the terms of one that knows its `terms`, as those of `kpzoo.losses` do, are tracked beside it.
     """
 
     preset: Preset
     averages = None  # `averages.WeightAverages`, where a training keeps some
-
-    @property
-    def num_levels(self) -> int:
-        """How many heatmaps with intermediate supervision the model answers beside the final one."""
-        return self.output["global_heatmaps"].shape[-4] if "global_heatmaps" in self.output else 0
+    losses_are = "one of `kpzoo.losses`"
 
     def get_config(self):
         return {**super().get_config(), "preset": self.preset.to_config()}
@@ -89,13 +89,18 @@ class PoseModel(keras.Model):
         super().compile(*args, jit_compile=jit_compile, **kwargs)
         if self.loss is not None and not callable(self.loss):
             raise UserError(
-                f"A pose model's loss is one of `kpzoo.losses`, or a function like them. Received: {self.loss!r}."
+                f"The loss of model {self.name!r} is {self.losses_are}, or a function like them. "
+                f"Received: {self.loss!r}."
             )
         for metric in [*self._metrics]:  # Keras keeps those of an earlier `compile`
             self._tracker.untrack(metric)
-        self.pck_metric = keras.metrics.Mean(name="pck")
         names = self.loss.term_names(self.preset.num_instances, self.num_levels) if hasattr(self.loss, "terms") else []
         self.term_metrics = [keras.metrics.Mean(name=f"loss_{name}") for name in names]
+
+    @property
+    def num_levels(self) -> int:
+        """How many heatmaps with intermediate supervision the model answers beside the final one."""
+        return self.output["global_heatmaps"].shape[-4] if "global_heatmaps" in self.output else 0
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -160,8 +165,27 @@ class PoseModel(keras.Model):
         next(metric for metric in self.metrics if metric.name == "loss").update_state(losses)
         for metric, values in zip(self.term_metrics, terms.values(), strict=True):
             metric.update_state(values)
-        self.pck_metric.update_state(*peak_hits(targets["heatmaps"], outputs["heatmaps"], targets["weights"]))
         return self.get_metrics_result()
+
+
+@keras.saving.register_keras_serializable("kpzoo")
+class PoseModel(ZooModel):
+    """A model from crops to heatmaps; see `ZooModel`."""
+
+    def compile(self, *args, **kwargs):
+        super().compile(*args, **kwargs)
+        self.pck_metric = keras.metrics.Mean(name="pck")
+
+    def track(self, losses, terms, targets, outputs) -> dict:
+        self.pck_metric.update_state(*peak_hits(targets["heatmaps"], outputs["heatmaps"], targets["weights"]))
+        return super().track(losses, terms, targets, outputs)
+
+
+@keras.saving.register_keras_serializable("kpzoo")
+class PersonModel(ZooModel):
+    """A model from pictures to one logit and one box per cell; see `ZooModel` and `kpzoo.boxes`."""
+
+    losses_are = "`kpzoo.boxes.PersonBoxLoss`"
 
 
 def mean_over_replicas(losses: tf.Tensor) -> tf.Tensor:

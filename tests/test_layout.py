@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "kpzoo"
 # they are siblings, which do not import each other.
 ORDER = [
     ["lazy", "errors", "progress", "geometry", "html"],
-    ["skeletons", "files", "heatmaps", "nms", "images", "crops"],
+    ["skeletons", "files", "heatmaps", "nms", "boxes", "images", "crops"],
     ["drawing", "pose_model"],
     ["poses", "losses", "weights", "data"],
     ["models", "scenes", "inference"],

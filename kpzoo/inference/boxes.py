@@ -15,6 +15,8 @@ from kpzoo.errors import UserError, unknown
 from kpzoo.images import as_image
 from kpzoo.nms import box_nms, soft_box_nms
 
+AT_ONCE = 8  # pictures that are held in memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class Detector:
@@ -54,12 +56,18 @@ class Detector:
         """
         if image_ids is not None and len(image_ids) != len(images):
             raise UserError(f"Expected an id for each picture. Received: {len(images)} pictures, {len(image_ids)} ids.")
-        found = []
-        for index, image in enumerate(images):
-            image = as_image(image)
-            boxes_xywh, scores = self.find(image, None if image_ids is None else image_ids[index])
-            found.append(self._best(np.asarray(boxes_xywh, float), np.asarray(scores, float), image.shape[:2]))
+        found, ids = [], [None] * len(images) if image_ids is None else image_ids
+        for start in range(0, len(images), AT_ONCE):
+            pictures = [as_image(image) for image in images[start : start + AT_ONCE]]
+            for picture, (boxes_xywh, scores) in zip(
+                pictures, self.find_all(pictures, ids[start : start + AT_ONCE]), strict=True
+            ):
+                found.append(self._best(np.asarray(boxes_xywh, float), np.asarray(scores, float), picture.shape[:2]))
         return [boxes for boxes, _ in found], [scores for _, scores in found]
+
+    def find_all(self, images_rgb: Sequence[np.ndarray], image_ids: Sequence[int | str | None]) -> list[tuple]:
+        """Returns what `find` returns of each picture; detectors that look at several at a time have their own."""
+        return [self.find(image, image_id) for image, image_id in zip(images_rgb, image_ids, strict=True)]
 
     def find(self, image_rgb: np.ndarray, image_id: int | str | None) -> tuple[np.ndarray, np.ndarray]:
         """Returns all candidates in one picture: (P, 4) boxes in image pixels, (P,) scores."""

@@ -19,7 +19,8 @@ Values = Mapping[str, np.ndarray]  # of variables, by the names of the placehold
 Shapes = Mapping[str, tuple[int | None, ...]]  # by nodes' names; empty where the rank is not known
 
 _CONVOLUTIONS = {"Conv2D": (0, 1), "Conv2DBackpropInput": (1, 2)}  # which inputs have the operation's type; the filter
-_FILTER = 1  # is the same input of both
+_FOLDING = {*_CONVOLUTIONS, "DepthwiseConv2dNative"}  # which take a batch norm behind them in
+_FILTER = 1  # is the same input of all
 # Operations that go on in bfloat16 where they are given it, with the inputs of their type. Of ConcatV2 it is all but
 # the last.
 _FOLLOWING = {
@@ -58,14 +59,14 @@ class Fold:
     variance: str
     bias: str | None
     epsilon: float
-    transposed: bool
+    output_third: bool  # the filter is (kh, kw, out, ·), as transposed and depthwise ones are
 
     def _factor(self, values: Values) -> np.ndarray:
         return values[self.scale] / np.sqrt(values[self.variance].astype(np.float64) + self.epsilon)
 
     def folded_filter(self, values: Values) -> np.ndarray:
-        factor = self._factor(values)  # (out,): (kh, kw, in, out) filters, transposed ones (kh, kw, out, in)
-        return values[self.filters] * (factor[:, None] if self.transposed else factor).astype(np.float32)
+        factor = self._factor(values)  # (out,)
+        return values[self.filters] * (factor[:, None] if self.output_third else factor).astype(np.float32)
 
     def folded_bias(self, values: Values) -> np.ndarray:
         bias = values[self.bias].ravel() if self.bias else 0.0
@@ -223,12 +224,11 @@ def _folds(nodes: Mapping[str, NodeDef], reads: Mapping[str, str]) -> Iterator[t
             bias, before = variable(before.input[1]), nodes[_source(before.input[0])]
             if bias is None:
                 continue
-        if before.op not in _CONVOLUTIONS or readers[before.name] != 1:
+        if before.op not in _FOLDING or readers[before.name] != 1:
             continue
         names = [variable(name) for name in (before.input[_FILTER], *norm.input[1:5])]
         if None not in names:
-            transposed = before.op == "Conv2DBackpropInput"
-            yield norm, before, Fold(*names, bias, norm.attr["epsilon"].f, transposed)
+            yield norm, before, Fold(*names, bias, norm.attr["epsilon"].f, output_third=before.op != "Conv2D")
 
 
 def in_bfloat16(network: Network, outputs: Iterable[str]) -> Network:

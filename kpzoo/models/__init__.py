@@ -1,6 +1,6 @@
 """The zoo: importing this package registers every family."""
 
-from kpzoo.models import cpn, hourglass, hrnet, simplebaseline  # noqa: F401
+from kpzoo.models import cpn, hourglass, hrnet, person_fpn, simplebaseline  # noqa: F401
 from kpzoo.models.registry import ModelInfo, build, info, list_models
 
 __all__ = ["ModelInfo", "build", "info", "list_models"]

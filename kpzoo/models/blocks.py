@@ -52,6 +52,7 @@ NORMALIZATIONS: Mapping[str, PixelRule] = MappingProxyType(
         "imagenet_bgr": PixelRule("bgr", **_IMAGENET),
         "cpn_rgb": PixelRule("rgb", _CPN_MEAN_RGB, _BYTE),  # pytorch-cpn
         "cpn_bgr": PixelRule("bgr", _CPN_MEAN_RGB[::-1], _BYTE),  # tf-cpn
+        "lite_rgb": PixelRule("rgb", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),  # EfficientNet-Lite
         "unit_rgb": PixelRule("rgb", (0.0, 0.0, 0.0), _BYTE),  # Newell's hourglass: [0, 1], nothing subtracted
         # What keras.applications calls "caffe": the preprocessing of its ResNet-50/101/152 weights.
         "caffe_bgr": PixelRule("bgr", (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),

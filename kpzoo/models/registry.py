@@ -16,7 +16,7 @@ from pathlib import Path
 from kpzoo import skeletons
 from kpzoo.errors import UserError, unknown
 from kpzoo.models import fresh
-from kpzoo.pose_model import PoseModel, Preset
+from kpzoo.pose_model import PersonModel, PoseModel, Preset, ZooModel
 from kpzoo.skeletons import Skeleton
 from kpzoo.weights import load_weights, published
 
@@ -49,14 +49,15 @@ class Spec:
 
     Args:
         family: What the builder builds, such as "cpn".
-        builder: `builder(image_hw, num_keypoints, normalization, **options) -> (inputs, outputs)`; its keyword-only
-            arguments are the model's options.
+        builder: `builder(image_hw, num_keypoints, normalization, **options) -> (inputs, outputs)`, without
+            `num_keypoints` for a `PersonModel`; its keyword-only arguments are the model's options.
         config: The options in which this row differs from the builder's defaults.
         codec: Key of `heatmaps.CODECS`, or a mapping from the option "flavour" to one.
         normalization: The default pixel normalisation, or a mapping from the option "flavour" to one.
         paper: Where the network is described.
         multiple: What both sides of a crop must be multiples of.
         image_hw: The crop's size where the user gives none.
+        model_class: `PoseModel`, or `PersonModel` for what finds person boxes.
     """
 
     family: str
@@ -67,6 +68,7 @@ class Spec:
     paper: str
     multiple: int = 32
     image_hw: tuple[int, int] = (256, 192)
+    model_class: type[ZooModel] = PoseModel
 
     def options(self, name: str, given: Mapping) -> dict:
         """Returns all options of the row: `given` over `config` over the builder's defaults."""
@@ -173,13 +175,14 @@ def build(
     weights: str | Path | None = None,
     normalization: str | None = DEFAULT,
     **options,
-) -> PoseModel:
+) -> ZooModel:
     """Builds a model of the zoo, ready to compile, fit or predict.
 
     Args:
         name: A name of `list_models()`.
-        image_hw: (height, width) of the crops in pixels, multiples of 32 (deep hourglasses: 64). Default 256x192.
-        skeleton: The keypoints to find: a name, or a `Skeleton`. Default "coco17".
+        image_hw: (height, width) of the crops in pixels, multiples of 32 (deep hourglasses: 64). Default 256x192, for
+            person detectors 416x416.
+        skeleton: The keypoints to find: a name, or a `Skeleton`. Default "coco17"; person detectors take none.
         weights: A tag of published weights, see `info(name).weights`, which also sets what is not given here, or any
             file that `kpzoo.load_weights` reads and that fits as it is, or None for fresh weights. What else to know
             before using them is warned of.
@@ -189,7 +192,8 @@ def build(
     Returns:
         A functional model from {"image": (B, H, W, 3) RGB 0 … 255} to {"heatmaps": (B, H/4, W/4, K)}; CPN and stacked
         hourglasses add "global_heatmaps" (B, L, H/4, W/4, K); MIPNets also take "instance" (B, M, N) and answer
-        "heatmaps" (B, M, H/4, W/4, K).
+        "heatmaps" (B, M, H/4, W/4, K). Person detectors answer "person_logits" (B, A) and "person_boxes" (B, A, 4) of
+        A cells, see `kpzoo.boxes`.
 
     >>> build("cpn_tiny", image_hw=(64, 64)).output["heatmaps"].shape
     (None, 16, 16, 17)
@@ -198,18 +202,24 @@ def build(
     if row := _row_of(weights):
         if row.model != name:
             raise UserError(f"The weights {weights!r} belong to {row.model!r}. Received: model {name!r}.")
-        skeleton = _skeleton_of(row, weights, skeleton)
+        skeleton = _skeleton_of(row, weights, skeleton) if row.skeleton else skeleton
         image_hw, options = image_hw or row.image_hw, {**row.options, **options}
         weights = published.fetch(weights)
     image_hw = _checked_size(name, spec.image_hw if image_hw is None else image_hw, spec.multiple)
-    skeleton = skeletons.get("coco17" if skeleton is None else skeleton)
     resolved = spec.options(name, options)
+    if spec.model_class is PersonModel:
+        if skeleton is not None:
+            raise UserError(f"Model {name!r} finds person boxes, no keypoints. Received: skeleton {skeleton!r}.")
+        counts = ()
+    else:
+        skeleton = skeletons.get("coco17" if skeleton is None else skeleton)
+        counts = (skeleton.num_keypoints,)
     if normalization == DEFAULT:
         normalization = _by_flavour(spec.normalization, resolved)
     with fresh.no_garbage_collection():
         with nullcontext({}) if weights is None else fresh.undrawn() as undrawn:
-            inputs, outputs = spec.builder(image_hw, skeleton.num_keypoints, normalization, **resolved)
-            model = PoseModel(inputs, outputs, name=name)
+            inputs, outputs = spec.builder(image_hw, *counts, normalization, **resolved)
+            model = spec.model_class(inputs, outputs, name=name)
         model.preset = Preset(
             name=name,
             image_hw=image_hw,

@@ -75,6 +75,23 @@ def resnet_module(module: str) -> str | None:
     return None
 
 
+_LITE_PARTS = {
+    "expand": ("_expand_conv", "_bn0"),
+    "depthwise": ("_depthwise_conv", "_bn1"),
+    "project": ("_project_conv", "_bn2"),
+}
+
+
+def efficientnet_module(module: str) -> str | None:
+    """The PyTorch port of EfficientNet-Lite."""
+    if match := re.fullmatch(r"stem_(conv|bn)", module):
+        return {"conv": "_conv_stem", "bn": "_bn0"}[match[1]]
+    if match := re.fullmatch(rf"block(\d+)_({'|'.join(_LITE_PARTS)})_(conv|bn)", module):
+        index, part, op = match.groups()
+        return f"_blocks.{index}.{_LITE_PARTS[part][op == 'bn']}"
+    return None
+
+
 def pytorch_cpn_module(module: str) -> str | None:
     """GengDavid's pytorch-cpn; its levels count from the coarsest, c5 = 0."""
     if (name := resnet_module(module)) is not None:
@@ -197,6 +214,13 @@ def from_torch(array: np.ndarray) -> np.ndarray:
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)  # the same move for both kinds; no kernel is flipped
     return array.T if array.ndim == 2 else array
+
+
+def from_torch_depthwise(array: np.ndarray) -> np.ndarray:
+    """Like `from_torch`, for networks where every kernel of one input channel is a depthwise one: C1HW → HWC1."""
+    if array.ndim == 4 and array.shape[1] == 1:
+        return array.transpose(2, 3, 0, 1)
+    return from_torch(array)
 
 
 def keras_key(path: str) -> str | None:

@@ -130,7 +130,7 @@ def _of_others(model: keras.Model, metadata: Mapping[str, str], fresh: Iterable[
     name = metadata.get("kpzoo_model", preset.name)
     if name != preset.name and not fresh:  # a start for training, such as a MIPNet's from its twin, may be another's
         yield f"it was written by a model {name!r}, and this is {preset.name!r}: build that one"
-    keypoints = ",".join(preset.skeleton.keypoints)
+    keypoints = ",".join(preset.skeleton.keypoints) if preset.skeleton else ""
     if head == "strict" and (theirs := metadata.get("kpzoo_keypoints", keypoints)) != keypoints:
         yield f"its heatmaps are for {theirs}, the model's for {keypoints}: build with that skeleton"
 

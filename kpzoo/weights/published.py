@@ -31,7 +31,7 @@ class Weights:
         url: Where the file lies, or its name alone if it comes with the package; `.weights.h5` or `.safetensors`.
         sha256: Full digest of the file, 64 hexadecimal digits.
         image_hw: (height, width) of the crops that it was trained with.
-        skeleton: Name of its keypoints.
+        skeleton: Name of its keypoints; None for a person detector.
         options: The builder's options that it was built with.
         license: Terms of use of the file.
         origin: "trained here", or what it was converted from.
@@ -43,7 +43,7 @@ class Weights:
     url: str
     sha256: str
     image_hw: tuple[int, int]
-    skeleton: str
+    skeleton: str | None
     options: Mapping
     license: str
     origin: str
@@ -52,7 +52,8 @@ class Weights:
 
     def __str__(self) -> str:
         size = "{}x{}".format(*self.image_hw)
-        return f"{size}, {self.skeleton}, {self.origin} by {self.recipe}, figures in {self.metrics}, {self.license}"
+        finds = self.skeleton or "person boxes"
+        return f"{size}, {finds}, {self.origin} by {self.recipe}, figures in {self.metrics}, {self.license}"
 
     @property
     def file_name(self) -> str:

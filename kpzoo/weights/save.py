@@ -52,11 +52,17 @@ def describe(model: PoseModel) -> dict[str, str]:
         "kpzoo_model": preset.name,
         "kpzoo_version": __version__,
         "kpzoo_image_hw": "{}x{}".format(*preset.image_hw),
-        "kpzoo_skeleton": preset.skeleton.name,
-        "kpzoo_keypoints": ",".join(preset.skeleton.keypoints),
-        "kpzoo_skeleton_config": json.dumps(preset.skeleton.to_config(), default=float),
+        **(_describe_skeleton(preset.skeleton) if preset.skeleton else {}),
         "kpzoo_normalization": json.dumps(preset.normalization),
         "kpzoo_options": json.dumps(dict(preset.options), sort_keys=True),
+    }
+
+
+def _describe_skeleton(skeleton: Skeleton) -> dict[str, str]:
+    return {
+        "kpzoo_skeleton": skeleton.name,
+        "kpzoo_keypoints": ",".join(skeleton.keypoints),
+        "kpzoo_skeleton_config": json.dumps(skeleton.to_config(), default=float),
     }
 
 

@@ -152,6 +152,15 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             trunk_only=True,
             pixels=("imagenet_rgb",),
         ),
+        "efficientnet-lite": Source(
+            about="the PyTorch port of EfficientNet-Lite, trained on ImageNet",
+            key_of=partial(keys.torch_key, module_of=keys.efficientnet_module),
+            to_keras=keys.from_torch_depthwise,
+            mark=r"_conv_stem\.weight",
+            ignored=(_COUNTERS, (r"(_conv_head|_bn1|_fc)\..*", _CLASSIFIER)),
+            trunk_only=True,
+            pixels=("lite_rgb",),
+        ),
         "keras": Source(
             about="ResNets of keras.applications, trained on ImageNet",
             key_of=keys.keras_key,

@@ -1,0 +1,102 @@
+"""The zoo's own person detectors as a detector: pictures of any size in, boxes in image pixels out."""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import cv2
+import numpy as np
+import tensorflow as tf
+
+from kpzoo import boxes
+from kpzoo.errors import UserError
+from kpzoo.inference.acceleration import FoldedModel
+from kpzoo.inference.boxes import Detector
+from kpzoo.pose_model import PersonModel
+
+# Short sides of the inputs, as shares of the long one: a photo of 4:3 needs no computing on the rest of a square.
+SHORT_SIDES = (0.6, 0.76, 1.0)
+MULTIPLE = 32  # of both sides of an input
+
+
+@dataclass(frozen=True)
+class PersonDetector(Detector):
+    """A person detector of the zoo.
+
+    A picture is scaled so that its longer side is that of the model's input, put to the upper left and filled up with
+    grey to the smallest of five inputs that holds it. Weights become constants at the first use.
+
+    Args:
+        model: A `person_fpn_*` of `kpzoo.build`.
+    """
+
+    model: PersonModel
+    min_score: float = field(default=0.3, kw_only=True)
+    suppression: str | None = field(default="hard", kw_only=True)
+    max_iou: float = field(default=0.6, kw_only=True)
+
+    def __post_init__(self):
+        if not isinstance(self.model, PersonModel):
+            raise UserError(
+                f"A person detector is a model such as kpzoo.build('person_fpn_lite0'). Received: {self.model!r}."
+            )
+
+    def find(self, image_rgb, image_id):
+        [found] = self.find_all([image_rgb], [image_id])
+        return found
+
+    def find_all(self, images_rgb, image_ids):
+        placed = [self._placed(image) for image in images_rgb]
+        by_size = defaultdict(list)
+        for index, (canvas, _) in enumerate(placed):
+            by_size[canvas.shape[:2]].append(index)
+        found = [None] * len(placed)
+        for size_hw, indices in by_size.items():
+            answer = self._networks(size_hw)(np.stack([placed[index][0] for index in indices]))
+            for index, logits, corners in zip(indices, *(value.numpy() for value in answer), strict=True):
+                boxes_xywh, scores = boxes.decode_boxes(logits, corners, self.min_score)
+                found[index] = boxes_xywh / np.tile(placed[index][1], 2), scores
+        return found
+
+    def _placed(self, image_rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the input (H, W, 3) uint8 with the picture in its upper left, and its scales in x and y."""
+        height, width = image_rgb.shape[:2]
+        long_side = max(self.model.preset.image_hw)
+        scale = long_side / max(height, width)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = cv2.resize(image_rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        short = next(side for side in _short_sides(long_side) if side >= min(size))
+        canvas = np.full((short, long_side, 3) if width >= height else (long_side, short, 3), boxes.PAD, np.uint8)
+        canvas[: size[1], : size[0]] = small
+        return canvas, np.array([size[0] / width, size[1] / height])
+
+    @cached_property
+    def _made(self) -> dict:
+        return {}
+
+    def _networks(self, size_hw: tuple[int, int]):
+        """Returns the network for one size of the input, as a function from (B, H, W, 3) uint8 to logits and boxes."""
+        if size_hw not in self._made:
+            self._made[size_hw] = constant_network(self.model, size_hw)
+        return self._made[size_hw]
+
+
+def _short_sides(long_side: int) -> list[int]:
+    return [-(-round(long_side * share) // MULTIPLE) * MULTIPLE for share in SHORT_SIDES]
+
+
+def constant_network(model: PersonModel, size_hw: tuple[int, int]):
+    """Returns a detector, at another size of its input, as one function from (B, H, W, 3) uint8 to logits and boxes."""
+    from kpzoo.models import build
+
+    preset = model.preset
+    same = build(preset.name, image_hw=size_hw, normalization=preset.normalization, **preset.options)
+    same.set_weights(model.get_weights())
+    folded = FoldedModel(same)
+    values = [weight.numpy() for weight in folded.weights()]
+
+    def answer(image):
+        found = folded({"image": tf.cast(image, tf.float32)}, [tf.constant(value) for value in values])
+        return found["person_logits"], found["person_boxes"]
+
+    return tf.function(answer, input_signature=[tf.TensorSpec((None, *size_hw, 3), tf.uint8)], autograph=False)

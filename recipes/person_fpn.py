@@ -1,0 +1,203 @@
+"""Person detectors, trained on photos with person boxes.
+
+    python recipes/person_fpn.py person_fpn_lite0 --sources sources.json --weights efficientnet-lite0.pth --out runs/lite0
+    python recipes/person_fpn.py person_fpn_lite0 … --until 19:35    # ends by the clock, whatever the machine does
+
+`sources.json` lists what to train on: [{"annotations": "a.json", "images": "folder", "share": 2}, …], COCO files whose
+`iscrowd` annotations are ignored and whose `score`, where given, is the weight of a box.
+
+A warm-up, a constant rate, then a linear decay to zero over the last quarter at a larger input. The weights' moving
+averages are what the run ends with. A stopped run goes on from its last checkpoint; without `--until` to the same end.
+"""
+
+import argparse
+import json
+import os
+import re
+import time
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+from kpzoo.person_model import PersonModel
+
+from kpzoo.boxes import PersonBoxLoss
+from kpzoo.data.box_batches import BoxBatches, load_photos
+from kpzoo.models.person_fpn import build_person_fpn
+from kpzoo.training.averages import WeightAverages
+from kpzoo.weights import load_weights
+
+FROZEN = re.compile(r"stem|block[012]_")  # up to stride 4: ImageNet's edges serve as they are, and it is 1.4x faster
+WARMUP = 300  # steps
+WEIGHT_DECAY = 0.05  # not of biases and batch norms
+CLIP_NORM = 20.0
+EMA = 0.999
+DECAY_SHARE = 0.3  # of the time, where the clock ends a run
+MINUTES_BETWEEN_CHECKPOINTS = 8
+LOG_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row of the table.
+
+    Args:
+        model: Model name.
+        trunk: Its trunk.
+        image_hw: Input size while the rate is constant.
+        final_hw: Input size while it decays.
+        batch_size: Pictures per step.
+        learning_rate: Constant learning rate.
+        steps: Number of steps.
+        decay_from: Step at which the decay begins.
+        mosaic: Share of pictures put together of four, then in the decay.
+    """
+
+    model: str
+    trunk: str
+    image_hw: tuple[int, int]
+    final_hw: tuple[int, int]
+    batch_size: int
+    learning_rate: float
+    steps: int
+    decay_from: int
+    mosaic: tuple[float, float]
+
+
+# fmt: off
+RUNS = [
+    #   model               trunk        constant    decay       batch rate  steps   decay   mosaic
+    Run("person_fpn_lite0", "lite0",     (320, 320), (416, 416), 16,   1e-3, 12_000, 9_000,  (0.5, 0.25)),
+    Run("person_fpn_res50", "res50",     (416, 416), (512, 512), 16,   1e-4, 20_000, 15_000, (0.5, 0.25)),
+    Run("person_fpn_tiny",  "lite_tiny", (64, 64),   (64, 64),   2,    1e-3, 4,      3,      (0.5, 0.25)),
+]
+# fmt: on
+
+
+class Training:
+    """A run at one of its two input sizes, from its last checkpoint on."""
+
+    def __init__(self, run: Run, args, state: dict):
+        self.run, self.args, self.state = run, args, state
+        self.decays = state["step"] >= state["decay_from"]
+        self.image_hw = run.final_hw if self.decays else run.image_hw
+        inputs, outputs = build_person_fpn(self.image_hw, "lite_rgb", trunk=run.trunk)
+        self.model = PersonModel(inputs, outputs, name=run.model)
+        if args.weights and not state["step"]:
+            print(load_weights(self.model, args.weights), flush=True)
+        for layer in self.model.layers:
+            if FROZEN.match(layer.name):
+                layer.trainable = False
+        optimizer = keras.optimizers.AdamW(run.learning_rate, weight_decay=WEIGHT_DECAY, global_clipnorm=CLIP_NORM)
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        self.model.compile(optimizer, PersonBoxLoss(self.image_hw))
+        optimizer.build(self.model.trainable_variables)
+        self.model.averages = WeightAverages(self.model, EMA)
+        if state["step"]:
+            self.model.load_weights(args.out / f"step-{state['step']}.weights.h5")
+        self.pace = deque(maxlen=20)  # (step, time) about every 25 steps
+
+    def rate(self, step: int) -> float:
+        """Returns the learning rate of a step."""
+        start, stop = self.state["decay_from"], self.state["steps"]
+        left = (stop - step) / max(stop - start, 1) if step >= start else 1.0
+        return self.run.learning_rate * max(0.0, min(1.0, left, (step + 1) / WARMUP))
+
+    def keep_time(self, step: int) -> None:
+        """Sets where the decay begins, and where it ends, from the time that is left and the pace so far."""
+        self.pace.append((step, time.time()))
+        (first, since), (last, now) = self.pace[0], self.pace[-1]
+        if self.args.until is None or last - first < 50:
+            return
+        state, left = self.state, self.args.until - now
+        per_second = (last - first) / (now - since)
+        if self.decays:
+            state["steps"] = step + max(1, int(left * per_second))
+        elif left < DECAY_SHARE * (self.args.until - state["begun"]):
+            ratio = (self.run.image_hw[0] / self.run.final_hw[0]) ** 2  # how much faster the smaller input is
+            state["decay_from"], state["steps"] = step, step + max(1, int(left * per_second * ratio))
+
+    def train(self) -> dict:
+        """Trains until the decay begins, or to the end; returns the state then."""
+        state, model = self.state, self.model
+        sources = json.loads(self.args.sources.read_text())
+        photos = [(load_photos(row["annotations"], row["images"]), row["share"]) for row in sources]
+        print([(row["annotations"], len(found), share) for row, (found, share) in zip(sources, photos, strict=True)])
+        mosaic = self.run.mosaic[self.decays]
+        batches = BoxBatches(photos, self.image_hw, self.run.batch_size, mosaic, seed=self.args.seed)
+        step_function = tf.function(model.train_step, autograph=False)
+        saved = time.time()
+        for batch in batches.dataset(state["step"], 1 << 31):
+            step = state["step"]
+            if step >= state["steps"] or (not self.decays and step >= state["decay_from"]):
+                break
+            model.optimizer.learning_rate.assign(self.rate(step))
+            logs = step_function(batch)
+            state["step"] += 1
+            if state["step"] % 25 == 0:
+                self.keep_time(state["step"])
+            if state["step"] % LOG_EVERY == 0:
+                self.log(logs)
+            if time.time() - saved > 60 * MINUTES_BETWEEN_CHECKPOINTS:
+                self.save()
+                saved = time.time()
+        self.save()
+        return state
+
+    def log(self, logs) -> None:
+        values = {name: round(float(value), 4) for name, value in logs.items()}
+        (first, since), (last, now) = self.pace[0], self.pace[-1]
+        pace = (last - first) * self.run.batch_size / max(now - since, 1e-9)
+        row = {"time": f"{datetime.now():%H:%M:%S}", "step": self.state["step"], **values}
+        row |= {"rate": round(self.rate(self.state["step"]), 7), "pictures_per_s": round(pace, 2)}
+        row |= {"steps": self.state["steps"], "size": self.image_hw[0]}
+        with (self.args.out / "log.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(row, flush=True)
+        self.model.reset_metrics()
+
+    def save(self) -> None:
+        """Writes a checkpoint, whole or not at all; the last two stay."""
+        out, step = self.args.out, self.state["step"]
+        self.model.save_weights(out / "part.weights.h5", overwrite=True)
+        os.replace(out / "part.weights.h5", out / f"step-{step}.weights.h5")
+        (out / "part.json").write_text(json.dumps(self.state))
+        os.replace(out / "part.json", out / "state.json")
+        with self.model.averages.in_use():
+            bare = keras.Model(self.model.input, self.model.output)
+            bare.save_weights(out / "average.part.weights.h5", overwrite=True)
+        os.replace(out / "average.part.weights.h5", out / "average.weights.h5")
+        for old in sorted(out.glob("step-*.weights.h5"), key=lambda path: path.stat().st_mtime)[:-2]:
+            old.unlink()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", choices=[run.model for run in RUNS])
+    parser.add_argument("--sources", type=Path, required=True)
+    parser.add_argument("--weights", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--until", help="HH:MM today, when the run shall have ended")
+    args = parser.parse_args()
+    if args.until:
+        hour, minute = map(int, args.until.split(":"))
+        args.until = datetime.now().replace(hour=hour, minute=minute, second=0).timestamp()
+    run = next(row for row in RUNS if row.model == args.run)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "state.json"
+    state = {"step": 0, "decay_from": run.decay_from, "steps": run.steps, "begun": time.time()}
+    if args.until:
+        state["decay_from"] = state["steps"] = 1 << 30
+    if path.exists():
+        state |= json.loads(path.read_text())
+    while state["step"] < state["steps"]:
+        keras.utils.clear_session()
+        state = Training(run, args, state).train()
+
+
+if __name__ == "__main__":
+    main()
