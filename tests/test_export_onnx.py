@@ -123,7 +123,7 @@ def test_the_comparison_finds_another_model_different(model, folder):
     parity = export.compare(other, folder / "heatmaps.onnx")
     assert not parity.passed
     assert "DIFFERENT" in str(parity)
-    with pytest.raises(UserError, match="does not accept the crops"):
+    with pytest.raises(UserError, match="does not accept the inputs"):
         export.compare(lively(kpzoo.build("mipnet_tiny", image_hw=(64, 96))), folder / "heatmaps.onnx")
 
 

@@ -5,19 +5,20 @@ from pathlib import Path
 
 import kpzoo
 from kpzoo import heatmaps
+from kpzoo.boxes import PAD, STRIDES
 from kpzoo.errors import UserError
 from kpzoo.models.blocks import NORMALIZATIONS
-from kpzoo.pose_model import PoseModel
+from kpzoo.pose_model import PersonModel, Preset, ZooModel
 
 
-def checked_model(model) -> PoseModel:
+def checked_model(model) -> ZooModel:
     """Returns the model, or raises if it is not a model of the zoo."""
-    if not isinstance(model, PoseModel):
+    if not isinstance(model, ZooModel):
         raise UserError(f"Only models of `kpzoo.build` can be exported. Received: {type(model).__name__}.")
     return model
 
 
-def check_file_export(model: PoseModel, path: Path, kind: str, suffix: str) -> None:
+def check_file_export(model: ZooModel, path: Path, kind: str, suffix: str) -> None:
     """Raises if the model cannot be exported to a file of this kind at this path."""
     if path.is_dir():
         raise UserError(f"{str(path)!r} is a folder. {kind} exports are files, such as 'model{suffix}'.")
@@ -29,7 +30,7 @@ def check_file_export(model: PoseModel, path: Path, kind: str, suffix: str) -> N
         )
 
 
-def description(model: PoseModel) -> dict:
+def description(model: ZooModel) -> dict:
     """Returns the description of a model for clients, as JSON values.
 
     `crop_rule` defines the crop of a box: width and height are multiplied by `grow_xy`, the shorter side is extended
@@ -37,19 +38,31 @@ def description(model: PoseModel) -> dict:
     `normalization` is part of the model. `decoder` defines how keypoints are decoded from heatmaps.
     """
     preset = model.preset
-    codec = preset.rules
-    rule = codec.crop
     normalization = preset.normalization and NORMALIZATIONS[preset.normalization]._asdict()
     return {
         "model": preset.name,
         "options": dict(preset.options),
         "image_hw": list(preset.image_hw),
         "num_instances": preset.num_instances,
+        "normalization": {"name": preset.normalization, "inside_the_model": True, **(normalization or {})},
+        **(_of_boxes() if isinstance(model, PersonModel) else _of_poses(preset)),
+        "versions": {"kpzoo": kpzoo.__version__, **{name: _version(name) for name in ("tensorflow", "keras")}},
+    }
+
+
+def _of_boxes() -> dict:
+    """Returns how a picture becomes the input of a person detector, and what its cells are."""
+    return {"picture": {"scaled_to_fit": True, "place": "upper left", "fill": PAD}, "strides": list(STRIDES)}
+
+
+def _of_poses(preset: Preset) -> dict:
+    codec = preset.rules
+    rule = codec.crop
+    return {
         "keypoints": list(preset.skeleton.keypoints),
         "skeleton": {"name": preset.skeleton.name, "links": preset.skeleton.link_indices.tolist()},
         # None where it is not known which keypoints are the left and right of each other.
         "flip_pairs": [list(pair) for pair in preset.skeleton.flip_pairs] if preset.skeleton.sides_known else None,
-        "normalization": {"name": preset.normalization, "inside_the_model": True, **(normalization or {})},
         "crop_rule": {
             "name": codec.crop_rule,
             "grow_xy": list(rule.grow_xy),
@@ -63,7 +76,6 @@ def description(model: PoseModel) -> dict:
             "peak": codec.peak,
             "flip_shift": codec.flip_shift,
         },
-        "versions": {"kpzoo": kpzoo.__version__, **{name: _version(name) for name in ("tensorflow", "keras")}},
     }
 
 

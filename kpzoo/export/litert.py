@@ -7,9 +7,10 @@ from pathlib import Path
 import tensorflow as tf
 
 from kpzoo import heatmaps
+from kpzoo.errors import UserError
 from kpzoo.export.description import check_file_export, description
 from kpzoo.files import written_whole
-from kpzoo.pose_model import PoseModel
+from kpzoo.pose_model import PersonModel, PoseModel
 
 IDENTIFIER = b"TFL3"  # bytes 4 to 8 of LiteRT files
 DESCRIPTION = "kpzoo.json"
@@ -34,6 +35,8 @@ def to_litert(model: PoseModel, path: str | Path, *, overwrite: bool = False) ->
         The path.
     """
     path = Path(path)
+    if isinstance(model, PersonModel):
+        raise UserError(f"Person detectors are written as SavedModel or ONNX. Received: LiteRT for {model.name!r}.")
     check_file_export(model, path, "LiteRT", ".tflite")
     with written_whole(path, overwrite=overwrite) as part:
         owner = tf.Module()

@@ -12,7 +12,7 @@ from kpzoo.errors import UserError, unknown
 from kpzoo.export import onnx_transposes
 from kpzoo.export.description import check_file_export, description
 from kpzoo.files import written_whole
-from kpzoo.pose_model import PoseModel
+from kpzoo.pose_model import PersonModel, ZooModel
 
 OPSETS = range(13, 19)  # tf2onnx supports no newer ones; older ones lack operators of the decoders
 DEFAULT_OPSET = 17
@@ -20,7 +20,7 @@ ANSWERS = ("keypoints", "heatmaps")
 
 
 def to_onnx(
-    model: PoseModel,
+    model: ZooModel,
     path: str | Path,
     *,
     answer: str = "keypoints",
@@ -36,6 +36,9 @@ def to_onnx(
       (batch, queries, K), with queries = 1 for models without the input `instance`.
     * `answer="heatmaps"`: `heatmaps` (batch, K, H/4, W/4), for MIPNets (batch, queries, K, H/4, W/4), channels first.
       The only Transpose of the graph is that of the input.
+
+    A person detector has the outputs `person_logits` (batch, A) and `person_boxes` (batch, A, 4), see `kpzoo.boxes`;
+    `answer` has no effect.
 
     The metadata of the file describes the model (keypoints, links, flip pairs, normalization, crop rule, decoder,
     versions), each value as JSON; see `kpzoo.export.description.description`.
@@ -78,10 +81,13 @@ def imported(name: str):
         raise UserError(f"ONNX requires the package {name}. Install it with `pip install 'kpzoo[onnx]'`.") from None
 
 
-def _converted(tf2onnx, model: PoseModel, answer: str, opset: int):
+def _converted(tf2onnx, model: ZooModel, answer: str, opset: int):
     """Returns the ONNX model of the network and, for keypoints, its decoder."""
     names = list(model.input)
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in model.input.items()]
+    if isinstance(model, PersonModel):
+        network = tf.function(lambda image: model({"image": image}, training=False), specs, autograph=False)
+        return _quietly_converted(tf2onnx, network, specs, opset)
     codec = model.preset.rules
 
     @tf.function(input_signature=specs, autograph=False)
@@ -105,14 +111,18 @@ def _converted(tf2onnx, model: PoseModel, answer: str, opset: int):
         keypoints, scores = heatmaps.decode(codec, maps)
         return {"keypoints_crop_xy": per_person(keypoints), "keypoint_scores": per_person(scores)}
 
+    return _quietly_converted(tf2onnx, forward, specs, opset)
+
+
+def _quietly_converted(tf2onnx, function, specs, opset: int):
     logger = logging.getLogger("tf2onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it logs every step of a conversion
     try:
-        proto, _ = tf2onnx.convert.from_function(forward, input_signature=specs, opset=opset)
+        proto, _ = tf2onnx.convert.from_function(function, input_signature=specs, opset=opset)
+        return proto
     finally:
         logger.setLevel(level)
-    return proto
 
 
 def _name_dimensions(proto) -> None:

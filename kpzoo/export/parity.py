@@ -8,13 +8,15 @@ import tensorflow as tf
 
 from kpzoo import crops, geometry, heatmaps
 from kpzoo.errors import UserError
+from kpzoo.export.person_boxes import drawn_pictures
 from kpzoo.export.runtimes import ask, first_line
 from kpzoo.inference.acceleration import ask_all
-from kpzoo.pose_model import PoseModel
+from kpzoo.pose_model import PersonModel, PoseModel, ZooModel
 from kpzoo.scenes import drawn
 
 HEATMAP_LIMIT = 1e-5  # relative to the largest value of the Keras model's heatmaps
 KEYPOINT_LIMIT = 0.01  # crop pixels
+SCORE_LIMIT, BOX_LIMIT = 1e-4, 0.05  # of a person detector's cells; pixels of the input
 NUM_CROPS = 4
 
 
@@ -24,7 +26,8 @@ class Difference:
 
     Args:
         target: The file or folder.
-        what: "heatmaps", relative to the largest value, or "keypoints", in crop pixels.
+        what: "heatmaps", relative to the largest value, or "keypoints", in crop pixels; of a person detector "scores"
+            and "boxes", in pixels of the input.
         largest: The largest absolute difference.
         mean: The mean absolute difference.
         limit: Largest value of `largest` that passes.
@@ -45,7 +48,7 @@ class Difference:
     def __str__(self) -> str:
         of = f" ({self.num_keypoints[0]} of {self.num_keypoints[1]} compared)" if self.num_keypoints else ""
         verdict = "equal" if self.passed else "DIFFERENT"
-        unit = "px" if self.what == "keypoints" else "of the peak"
+        unit = {"heatmaps": "of the peak", "scores": "of 1"}.get(self.what, "px")
         return (
             f"{verdict:<10}{self.what:<10} max {self.largest:.2e} mean {self.mean:.2e} {unit}, "
             f"limit {self.limit:g}: {self.target}{of}"
@@ -66,7 +69,7 @@ class Parity:
         return "\n".join(map(str, self.differences))
 
 
-def compare(model: PoseModel, *targets: str | Path) -> Parity:
+def compare(model: ZooModel, *targets: str | Path) -> Parity:
     """Compares exports with the model on crops of drawn people, for all N instances of each crop.
 
     Ambiguous keypoints, which change when the heatmaps are perturbed by `HEATMAP_LIMIT`, are excluded and counted.
@@ -76,8 +79,13 @@ def compare(model: PoseModel, *targets: str | Path) -> Parity:
         *targets: SavedModel folders, ONNX files and LiteRT files.
 
     Returns:
-        The differences in heatmaps and keypoints for each target, if it has both outputs.
+        The differences in heatmaps and keypoints for each target, if it has both outputs; for a person detector those
+        in scores and boxes.
     """
+    if isinstance(model, PersonModel):
+        image = drawn_pictures([drawn.draw_scene(seed, crowding=0.5)[0] for seed in range(2)], model.preset.image_hw)
+        known = {name: value.numpy() for name, value in model({"image": image}, training=False).items()}
+        return Parity(tuple(row for target in targets for row in _box_differences(model, target, image, known)))
     known = reference(model)
     return Parity(tuple(row for target in targets for row in _differences(model, target, known)))
 
@@ -127,13 +135,29 @@ def drawn_crops(model: PoseModel, count: int = NUM_CROPS) -> np.ndarray:
     return np.stack(found[:count])
 
 
-def _differences(model: PoseModel, target: str | Path, known: Reference) -> list[Difference]:
-    answer = ask(target)
+def _answers(model: ZooModel, target: str | Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     try:
-        found = answer(known.inputs)
+        return ask(target)(inputs)
+    except UserError:
+        raise
     except Exception as error:  # the runtimes have various exceptions
-        told = f"{str(target)!r} does not accept the crops of model {model.name!r}: {first_line(error)}"
+        told = f"{str(target)!r} does not accept the inputs of model {model.name!r}: {first_line(error)}"
         raise UserError(told) from error
+
+
+def _box_differences(model: PersonModel, target: str | Path, image: np.ndarray, known: dict) -> list[Difference]:
+    found = _answers(model, target, {"image": image})
+    shapes = {name: found[name].shape if name in found else None for name in known}
+    if shapes != {name: value.shape for name, value in known.items()}:
+        raise UserError(f"{str(target)!r} answers {shapes}, model {model.name!r} does not: it is another's export.")
+    scores = np.abs(tf.sigmoid(found["person_logits"]) - tf.sigmoid(known["person_logits"]))
+    apart = np.abs(found["person_boxes"] - known["person_boxes"])
+    rows = (("scores", scores, SCORE_LIMIT), ("boxes", apart, BOX_LIMIT))
+    return [Difference(str(target), what, float(x.max()), float(x.mean()), limit) for what, x, limit in rows]
+
+
+def _differences(model: PoseModel, target: str | Path, known: Reference) -> list[Difference]:
+    found = _answers(model, target, known.inputs)
     if "heatmaps" in found:
         if found["heatmaps"].ndim == 4:  # a model without the input `instance`
             found["heatmaps"] = found["heatmaps"][:, None]

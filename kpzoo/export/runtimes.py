@@ -32,13 +32,17 @@ def ask_savedmodel(folder: str | Path) -> Answer:
     """Returns the inference function of a SavedModel of `to_savedmodel`."""
     try:
         loaded = tf.saved_model.load(str(folder))
-        forward, predict_crops = (loaded.signatures[name] for name in ("serving_default", "predict_crops"))
+        forward, predict_crops = loaded.signatures["serving_default"], loaded.signatures.get("predict_crops")
+        if predict_crops is None and "person_boxes" not in forward.structured_outputs:
+            raise KeyError("predict_crops")
     except Exception as error:  # OSError, KeyError, and protobuf's and TensorFlow's own
         raise UserError(f"{str(folder)!r} is not a SavedModel of `kpzoo export`: {first_line(error)}") from error
 
     def answer(inputs):
         names = forward.structured_input_signature[1]
         found = forward(**{name: tf.constant(value) for name, value in inputs.items() if name in names})
+        if predict_crops is None:  # a person detector
+            return {name: value.numpy() for name, value in found.items()}
         points = predict_crops(image=tf.constant(inputs["image"]), flip=tf.constant(False))["keypoints_crop_xy"]
         return {"heatmaps": found["heatmaps"].numpy(), "keypoints_crop_xy": points.numpy()}
 

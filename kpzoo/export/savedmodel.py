@@ -6,17 +6,18 @@ from pathlib import Path
 import tensorflow as tf
 
 from kpzoo import crops, heatmaps
+from kpzoo.export import person_boxes
 from kpzoo.export.description import checked_model, description
 from kpzoo.files import written_whole
 from kpzoo.inference.acceleration import FoldedModel, ask_all
 from kpzoo.inference.predictor import SECOND_INSTANCE_DECAY
-from kpzoo.pose_model import PoseModel, Preset
+from kpzoo.pose_model import PersonModel, PoseModel, Preset, ZooModel
 
 CROPS_AT_ONCE = 32  # boxes per batch, so that memory does not grow with the number of boxes
 DESCRIPTION = "assets.extra/kpzoo.json"  # TensorFlow Serving's folder for additional files
 
 
-def to_savedmodel(model: PoseModel, folder: str | Path, *, overwrite: bool = False) -> Path:
+def to_savedmodel(model: ZooModel, folder: str | Path, *, overwrite: bool = False) -> Path:
     """Exports a model as a SavedModel that crops, predicts, averages with the flip, decodes and scores in its graph.
 
     The signatures have dynamic batch sizes and float32 outputs:
@@ -29,6 +30,9 @@ def to_savedmodel(model: PoseModel, folder: str | Path, *, overwrite: bool = Fal
       and `flip` to `keypoints_xy` (P, N, K, 2) in image pixels, `keypoint_scores` (P, N, K) and `scores` (P, N). The
       EXIF orientation is not applied.
 
+    Those of a person detector: `serving_default`, and `predict_image`: `contents` and `min_score` () float32 to
+    `boxes_xywh` (P, 4) in image pixels and `scores` (P,), best first, where an IoU above 0.6 removes the worse box.
+
     Args:
         model: Any model of the zoo.
         folder: Folder to write. TensorFlow Serving expects a version number in a folder of the model.
@@ -37,7 +41,10 @@ def to_savedmodel(model: PoseModel, folder: str | Path, *, overwrite: bool = Fal
     Returns:
         The folder.
     """
-    module = _serving_module(checked_model(model))
+    if isinstance(checked_model(model), PersonModel):
+        module = person_boxes.serving_module(model, _pixels)
+    else:
+        module = _serving_module(model)
     with written_whole(folder, overwrite=overwrite) as part:
         tf.saved_model.save(module, str(part), signatures=module.served)
         (part / DESCRIPTION).parent.mkdir(exist_ok=True)
