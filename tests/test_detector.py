@@ -14,6 +14,7 @@ from kpzoo.data.box_batches import MAX_IGNORED, MAX_PEOPLE, BoxBatches, load_pho
 from kpzoo.errors import UserError
 from kpzoo.inference.person_detector import PersonDetector
 from kpzoo.nms import box_nms, iou_matrix
+from kpzoo.scenes import drawn
 
 HW = (96, 128)
 CELLS = boxes.cell_centers(HW)
@@ -208,6 +209,20 @@ def test_a_detector_takes_no_skeleton_and_a_pose_model_is_no_detector():
         kpzoo.build("person_fpn_tiny", trunk="lite9")
     with pytest.raises(UserError, match="A person detector is a model such as"):
         PersonDetector(kpzoo.build("simplebaseline_tiny", image_hw=(64, 64)))
+
+
+def test_where_a_pose_model_is_wanted_a_detector_is_refused_in_one_line(tiny, tmp_path):
+    drawn.write_drawn(tmp_path / "scenes", 2, seed=1)
+    data = kpzoo.data.load(tmp_path / "scenes")
+    image = np.zeros((96, 128, 3), np.uint8)
+    asked = [
+        lambda: kpzoo.predict(tiny, image, boxes_xywh=[[10, 10, 40, 60]]),
+        lambda: kpzoo.accelerate(tiny)(image[None].astype("float32")),
+        lambda: kpzoo.evaluate(tiny, data),
+    ]
+    for ask in asked:
+        with pytest.raises(UserError, match="Model 'person_fpn_tiny' finds person boxes, no keypoints"):
+            ask()
 
 
 # Batches

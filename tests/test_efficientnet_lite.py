@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 against the PyTorch port that its ImageNet weights come from.
 
-Weights are drawn from their names, so that neither side needs the other's files. `python tests/test_efficientnet_lite.py`
-records what the port answers (`pip install torch efficientnet-lite-pytorch==0.1.0`).
+Weights are drawn from their names, so that neither side needs the other's files. Run as a script, this file records
+what the port answers (`pip install torch efficientnet-lite-pytorch==0.1.0`).
 """
 
 import json

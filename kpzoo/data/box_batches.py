@@ -144,7 +144,11 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _paste(canvas, tile, photo: Photo, long_side: float, rng: np.random.Generator):
-    """Puts a photo, scaled to a longer side, at a random place of the tile; returns people (N, 5) and ignored (M, 4)."""
+    """Puts a photo, scaled to a longer side, at a random place of the tile.
+
+    Returns:
+        (N, 5) people, their boxes and weights, and (M, 4) ignored regions, in pixels of the canvas.
+    """
     y0, x0, y1, x1 = tile
     image = read_rgb(photo.path)
     height, width = image.shape[:2]

@@ -71,6 +71,7 @@ def evaluate(
     if isinstance(nms, str) and nms != "auto":
         raise UserError(f"`nms=` must be a number, None or 'auto'. Received: {nms!r}.")
     preset, annotations = model.preset, data.annotations
+    _ = preset.rules  # a person detector has none, and says so
     if preset.skeleton.keypoints != annotations.skeleton.keypoints:
         raise UserError(
             f"{annotations.path} has other keypoints than model {preset.name!r}: "

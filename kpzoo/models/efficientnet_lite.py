@@ -1,7 +1,7 @@
 """EfficientNet-Lite0 (arXiv:1905.11946, its "lite" form for phones): a small trunk that starts from ImageNet.
 
-Differences from EfficientNet-B0: ReLU6 for swish, no squeeze-and-excitation, stem and head keep their width. Strides use
-TensorFlow's "same" padding, as the published weights were trained. Features carry the names of a ResNet's: c2 … c5.
+Differences from EfficientNet-B0: ReLU6 for swish, no squeeze-and-excitation, stem and head keep their width. Strides
+use TensorFlow's "same" padding, as the published weights were trained. Features are named as a ResNet's: c2 … c5.
 """
 
 import keras
@@ -56,7 +56,7 @@ def depthwise_norm(x, kernel_size: int, strides: int, *, name):
 
 
 def inverted_residual(x, expansion: int, filters: int, kernel_size: int, strides: int, *, name):
-    """1x1 to `expansion` times the channels, depthwise with the stride, 1x1 to `filters`; added to x if shapes agree."""
+    """1x1 to `expansion` times the channels, depthwise with the stride, 1x1 to `filters`; plus x if shapes agree."""
     shortcut, width = x, x.shape[-1]
     if expansion != 1:
         x = relu6(conv_norm(x, expansion * width, 1, name=f"{name}_expand"), name=f"{name}_expand")
