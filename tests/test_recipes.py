@@ -113,7 +113,7 @@ def test_mipnets_and_only_they_learn_several_instances_from_the_weights_of_a_bas
 
 @pytest.mark.parametrize("dataset", SPLITS)
 def test_every_model_of_full_size_has_a_run(dataset):
-    full = {name for name in list_models() if not name.endswith(SMALL)}
+    full = {name for name in list_models() if not name.endswith(SMALL) and not name.startswith("person_")}
     assert {run.model for _, run in RUNS if run.data.name == dataset} == full
 
 
