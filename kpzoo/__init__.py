@@ -18,6 +18,7 @@ _FUNCTIONS = {
     "predict_to_folder": "kpzoo.inference",
     "evaluate": "kpzoo.evaluation",
     "score": "kpzoo.evaluation",
+    "score_boxes": "kpzoo.evaluation",
     "Preset": "kpzoo.pose_model",
 }
 _MODULES = ["data", "drawing", "evaluation", "export", "geometry", "heatmaps", "images", "inference", "losses"]

@@ -1,4 +1,4 @@
-"""`kpzoo evaluate`: AP of a model or of a results file, and an HTML report."""
+"""`kpzoo evaluate`: AP of a model, of a results file or of person boxes, and an HTML report."""
 
 import json
 import sys
@@ -23,11 +23,13 @@ from kpzoo.errors import UserError
 
 def add(commands) -> None:
     parser = command(
-        commands, "evaluate", _run, "Evaluate a model or a results file against annotations.",
+        commands, "evaluate", _run, "Evaluate a model, a results file or person boxes against annotations.",
         "kpzoo evaluate --model runs/first --annotations val.json --images val --boxes gt",
     )  # fmt: skip
-    parser.add_argument("--annotations", required=True, help="COCO keypoint JSON")
+    parser.add_argument("--annotations", required=True, help="COCO keypoint JSON; for --detections with boxes at least")
     parser.add_argument("--results", help="COCO keypoint results JSON to evaluate instead of a model")
+    text = "COCO results JSON of person boxes, such as `kpzoo detect` writes, to evaluate instead of a model"
+    parser.add_argument("--detections", help=text)
     parser.add_argument("--protocol", choices=("coco", "crowdpose"), default="coco", help="evaluation protocol")
     add_model_arguments(parser, required=False)
     parser.add_argument("--images", help="folder of the images; default: searched for next to the annotations")
@@ -47,8 +49,10 @@ def add(commands) -> None:
 
 
 def _run(args) -> None:
-    if bool(args.results) == bool(args.model):
-        raise UserError("Pass either --results FILE or --model NAME.")
+    if sum(map(bool, (args.results, args.model, args.detections))) != 1:
+        raise UserError("Pass one of --model NAME, --results FILE and --detections FILE.")
+    if args.detections:
+        return _evaluate_boxes(args)
     if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--report must name an .html file. Received: {args.report!r}.")
 
@@ -64,6 +68,19 @@ def _run(args) -> None:
         _report(args, annotations, found, data)
     else:
         found = _evaluate_model(args)
+    _print(args, found)
+
+
+def _evaluate_boxes(args) -> None:
+    given = [f"--{name}" for name in ("report", "category", "skeleton", "images") if getattr(args, name, None)]
+    given += ["--protocol"] if args.protocol != "coco" else []
+    if given:
+        raise UserError(f"{', '.join(given)} cannot be used with --detections. Remove them.")
+    _refuse_ignored(args)
+    _print(args, kpzoo.score_boxes(args.annotations, args.detections))
+
+
+def _print(args, found) -> None:
     if args.json:
         keypoints = {"per_keypoint": found.details["per_keypoint"]} if "per_keypoint" in found.details else {}
         print(json.dumps({"metrics": found.values, **keypoints, **found.circumstances}))
@@ -72,7 +89,7 @@ def _run(args) -> None:
 
 
 def _refuse_ignored(args) -> None:
-    """Refuses options of inference if a results file is evaluated."""
+    """Refuses options of inference if a file is evaluated."""
     given = {
         "--weights": args.weights,
         "--image-size": args.image_size,
@@ -85,7 +102,7 @@ def _refuse_ignored(args) -> None:
         "--save-results": args.save_results,
     }
     if names := [name for name, value in given.items() if value is not None and value is not False]:
-        raise UserError(f"{', '.join(names)} need --model. Remove them, or pass --model instead of --results.")
+        raise UserError(f"{', '.join(names)} need --model. Remove them, or pass --model instead of the file.")
 
 
 def _load_data(args):

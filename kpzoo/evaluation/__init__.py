@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "evaluate": "kpzoo.evaluation.evaluator",
         "KEPT_IOUS": "kpzoo.evaluation.evaluator",
         "score": "kpzoo.evaluation.scoring",
+        "score_boxes": "kpzoo.evaluation.box_scoring",
         "prediction_sheet": "kpzoo.evaluation.sheets",
         "heatmap_sheet": "kpzoo.evaluation.sheets",
         "progress_sheet": "kpzoo.evaluation.sheets",

@@ -33,6 +33,14 @@ _EXPLAINED = {
     "AP_medium": "images of crowdIndex 0.2 … 0.8",
     "AP_hard": "images of crowdIndex >= 0.8",
 }
+_EXPLAINED_BOXES = {
+    "AP": "mean over IoU 0.50 … 0.95",
+    "AR": "recall of 100 boxes per image, mean over IoU 0.50 … 0.95",
+    "APS": "persons below 32² pixels",
+    "APM": "persons of 32² … 96² pixels",
+    "APL": "persons above 96² pixels",
+    "F1": "at IoU 0.50, largest over the score thresholds",
+}
 _SIZES = (("M", "medium"), ("L", "large"))
 
 
@@ -79,7 +87,9 @@ class Metrics:
 
     def __str__(self) -> str:
         width = max(map(len, [*self.values, *self.details.get("per_keypoint", ())]))
-        rows = [f"{name:{width}}  {_number(value)}{_explained(name)}" for name, value in self.values.items()]
+        explained = _EXPLAINED_BOXES if self.circumstances.get("protocol") == "boxes" else _EXPLAINED
+        texts = {name: f"  {explained[name]}" if name in explained else "" for name in self.values}
+        rows = [f"{name:{width}}  {_number(value)}{texts[name]}" for name, value in self.values.items()]
         rows += [f"{name:{width}}  {_number(value)}" for name, value in self.details.get("per_keypoint", {}).items()]
         rows += [f"{name.replace('_', ' ')}: {value}" for name, value in self.circumstances.items()]
         return "\n".join(rows)
@@ -351,7 +361,3 @@ def _mean(values: np.ndarray) -> float:
 
 def _number(value: float) -> str:
     return "n/a (no ground truth in range)" if value == -1 else f"{value:.4f}"
-
-
-def _explained(name: str) -> str:
-    return f"  {_EXPLAINED[name]}" if name in _EXPLAINED else ""
