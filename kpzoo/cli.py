@@ -31,6 +31,9 @@ def main(argv: list[str] | None = None) -> int:
 
         argcomplete.autocomplete(parser)
     args = parser.parse_args(argv)
+    for name, value in vars(args).items():  # shells leave the ~ of --out=~/run
+        if isinstance(value, str) and value.startswith("~"):
+            setattr(args, name, os.path.expanduser(value))
     with at_command_line(args.options):
         return _exit_code(args)
 

@@ -98,7 +98,7 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> Pa
         raise UserError(f"Cannot write {str(path)!r}: JSON has no NaN and no infinity ({error}).") from None
     with writing(path) as file:
         file.write(text if indent is None else f"{text}\n")
-    return Path(path)
+    return Path(path).expanduser()
 
 
 def take_name(part: Path, path: Path) -> None:

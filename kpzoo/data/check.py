@@ -1,12 +1,12 @@
 """A data set looked through before hours of training: annotations, and the pictures that they are about."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from kpzoo.data import coco, files, loading
+from kpzoo.data import coco, files, image_files, loading
 from kpzoo.data.coco import Annotations
 from kpzoo.data.problems import Problem, Problems
 from kpzoo.errors import UserError
@@ -24,12 +24,14 @@ class Check:
         image_folder: Where its pictures lie; None if they were not looked for.
         decoded: (height, width) of each picture as it is stored, by file name, or why it cannot be decoded.
         problems: Of annotations and pictures.
+        renamed: File names that are written otherwise on disk, with those there.
     """
 
     annotations: Annotations
     image_folder: Path | None
     decoded: Decoded
     problems: tuple[Problem, ...]
+    renamed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def clean(self) -> bool:
@@ -99,10 +101,14 @@ def _check(
     if not pictures:
         return Check(read, None, {}, read.problems)
     names = [name for name in read.file_names if name and (allow_outside or not coco.leaves_folder(name))]
-    folder = folder or files.image_folder(path, root, split, names)
-    places = {str(folder / name): name for name in names}
+    folder = folder or image_files.image_folder(path, root, split, names, allow_outside)
+    on_disk = image_files.names_on_disk(folder, names, allow_outside)
+    places = {str(folder / Path(file).expanduser()): name for file, name in zip(on_disk.file_names, names, strict=True)}
     decoded = {places[file]: found for file, found in files.decoded(list(places), progress).items()}
-    return Check(read, folder, decoded, (*read.problems, *_picture_problems(read, decoded)))
+    problems = Problems(read.path)
+    on_disk.tell(problems)
+    problems += _picture_problems(read, decoded)
+    return Check(read, folder, decoded, (*read.problems, *problems), on_disk.renamed)
 
 
 def _picture_problems(read: Annotations, decoded: Decoded) -> Problems:

@@ -153,6 +153,7 @@ def _known(sizes_hw: np.ndarray) -> np.ndarray:
 
 
 def _read(path, skeleton, category, allow_outside) -> tuple[Annotations, Problems]:
+    path = Path(path).expanduser()
     problems, table = Problems(str(path)), AnnotationTable(path)
     members = read_object(path, "annotations", table.extend)
     for key in ("images", "annotations", "categories"):

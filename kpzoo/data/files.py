@@ -46,7 +46,9 @@ class PoseData:
     def image_paths(self, image_ids: Sequence[int]) -> list[str]:
         """Returns the file of each image id."""
         names = dict(zip(self.annotations.image_ids.tolist(), self.annotations.file_names, strict=True))
-        return [str(self.image_folder / names[image_id]) for image_id in np.asarray(image_ids).tolist()]
+        return [
+            str(self.image_folder / Path(names[image_id]).expanduser()) for image_id in np.asarray(image_ids).tolist()
+        ]
 
 
 def is_pack(root: str | Path | None) -> bool:
@@ -63,13 +65,15 @@ def annotation_files(root: str | Path, split: str | None = None) -> list[Path]:
 
 
 def _pattern(split: str | None) -> str:
-    return f"*{split}*.json" if split else "*.json"
+    return f"*{split.removesuffix('.json')}*.json" if split else "*.json"
 
 
 def annotation_file(root, split) -> Path:
     if root is None:
         raise UserError("Pass the data set's folder, or its `annotations=` file. Received neither.")
     found = annotation_files(root, split)
+    exact = [path for path in found if split in (path.name, path.name.removesuffix(".gz").removesuffix(".json"))]
+    found = exact if len(exact) == 1 else found
     if len(found) != 1:
         names = [path.name for path in found] or "none"
         folder = str(Path(root).expanduser() / "annotations")
@@ -79,23 +83,6 @@ def annotation_file(root, split) -> Path:
             "Or pass the file as `annotations=`.",
         )
     return found[0]
-
-
-def image_folder(annotations: Path, root: str | Path | None, split: str | None, file_names: Sequence[str]) -> Path:
-    """Returns the first folder about the annotations that holds one of the first pictures.
-
-    Splits may share file names: a folder named like the split, or named in the annotation file's name, comes first.
-    """
-    root = Path(root).expanduser() if root is not None else annotations.parent.parent
-    folders = [root / "images", root, *sorted(root.glob("images/*")), *sorted(root.glob("*"))]
-    folders.sort(key=lambda folder: split not in folder.name if split else folder.name not in annotations.stem)
-    for folder in folders:
-        if folder.is_dir() and (not file_names or any((folder / name).is_file() for name in file_names[:10])):
-            return folder
-    raise UserError(
-        f"No folder in {str(root)!r} or its 'images' holds {file_names[0]!r} of {str(annotations)!r}.",
-        "Pass the folder as `images=`.",
-    )
 
 
 class Undecodable(NamedTuple):

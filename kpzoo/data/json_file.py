@@ -43,6 +43,7 @@ def read_object(path: str | Path, long_list: str, consume: Callable[[list], None
 
 
 def _parsed(path: str | Path, parse: Callable[[str], Any]) -> Any:
+    path = Path(path).expanduser()
     text, collecting = _text(path), gc.isenabled()
     gc.disable()  # there are no cycles in JSON, and looking for them takes a quarter of the time
     try:

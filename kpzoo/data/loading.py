@@ -1,11 +1,14 @@
 """Data sets from folders."""
 
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kpzoo.data.coco import read_annotations
-from kpzoo.data.files import PoseData, annotation_file, image_folder, is_pack
+from kpzoo.data.files import PoseData, annotation_file, is_pack
+from kpzoo.data.image_files import image_folder, names_on_disk
+from kpzoo.data.problems import Problems
 from kpzoo.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,14 +55,20 @@ def load(
     if annotations is None:
         annotations = annotation_file(root, split)
     options = dict(skeleton=skeleton, category=category, strict=strict, allow_outside=allow_outside)
+    annotations = Path(annotations).expanduser()
     content = read_annotations(annotations, **options)
+    if images is None:
+        images = image_folder(annotations, root, split, content.file_names, allow_outside)
+    images, problems = existing_folder(images), Problems(annotations)
+    names = names_on_disk(images, content.file_names, allow_outside)
+    names.tell(problems)
+    problems.refuse(strict)
+    content = replace(content, file_names=names.file_names, problems=(*content.problems, *problems))
     repairs = [problem for problem in content.problems if problem.severity == "repair"]
     if repairs:
         more = f" And {len(repairs) - 1} more kinds of problem." if len(repairs) > 1 else ""
         warnings.warn(f"{annotations}: {repairs[0]}{more} `kpzoo data check` tells all.", stacklevel=2)
-    if images is None:
-        images = image_folder(Path(annotations), root, split, content.file_names)
-    return PoseData(content, existing_folder(images))
+    return PoseData(content, images)
 
 
 def existing_folder(images: str | Path) -> Path:

@@ -37,7 +37,7 @@ def write_repaired(found: Check, out: str | Path, *, allow_outside: bool = False
     if target.exists() or os.path.lexists(link):
         raise UserError(f"{str(target)!r} or its pictures exist already. Choose another folder for the repaired copy.")
     content, done = read_json(path), Counter()
-    content["images"] = _images(content["images"], found.decoded, allow_outside, done)
+    content["images"] = _images(content["images"], found, allow_outside, done)
     content["categories"] = [_category(row, found) for row in content["categories"]]
     content["annotations"] = _annotations(content, found, done)
     if found.image_folder:
@@ -51,9 +51,9 @@ def write_repaired(found: Check, out: str | Path, *, allow_outside: bool = False
         raise
 
 
-def _images(rows: list[dict], decoded: Mapping, allow_outside: bool, done: Counter) -> list[dict]:
+def _images(rows: list[dict], found: Check, allow_outside: bool, done: Counter) -> list[dict]:
     """Returns the images with an id and a name of their own whose pictures can be read, with the pictures' sizes."""
-    kept, ids, names = [], set(), set()
+    kept, ids, names, decoded = [], set(), set(), found.decoded
     numbers, bad, _ = whole_numbers([row.get("id") for row in rows])
     for row, number, no_id in zip(rows, numbers.tolist(), bad.tolist(), strict=True):
         name = row.get("file_name") or ""
@@ -65,6 +65,7 @@ def _images(rows: list[dict], decoded: Mapping, allow_outside: bool, done: Count
         names |= {name} - {""}
         size = decoded.get(name) or (_size(row.get("height")), _size(row.get("width")))
         mended = {**row, "id": number, "height": size[0], "width": size[1]}
+        mended |= {"file_name": found.renamed[name]} if name in found.renamed else {}
         mended = {key: value for key, value in mended.items() if value is not None}
         done["images mended"] += mended != row
         kept.append(mended)

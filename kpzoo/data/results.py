@@ -91,6 +91,7 @@ def read_results(path: str | Path, annotations: Annotations) -> Results:
         UserError: for other images than those of the annotations, another number of keypoints, or values that are no
             finite numbers.
     """
+    path = Path(path).expanduser()
     rows = _rows(path)
     problems = Problems(str(path))
     rows, entries = _of_category(rows, annotations.category_id, problems)
@@ -131,6 +132,7 @@ def read_boxes(path: str | Path, annotations: Annotations) -> Boxes:
         UserError: if no box is of an annotated image, a box is not four finite numbers with a size of 0 or more, or a
             score is not in 0 … 1.
     """
+    path = Path(path).expanduser()
     rows = _rows(path)
     problems = Problems(str(path))
     categories = {row.get("category_id") for row in rows if type(row.get("category_id")) is int}

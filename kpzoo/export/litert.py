@@ -34,7 +34,7 @@ def to_litert(model: PoseModel, path: str | Path, *, overwrite: bool = False) ->
     Returns:
         The path.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if isinstance(model, PersonModel):
         raise UserError(f"Person detectors are written as SavedModel or ONNX. Received: LiteRT for {model.name!r}.")
     check_file_export(model, path, "LiteRT", ".tflite")

@@ -54,7 +54,7 @@ def to_onnx(
         The path.
     """
     onnx, tf2onnx = imported("onnx"), imported("tf2onnx")
-    path = Path(path)
+    path = Path(path).expanduser()
     check_file_export(model, path, "ONNX", ".onnx")
     if answer not in ANSWERS:
         raise unknown("answer", answer, ANSWERS)

@@ -18,7 +18,8 @@ Answer = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
 def ask(target: str | Path) -> Answer:
     """Returns the inference function of an export of any kind."""
-    if Path(target).is_dir():
+    target = Path(target).expanduser()
+    if target.is_dir():
         return ask_savedmodel(target)
     try:
         with open(target, "rb") as file:

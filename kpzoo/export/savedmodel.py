@@ -49,7 +49,7 @@ def to_savedmodel(model: ZooModel, folder: str | Path, *, overwrite: bool = Fals
         tf.saved_model.save(module, str(part), signatures=module.served)
         (part / DESCRIPTION).parent.mkdir(exist_ok=True)
         (part / DESCRIPTION).write_text(json.dumps(description(model), indent=1))
-    return Path(folder)
+    return Path(folder).expanduser()
 
 
 def _serving_module(model: PoseModel) -> tf.Module:

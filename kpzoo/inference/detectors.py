@@ -133,10 +133,11 @@ class OnnxDetector(Detector):
             import onnxruntime
         except ImportError:
             raise UserError("OnnxDetector needs onnxruntime. Run `pip install onnxruntime`.") from None
-        if not Path(self.path).is_file():
-            raise UserError(f"There is no ONNX model {str(self.path)!r}.")
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            raise UserError(f"There is no ONNX model {str(path)!r}.")
         try:
-            session = onnxruntime.InferenceSession(str(self.path), providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a class of its own for every fault, all derived from Exception
             reason = _line(error)
             raise UserError(f"{str(self.path)!r} is not an ONNX model that onnxruntime can load: {reason}.") from None

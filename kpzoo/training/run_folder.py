@@ -135,7 +135,7 @@ def load_run(folder: str | Path) -> PoseModel:
     Raises:
         UserError: If the folder contains no run, no checkpoint, or a damaged record.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     record = _read_record(folder)
     preset = Preset.from_config(record["preset"])
     paths = [folder / WEIGHTS, *checkpoints(folder / "checkpoints")]

@@ -90,6 +90,7 @@ def run(
         UserError: If an argument is invalid, the folder contains a run with other settings, another process trains in
             it, or the training diverges.
     """
+    folder = Path(folder).expanduser()
     without_mirroring(augment, data.skeleton)  # raises before anything is written
     strategy = make_strategy(devices)
     if batch_size % strategy.num_replicas_in_sync:
@@ -102,7 +103,7 @@ def run(
     settings["augment"] = asdict(augment) if isinstance(augment, Augment) else augment
     settings["crowd"] = crowd.settings() if crowd else None
     chief = is_chief()
-    with held(Path(folder)) if chief else nullcontext(), told_by_shard(data):
+    with held(folder) if chief else nullcontext(), told_by_shard(data):
         with _policy(precision), strategy.scope():
             model = make_model()
             factor = batch_size / base_batch if base_batch is not None else 1.0
@@ -137,7 +138,7 @@ def run(
                 "Train with a lower learning rate in another folder."
             )
         if chief:
-            save_weights(model, Path(folder) / WEIGHTS)
+            save_weights(model, folder / WEIGHTS)
         of_chief(strategy, 0)  # waits until everything is written
     return model
 

@@ -36,7 +36,7 @@ def read_state(path: str | Path) -> State:
     Args:
         path: A `.safetensors`, `.npz`, `.weights.h5`, `.pth` or `.pt` file, or the prefix of a TensorFlow 1 checkpoint.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     prefix = _checkpoint_prefix(path)
     if prefix is None and not path.is_file():
         raise UserError(f"There is no weights file {str(path)!r}.")

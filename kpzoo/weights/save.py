@@ -25,7 +25,7 @@ def save_weights(model: PoseModel, path: str | Path, *, half: bool = False) -> P
         path: Ends in `.weights.h5`, `.safetensors` or `.npz`. The last carries no description of the model.
         half: Whether kernels are rounded to float16, for half the size; `.safetensors` alone.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     writer = writer_of(path, half)
     with written_whole(path) as part:
         writer(model, part)
@@ -34,7 +34,7 @@ def save_weights(model: PoseModel, path: str | Path, *, half: bool = False) -> P
 
 def writer_of(path: str | Path, half: bool = False) -> Callable[[PoseModel, Path], None]:
     """Returns what writes a weights file of that name, or says why none can be there."""
-    path = Path(path)
+    path = Path(path).expanduser()
     if half and path.suffix != ".safetensors":
         raise UserError(f"Weights of half size are written as .safetensors. Received: {str(path)!r}.")
     writer = next((writer for suffix, writer in _WRITERS.items() if path.name.endswith(suffix)), None)
@@ -71,7 +71,7 @@ def read_description(path: str | Path) -> dict[str, str]:
 
     A file that cannot be read tells nothing either: `read_state` says what is wrong with it.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         with path.open("rb") as file:
             start = file.read(9)
