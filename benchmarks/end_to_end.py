@@ -1,4 +1,4 @@
-"""End-to-end inference from image files and boxes to poses: `kpzoo.predict` against a loop of `model.predict`.
+"""End-to-end inference from image files and boxes to poses: `kpzoo.Predictor` against a loop of `model.predict`.
 
 python benchmarks/end_to_end.py --write
 """
@@ -71,16 +71,17 @@ def main(argv: list[str] | None = None) -> int:
         count = sum(map(len, boxes))
 
         def stream(**options):
-            return lambda: list(kpzoo.predict(model, paths, boxes, **options))
+            predictor = kpzoo.Predictor(model, **options)
+            return lambda: list(predictor.stream(paths, boxes))
 
         alternatives = {
             FIRST: lambda: one_by_one(model, paths, boxes),
-            "kpzoo.predict, batches of 8": stream(),
-            "kpzoo.predict, batches of 1": stream(batch_size=1),
+            "kpzoo.Predictor, batches of 8": stream(),
+            "kpzoo.Predictor, batches of 1": stream(batch_size=1),
             "the network alone, batches of 8": network_alone(model, count, 8),
         }
         if has_bfloat16():
-            alternatives["kpzoo.predict, batches of 8, bfloat16"] = stream(precision="bfloat16")
+            alternatives["kpzoo.Predictor, batches of 8, bfloat16"] = stream(precision="bfloat16")
         times = measure.interleaved(alternatives, args.rounds, warm_up=1)
     work = dict.fromkeys(times, 2 * count * macs.accelerated(model)) | {FIRST: 2 * count * macs.of_all(model)}
     first = times[FIRST].median

@@ -70,15 +70,14 @@ def replicas() -> list[dict]:
     import numpy as np
 
     import kpzoo
-    from kpzoo.inference import make_predictor
     from kpzoo.training import make_strategy
 
     crops = np.zeros((BATCH_SIZE, 128, 96, 3), np.float32)
     calls = {}
     for count in (2, 1):  # two first: TensorFlow starts with them
         with make_strategy(count).scope():
-            predict = make_predictor(kpzoo.build("cpn_nano", image_hw=(128, 96)))
-        calls[f"{count} logical CPU{'s' * (count > 1)}"] = lambda predict=predict: predict(crops)[0].numpy()
+            run = kpzoo.accelerate(kpzoo.build("cpn_nano", image_hw=(128, 96)))
+        calls[f"{count} logical CPU{'s' * (count > 1)}"] = lambda run=run: run(crops)[0].numpy()
     return measure.rows(measure.interleaved(calls, 7))
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/soak.py --count 10000 --out benchmarks/soak.json
 
-Half of the images are passed to `kpzoo.predict` one by one, half in lists to a stream of batches. A quarter of the
+Half of the images are passed to a `kpzoo.Predictor` one by one, half in lists to its stream of batches. A quarter of the
 files cannot be read, for various reasons. The exit code is 1 if a readable image has no pose, an unreadable one has, or
 the memory of the process grows by more than `--limit` megabytes after the first fifth.
 """
@@ -25,7 +25,6 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo.errors import UserError
-from kpzoo.inference import stream
 
 ROUND = 100  # images between measurements of the memory
 BATCH = 16  # crops per batch of the stream
@@ -65,34 +64,33 @@ def resident_mb() -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
 
-def one_by_one(model, paths: list[Path]) -> list[int]:
+def one_by_one(predictor, paths: list[Path]) -> list[int]:
     """Returns the number of poses of each file, -1 for unreadable files, from single predictions."""
     counts = []
     for path in paths:
         try:
-            counts.append(len(kpzoo.predict(model, path, detector="whole", flip=False)))
+            counts.append(len(predictor(path)))
         except UserError:
             counts.append(-1)
     return counts
 
 
-def as_a_stream(model, paths: list[Path]) -> list[int]:
+def as_a_stream(predictor, paths: list[Path]) -> list[int]:
     """Returns the number of poses of each file, -1 for unreadable files, from one call."""
-    found = stream(model, paths, detector="whole", flip=False, batch_size=BATCH)
-    return [-1 if one.picture.problem else len(one.poses) for one in found]
+    return [-1 if one.picture.problem else len(one.poses) for one in predictor.stream(paths)]
 
 
-def soak(model, folder: Path, count: int) -> dict:
+def soak(predictor, folder: Path, count: int) -> dict:
     """Returns the results of `count` predictions."""
     good, bad = write_pictures(folder)
     rng = np.random.default_rng(1)
     for size in range(1, BATCH + 1):  # each size of a batch has kernels of its own, which stay
-        as_a_stream(model, good[:size])
+        as_a_stream(predictor, good[:size])
     wrong, num_good, memory, started = [], 0, [], time.perf_counter()
     for done in range(0, count, ROUND):
         chosen = [bad if rng.random() < 0.25 else good for _ in range(min(ROUND, count - done))]
         paths = [files[rng.integers(len(files))] for files in chosen]
-        counts = (one_by_one if done // ROUND % 2 else as_a_stream)(model, paths)
+        counts = (one_by_one if done // ROUND % 2 else as_a_stream)(predictor, paths)
         expected = [1 if files is good else -1 for files in chosen]
         wrong += [path.name for path, a, b in zip(paths, counts, expected, strict=True) if a != b]
         num_good += expected.count(1)
@@ -122,7 +120,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     model = kpzoo.build(args.model, image_hw=(64, 64))
     with tempfile.TemporaryDirectory() as folder:
-        found = soak(model, Path(folder), args.count)
+        predictor = kpzoo.Predictor(model, detector="whole", flip=False, batch_size=BATCH)
+        found = soak(predictor, Path(folder), args.count)
     found |= {"model": args.model, "limit_mb": args.limit}
     found["versions"] = {"kpzoo": kpzoo.__version__, "tensorflow": tf.__version__, "python": platform.python_version()}
     text = json.dumps(found, indent=1)

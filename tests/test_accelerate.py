@@ -125,7 +125,6 @@ def test_new_weights_cost_neither_a_trace_nor_memory_that_grows(models, crops):
     assert ask._functions[True].experimental_get_tracing_count() == 1
     unchanged = ask._folded.weights()
     assert ask._folded.weights() is unchanged
-    assert accelerate(model) is ask
 
 
 def test_replicas_are_accelerated_too(crops):
@@ -173,7 +172,7 @@ def test_predictions_and_scores_in_bfloat16_are_near(models, small_folder):
     data, options = kpzoo.data.load(small_folder, "train"), dict(flip=True, precision="bfloat16")
     model = kpzoo.build("cpn_nano", weights="cpn_nano.lspet_128x128_v1")
     path, box = data.image_paths(data.annotations.image_ids[:1])[0], [[4.0, 4.0, 60.0, 60.0]]
-    found, known = kpzoo.predict(model, path, box, **options), kpzoo.predict(model, path, box)
+    found, known = kpzoo.Predictor(model, **options)(path, box), kpzoo.predict(model, path, box)
     assert not np.array_equal(found.keypoint_scores, known.keypoint_scores)  # it was computed in bfloat16
     np.testing.assert_allclose(found.keypoint_scores, known.keypoint_scores, atol=0.05)
     told = kpzoo.evaluate(models["cpn_tiny"], data, **options).circumstances
@@ -194,7 +193,7 @@ def test_a_precision_that_nobody_or_not_this_cpu_has_is_refused(models, monkeypa
         accelerate(models["cpn_tiny"], "bfloat")
     monkeypatch.setattr(acceleration, "has_bfloat16", lambda: False)
     with pytest.raises(UserError, match="CPU does not compute in bfloat16.*avx512_bf16"):
-        kpzoo.predict(models["cpn_tiny"], np.zeros((60, 80, 3), np.uint8), [[0, 0, 50, 50]], precision="bfloat16")
+        kpzoo.Predictor(models["cpn_tiny"], precision="bfloat16")
 
 
 def test_evaluation_tells_its_precision_and_float32_is_the_default(models, small_folder):

@@ -585,14 +585,14 @@ def test_ten_thousand_boxes_go_batch_by_batch(model, monkeypatch):
 
     rows = []
 
-    def counting(crops):
+    def counting(model, flip, crops):
         rows.append(len(crops))
         return tf.zeros((len(crops), 1, K, 2)), tf.zeros((len(crops), 1, K))
 
     def blank(image, maps):
         return tf.zeros((len(maps), 64, 64, 3))
 
-    monkeypatch.setattr(predictor, "make_predictor", lambda *args: counting)
+    monkeypatch.setattr(predictor, "decoded", counting)
     monkeypatch.setattr(batching, "cropper", lambda *args: blank)
     assert len(poses_of(model, noise(), np.repeat(BOX, 10_000, axis=0), batch_size=100)) == 10_000
     assert len(rows) >= 100 and max(rows) == 100

@@ -1,6 +1,7 @@
 """From any source to poses: names and order, full batches across pictures, boxes of videos, what cannot be read."""
 
 import json
+import re
 import warnings
 from types import SimpleNamespace
 
@@ -21,6 +22,11 @@ from kpzoo.skeletons import COCO17
 @pytest.fixture(scope="module")
 def model():
     return kpzoo.build("cpn_tiny", image_hw=(64, 64))
+
+
+@pytest.fixture(scope="module")
+def predictor(model):
+    return kpzoo.Predictor(model, flip=False)
 
 
 def noise(seed, size_hw=(60, 80)):
@@ -55,14 +61,40 @@ class Counting:
         return [np.array([[5.0 + len(self.asked), 5, 30, 40]])], [np.ones(1)]
 
 
-def test_one_picture_gives_poses_and_many_give_names_and_poses(model, folder):
+def named(results):
+    return {one.picture.name: one.poses for one in results}
+
+
+def test_predict_returns_poses_and_stream_yields_one_result_per_image(model, folder):
     boxes = np.array([[5.0, 5, 40, 50]])
-    assert isinstance(kpzoo.predict(model, folder / "a.png", boxes), kpzoo.poses.Poses)
-    alone = kpzoo.predict(model, noise(ord("b")), boxes, flip=False)
+    alone = kpzoo.predict(model, folder / "b.png", boxes, flip=False)
+    assert isinstance(alone, Poses)
+    predictor = kpzoo.Predictor(model, flip=False)
+    assert isinstance(predictor(noise(ord("b")), boxes), Poses)
     for source in (folder, str(folder / "*.png"), [folder / "a.png", noise(ord("b")), folder / "c.png"]):
-        found = dict(kpzoo.predict(model, source, boxes, flip=False))
-        assert list(found) == ["a.png", "1" if isinstance(source, list) else "b.png", "c.png"]
-        np.testing.assert_allclose(list(found.values())[1].keypoints_xy, alone.keypoints_xy, atol=1e-3)
+        for results in (kpzoo.stream(model, source, boxes, flip=False), predictor.stream(source, boxes)):
+            found = named(results)
+            assert list(found) == ["a.png", "1" if isinstance(source, list) else "b.png", "c.png"]
+            np.testing.assert_allclose(list(found.values())[1].keypoints_xy, alone.keypoints_xy, atol=1e-3)
+    assert list(named(predictor.stream(folder / "a.png", boxes))) == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("source", "received"),
+    [
+        (".", "the folder '.'"),
+        ("*.png", "the pattern '*.png'"),
+        ("walk.mp4", "the video 'walk.mp4'"),
+        ("webcam:1", "the webcam 'webcam:1'"),
+        (["a.png"], "a list"),
+        (None, "a NoneType"),
+    ],
+)
+def test_predict_of_many_images_names_stream(model, predictor, folder, monkeypatch, source, received):
+    monkeypatch.chdir(folder)
+    for call in (predictor, lambda *given: kpzoo.predict(model, *given)):
+        with pytest.raises(UserError, match=re.escape(received) + ".*kpzoo.stream.*predictor.stream"):
+            call(source, [[0, 0, 9, 9]])
 
 
 def test_what_nms_leaves_out_is_still_told_and_can_be_drawn(model):
@@ -86,7 +118,7 @@ def test_dropped_poses_have_a_colour_of_their_own_on_the_left_alone(model):
         for i in range(2)
     )
     picture = pictures.Picture("a.png", 0, "a", np.zeros((200, 200, 3), np.uint8))
-    sheet = np.asarray(inference.Found(picture, kept, dropped).draw_nms()).astype(int)
+    sheet = np.asarray(inference.Prediction(picture, kept, dropped).draw_nms()).astype(int)
     halves = np.array_split(sheet, 2, axis=1)
     purple = [(np.abs(half - ACCENTS[1]).max(-1) < 9).sum() for half in halves]
     blue = [(np.abs(half - COLOURS[-1]).max(-1) < 9).sum() for half in halves]
@@ -111,15 +143,16 @@ def test_boxes_of_many_pictures_share_full_batches_and_come_back_in_order(model)
     rng = np.random.default_rng(0)
     counts = [3, 0, 9, 1, 4]
     boxes = [np.c_[rng.uniform(0, 30, (count, 2)), rng.uniform(20, 40, (count, 2))] for count in counts]
-    pictures = [noise(seed, (50 + 10 * seed, 90)) for seed in range(5)]
+    images = [noise(seed, (50 + 10 * seed, 90)) for seed in range(5)]
     rule = geometry.CROP_RULES["cpn"]
-    looked = batching.with_boxes(pictures.open_source(pictures), boxes, None, 1)
+    looked = batching.with_boxes(pictures.open_source(images), boxes, None, 1)
     assert [len(batch) for batch in batching.batches(looked, rule, (64, 64), 7)] == [7, 7, 3]
-    found = list(kpzoo.predict(model, pictures, boxes, batch_size=7, flip=False))
-    assert [len(poses) for _, poses in found] == counts
-    for picture, given, (_, poses) in zip(pictures, boxes, found, strict=True):
+    found = [one.poses for one in kpzoo.stream(model, images, boxes, batch_size=7, flip=False)]
+    assert [len(poses) for poses in found] == counts
+    predictor = kpzoo.Predictor(model, batch_size=32, flip=False)
+    for image, given, poses in zip(images, boxes, found, strict=True):
         np.testing.assert_array_equal(poses.boxes_xywh, given)
-        alone = kpzoo.predict(model, picture, given, batch_size=32, flip=False)
+        alone = predictor(image, given)
         np.testing.assert_allclose(poses.keypoints_xy, alone.keypoints_xy, atol=1e-3)
         np.testing.assert_allclose(poses.scores, alone.scores, atol=1e-5)
 
@@ -144,9 +177,13 @@ def test_only_a_few_pictures_are_read_ahead_of_what_was_asked_for(model, monkeyp
 
 def test_a_picture_that_cannot_be_read_is_named_and_the_others_go_on(model, folder):
     (folder / "b.png").write_text("<html>")
-    with pytest.warns(UserWarning, match=r"b\.png.*web page.*left out"):
-        found = dict(kpzoo.predict(model, folder, np.array([[5, 5, 40, 50]])))
-    assert list(found) == ["a.png", "c.png"]
+    with pytest.warns(UserWarning, match=r"b\.png.*web page"):
+        found = list(kpzoo.stream(model, folder, np.array([[5, 5, 40, 50]])))
+    assert [(one.picture.name, len(one.poses), one.picture.problem is None) for one in found] == [
+        ("a.png", 1, True),
+        ("b.png", 0, False),
+        ("c.png", 1, True),
+    ]
     with pytest.raises(UserError, match="b.png"):
         kpzoo.predict(model, folder / "b.png", np.array([[5, 5, 40, 50]]))
 
@@ -157,11 +194,11 @@ def test_what_a_detector_raises_reaches_the_caller_as_it_is(model):
             raise KeyError("the detector's own fault")
 
     with pytest.raises(KeyError, match="own fault"):
-        list(kpzoo.predict(model, [noise(0)], detector=Broken()))
+        list(kpzoo.stream(model, [noise(0)], detector=Broken()))
 
 
-def test_nobody_found_comes_with_a_hint(model):
-    with pytest.warns(UserWarning, match="upright, whole"):
+def test_no_person_found_comes_with_a_hint(model):
+    with pytest.warns(UserWarning, match="found no person.*'whole'"):
         assert len(kpzoo.predict(model, np.zeros((60, 80, 3), np.uint8))) == 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -173,7 +210,7 @@ def test_a_word_names_the_detector_and_a_box_file_knows_pictures_by_their_names(
     rows = [{"image_id": "b", "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}]
     boxes = tmp_path / "boxes.json"
     boxes.write_text(json.dumps(rows))
-    found = dict(kpzoo.predict(model, str(folder / "*.png"), detector=str(boxes)))
+    found = named(kpzoo.stream(model, str(folder / "*.png"), detector=str(boxes)))
     assert [len(poses) for poses in found.values()] == [0, 1, 0]
     np.testing.assert_array_equal(found["b.png"].boxes_xywh, [[1, 2, 30, 40]])
 
@@ -243,7 +280,7 @@ def test_a_video_without_a_frame_is_refused(tmp_path):
 )
 def test_what_does_not_fit_the_pictures_is_refused(model, boxes, options, message):
     with pytest.raises(UserError, match=message):
-        list(kpzoo.predict(model, [noise(0), noise(1)], boxes, **options))
+        list(kpzoo.stream(model, [noise(0), noise(1)], boxes, **options))
 
 
 def test_a_terminal_sees_a_bar_and_a_file_lines(monkeypatch, capsys):

@@ -214,7 +214,7 @@ TWO_REPLICAS = """
     import kpzoo
     from kpzoo import training
     from kpzoo.training.averages import WeightAverages
-    from kpzoo.inference import make_predictor
+    from kpzoo.inference import accelerate
     from kpzoo.losses import default_loss
     from kpzoo.pose_model import over_replicas
 
@@ -285,7 +285,7 @@ TWO_REPLICAS = """
                 strategy.run = lambda *args, **kwargs: runs.append(1) or run(*args, **kwargs)
                 plain = kpzoo.build(name, image_hw=(64, 64))
                 plain.set_weights(model.get_weights())
-                shared, alone = (make_predictor(each)(rows["image"][0, :3]) for each in (model, plain))
+                shared, alone = (accelerate(each)(rows["image"][0, :3]) for each in (model, plain))
                 for ours, theirs in zip(shared, alone):
                     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
                 assert len(runs) == 1, runs

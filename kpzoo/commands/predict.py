@@ -77,7 +77,7 @@ def _run(args) -> int:
     from kpzoo.inference import detectors, pictures
 
     source = pictures.open_source(args.source)
-    detector = detectors.get(args.detector or "hog")
+    detector = detectors.get(args.detector or detectors.DEFAULT)
     given = {"suppression": args.box_nms, "max_iou": args.box_iou, "sigma": args.box_sigma}
     given |= {"min_score": args.min_box_score, "min_size": args.min_box_size, "max_boxes": args.max_boxes}
     detector = replace(detector, **{name: value for name, value in given.items() if value is not None})
@@ -101,7 +101,7 @@ def _run(args) -> int:
         precision=args.precision,
     )
     if not summary.num_poses and summary.num_pictures and isinstance(detector, detectors.HOGDetector) and not args.box:
-        print(f"kpzoo: {inference.NOBODY}", file=sys.stderr)
+        print(f"kpzoo: {inference.NO_PERSON}", file=sys.stderr)
     if summary.problems:
         print(f"kpzoo: {len(summary.problems)} pictures could not be read, see above", file=sys.stderr)
     print(json.dumps({"out": args.out, **asdict(summary)}) if args.json else args.out)

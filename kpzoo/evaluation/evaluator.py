@@ -15,7 +15,7 @@ from kpzoo.data.pack import Pack
 from kpzoo.data.results import Results, read_boxes, write_results
 from kpzoo.errors import UserError
 from kpzoo.evaluation import metrics
-from kpzoo.inference.predictor import POSE_NMS, predict_boxes, suppress
+from kpzoo.inference.box_poses import POSE_NMS, predict_boxes, suppress
 from kpzoo.nms import box_nms as box_nms_of
 from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.poses import Poses

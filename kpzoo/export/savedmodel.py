@@ -9,7 +9,7 @@ from kpzoo import crops, heatmaps
 from kpzoo.export import person_boxes
 from kpzoo.export.description import checked_model, description
 from kpzoo.files import written_whole
-from kpzoo.inference.acceleration import FoldedModel, ask_all
+from kpzoo.inference.acceleration import FoldedModel, instance_heatmaps
 from kpzoo.inference.predictor import SECOND_INSTANCE_DECAY
 from kpzoo.pose_model import PersonModel, PoseModel, Preset, ZooModel
 
@@ -76,7 +76,7 @@ def _serving_module(model: PoseModel) -> tf.Module:
 
     @tf.function(input_signature=[image_spec], autograph=False)
     def ask(image):  # a function, so that the graph has the network only once
-        return ask_all(model, image, network)
+        return instance_heatmaps(model, image, network)
 
     @tf.function(input_signature=[image_spec, flip_spec], autograph=False)
     def predict_crops(image, flip):

@@ -5,12 +5,13 @@ from kpzoo import lazy
 __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
+        "Predictor": "kpzoo.inference.predictor",
+        "Prediction": "kpzoo.inference.predictor",
         "predict": "kpzoo.inference.predictor",
         "stream": "kpzoo.inference.predictor",
-        "make_predictor": "kpzoo.inference.predictor",
-        "predict_boxes": "kpzoo.inference.predictor",
-        "Found": "kpzoo.inference.predictor",
-        "POSE_NMS": "kpzoo.inference.predictor",
+        "NO_PERSON": "kpzoo.inference.predictor",
+        "predict_boxes": "kpzoo.inference.box_poses",
+        "POSE_NMS": "kpzoo.inference.box_poses",
         "accelerate": "kpzoo.inference.acceleration",
         "predict_to_folder": "kpzoo.inference.bulk",
     },

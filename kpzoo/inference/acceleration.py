@@ -5,8 +5,9 @@ in which they are part of the convolutions (see `kpzoo.inference.folding`).
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import tensorflow as tf
@@ -22,32 +23,40 @@ _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # Linux' names for it on 
 Forward = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
 
-def accelerate(model: PoseModel, precision: str = "float32") -> "Accelerated":
-    """Returns the model as a function from crops to keypoints, as `kpzoo.predict` and `kpzoo.evaluate` ask it.
+def accelerate(model: PoseModel, precision: str = "float32") -> "Accelerated | Replicated":
+    """Returns an optimized function from crops to keypoints, as `kpzoo.Predictor` and `kpzoo.evaluate` use it.
 
-    It follows the model: new weights are noticed in the next call, whoever sets them. Where few crops are asked at a
-    time, again and again, `.freeze()` makes it faster still, and `predict` with it.
+    Batch norm is folded into the convolutions. Weight updates are picked up by the next call. Preparing the function
+    takes up to some seconds, so keep it for as long as it is needed. A model that was built under a `MirroredStrategy`
+    with several replicas is not folded; its replicas share each batch.
 
     Args:
         model: Any model of the zoo.
-        precision: "float32", or "bfloat16" on a CPU that computes with it: faster, and some keypoints move a
-            little.
+        precision: "float32", or "bfloat16" on CPUs that support it, which is faster and moves some keypoints slightly.
 
     Raises:
-        UserError: bfloat16, and this machine's CPU does not compute in it, the model's weights are on a GPU, or it has
-            layers that loop or branch.
+        UserError: If the precision is "bfloat16" and the CPU does not support it, the weights are on a GPU or on
+            several devices, or the model has layers with loops or branches.
 
-    >>> ask = kpzoo.accelerate(model)
-    >>> keypoints_crop_xy, keypoint_scores = ask(crops, flip=True)
+    >>> predict_crops = kpzoo.accelerate(model)
+    >>> keypoints_crop_xy, keypoint_scores = predict_crops(crops, flip=True)
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
+    strategy = model.distribute_strategy
+    if isinstance(strategy, tf.distribute.MirroredStrategy) and strategy.num_replicas_in_sync > 1:
+        if precision != "float32":
+            raise UserError(
+                "`precision` must be 'float32' for a model on several devices, which uses the precision that the model "
+                f"was built with. Received: {precision!r}."
+            )
+        return Replicated(model)
     if precision == "bfloat16" and not has_bfloat16():
         raise UserError(
             "This machine's CPU does not compute in bfloat16: it would be slower than float32. It takes one with "
             f"{' or '.join(sorted(_BFLOAT16_FLAGS))} among its flags (`lscpu`). Use precision 'float32'."
         )
-    return _accelerated(model, precision)
+    return Accelerated(model, precision)
 
 
 def has_bfloat16() -> bool:
@@ -83,8 +92,21 @@ def ask_both_sides(model: PoseModel, image: tf.Tensor, forward: Forward | None =
     return heatmaps.merge_flipped(preset.rules, *tf.split(both, 2), preset.skeleton.flip_order)
 
 
+def decoded(model: PoseModel, flip: bool, image: tf.Tensor, forward: Forward | None = None):
+    """Returns keypoints_crop_xy (B, N, K, 2) and keypoint_scores (B, N, K) of crops.
+
+    Args:
+        model: The model.
+        flip: Whether to average the heatmaps with those of the mirrored crops.
+        image: (B, H, W, 3) float32 RGB crops, 0 … 255.
+        forward: Replaces the model's forward pass; None for the Keras model as it is.
+    """
+    ask = ask_both_sides if flip else ask_all
+    return heatmaps.decode(model.preset.rules, ask(model, image, forward))
+
+
 class Accelerated:
-    """What `accelerate` returns. To be called eagerly; batches of one size are fastest."""
+    """What `accelerate` returns. Call it eagerly, from any number of threads; batches of equal size are fastest."""
 
     def __init__(self, model: PoseModel, precision: str):
         self.model = model
@@ -92,15 +114,17 @@ class Accelerated:
         self._folded = FoldedModel(model, precision)
         self._functions = {}
         self._constant, self._frozen = None, {}
+        self._lock = Lock()  # around everything that is kept from call to call; the passes themselves run in parallel
 
     def freeze(self) -> "Accelerated":
-        """Makes constants of the weights, until they change; returns itself.
+        """Makes the weights constants of the graph, until they change; returns itself.
 
-        oneDNN then arranges them once, and not in each call: worth it where one or few crops are asked at a time, again
-        and again. The next call takes seconds and several times the weights' memory, not all of which comes back when
-        it is frozen anew: not for a model that is being trained, and the reason why nothing is frozen unasked.
+        oneDNN then reorders the weights once instead of in each call, which is worth it for servers that run one or
+        few crops at a time. The next call takes seconds and several times the memory of the weights, not all of which
+        is released when the weights change and are frozen again: do not use it on a model that is being trained.
         """
-        self._constant, self._frozen = self._folded.weights(), {}
+        with self._lock:
+            self._constant, self._frozen = self._folded.weights(), {}
         return self
 
     def __call__(self, image, flip: bool = True) -> tuple[tf.Tensor, tf.Tensor]:
@@ -108,52 +132,103 @@ class Accelerated:
 
         Args:
             image: (B, H, W, 3) float32 RGB crops, 0 … 255.
-            flip: Whether the mirrored crops are asked too and the heatmaps averaged.
+            flip: Whether to average the heatmaps with those of the mirrored crops.
         """
-        codec = self.model.preset.rules
-        ask = ask_both_sides if flip else ask_all
-        return self._run(flip, lambda image, forward: heatmaps.decode(codec, ask(self.model, image, forward)), image)
+        return self._run(flip, partial(decoded, self.model, flip), image)
 
     def heatmaps(self, image) -> tf.Tensor:
         """Returns the float32 heatmaps (B, N, h, w, K) of crops."""
         return self._run("heatmaps", partial(ask_all, self.model), image)
 
     def _run(self, name, answer: Callable, image):
-        weights = self._folded.weights()
-        if weights is self._constant:
-            if name not in self._frozen:
-                self._frozen[name] = self._with_constants(answer, weights)
-            return self._frozen[name](image)
-        self._constant, self._frozen = None, {}
-        if name not in self._functions:
-            self._functions[name] = self._traced(answer, weights)
-        return self._functions[name](image, weights)
+        with self._lock:
+            weights = self._folded.weights()
+            frozen = weights is self._constant
+            if not frozen:
+                self._constant, self._frozen = None, {}
+            functions = self._frozen if frozen else self._functions
+            if name not in functions:
+                make = _with_constants if frozen else _traced
+                functions[name] = make(self._folded, answer, self._spec, weights)
+            function = functions[name]
+        return function(image) if frozen else function(image, weights)
 
     @property
     def _spec(self) -> tf.TensorSpec:
         return tf.TensorSpec((None, *self.model.preset.image_hw, 3), tf.float32)
 
-    def _with_constants(self, answer: Callable, weights: list[tf.Tensor]):
-        """Returns the `tf.function` of an answer with these weights in it."""
-        values = [weight.numpy() for weight in weights]
 
-        def run(image):
-            return answer(image, forward=lambda inputs: self._folded(inputs, [tf.constant(value) for value in values]))
-
-        return tf.function(run, input_signature=[self._spec], autograph=False)
-
-    def _traced(self, answer: Callable, weights: list[tf.Tensor]):
-        """Returns the `tf.function` of an answer, which is traced once for all batches and weights."""
-        specs = [tf.TensorSpec(weight.shape, weight.dtype) for weight in weights]
-
-        def run(image, weights):
-            return answer(image, forward=lambda inputs: self._folded(inputs, weights))
-
-        return tf.function(run, input_signature=[self._spec, specs], autograph=False)
+# Functions outside of the class: a closure over an `Accelerated` that keeps it would be a reference cycle, and its
+# weights would stay in memory until the garbage collector runs.
 
 
-# A model that is asked again is not traced again.
-_accelerated = lru_cache(maxsize=4)(Accelerated)
+def _with_constants(folded: "FoldedModel", answer: Callable, spec: tf.TensorSpec, weights: list[tf.Tensor]):
+    """Returns the `tf.function` of an answer with these weights in it, traced."""
+    values = [weight.numpy() for weight in weights]
+
+    def run(image):
+        return answer(image, forward=lambda inputs: folded(inputs, [tf.constant(value) for value in values]))
+
+    return _ready(run, [spec])
+
+
+def _traced(folded: "FoldedModel", answer: Callable, spec: tf.TensorSpec, weights: list[tf.Tensor]):
+    """Returns the `tf.function` of an answer, which is traced once for all batches and weights."""
+
+    def run(image, weights):
+        return answer(image, forward=lambda inputs: folded(inputs, weights))
+
+    return _ready(run, [spec, [tf.TensorSpec(weight.shape, weight.dtype) for weight in weights]])
+
+
+def _ready(run: Callable, signature: list):
+    function = tf.function(run, input_signature=signature, autograph=False)
+    function.get_concrete_function()  # traced here, by the one thread that holds the lock
+    return function
+
+
+class Replicated:
+    """What `accelerate` returns for a model on several devices: the replicas share the rows of each batch."""
+
+    def __init__(self, model: PoseModel):
+        self.model = model
+        self._functions, self._lock = {}, Lock()
+
+    def __call__(self, image, flip: bool = True) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `Accelerated`; the batch is padded to the same number of rows for each replica."""
+        with self._lock:
+            if flip not in self._functions:
+                spec = tf.TensorSpec((None, *self.model.preset.image_hw, 3), tf.float32)
+                self._functions[flip] = tf.function(_shared(self.model, flip), input_signature=[spec])
+                self._functions[flip].get_concrete_function()
+        return self._functions[flip](image)
+
+
+def _shared(model: PoseModel, flip: bool) -> Callable:
+    """Returns the function that gives each replica its rows."""
+    strategy, count = model.distribute_strategy, model.distribute_strategy.num_replicas_in_sync
+
+    def of_replica(image):
+        rows = tf.shape(image)[0] // count
+        first = tf.distribute.get_replica_context().replica_id_in_sync_group * rows
+        return decoded(model, flip, image[first : first + rows])
+
+    def of_all(image):
+        rows = tf.shape(image)[0]
+        image = tf.pad(image, [[0, -rows % count], [0, 0], [0, 0], [0, 0]])
+        parts = strategy.run(of_replica, args=(image,))
+        return tuple(tf.concat(strategy.experimental_local_results(part), axis=0)[:rows] for part in parts)
+
+    return of_all
+
+
+def _reader(variables: list[tuple[tf.Tensor, tf.DType]]):
+    """Returns a function that reads all variables, given by handle and type."""
+
+    def read() -> list[tf.Tensor]:
+        return [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle, dtype in variables]
+
+    return tf.function(read, autograph=False).get_concrete_function()
 
 
 def _shapes(graph: tf.Graph) -> folding.Shapes:
@@ -194,12 +269,8 @@ class FoldedModel:
             self._network, self._handles = None, {}
         elif precision == "bfloat16":
             self._network = folding.in_bfloat16(self._network, outputs)
-        self._read = tf.function(self._reads, autograph=False).get_concrete_function()
+        self._read = _reader([(handle, self._dtypes[name]) for name, handle in self._handles.items()])
         self._held = [], [], []
-
-    def _reads(self) -> list[tf.Tensor]:
-        read = tf.raw_ops.ReadVariableOp
-        return [read(resource=handle, dtype=self._dtypes[name]) for name, handle in self._handles.items()]
 
     def __call__(self, inputs: dict[str, tf.Tensor], weights: list[tf.Tensor]) -> dict[str, tf.Tensor]:
         """Adds the forward pass to the graph that is being traced; `weights` are in the order of `self.weights()`."""

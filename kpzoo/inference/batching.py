@@ -1,7 +1,7 @@
 """Pictures and their boxes to one stream of full batches of crops, made while the network is busy with the last one."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,6 +16,7 @@ from kpzoo.inference.pictures import Picture, Pictures, Video
 _WAITING_PIXELS = 100_000_000  # of pictures that wait for their batch to fill up: then it goes as it is
 
 Boxes = tuple[np.ndarray, np.ndarray]  # (P, 4) in image pixels, (P,) scores
+Detect = Callable[[np.ndarray, int | str], Boxes]
 
 
 @dataclass(eq=False)
@@ -60,13 +61,13 @@ class Batch:
         return sum(image.shape[0] * image.shape[1] for image in images if image is not None)
 
 
-def with_boxes(source: Pictures | Video, boxes_xywh, detector, every: int) -> Iterator[Looked]:
+def with_boxes(source: Pictures | Video, boxes_xywh, detect: Detect | None, every: int) -> Iterator[Looked]:
     """Yields the pictures of a source with their boxes: given ones, or else what the detector finds.
 
     Args:
         source: Pictures or a video.
         boxes_xywh: None; (P, 4) for every picture; or a list with (P, 4) for each picture.
-        detector: Has `detect`, see `kpzoo.inference.detectors`; not asked where boxes are given.
+        detect: Returns the boxes of a picture and its key; not called where boxes are given.
         every: The detector looks at every so many frames of a video; those between have the boxes of the last one.
     """
     if every > 1 and not isinstance(source, Video):
@@ -85,8 +86,7 @@ def with_boxes(source: Pictures | Video, boxes_xywh, detector, every: int) -> It
             given = _inside(shared if each is None else each[index], picture)
             found = given, np.ones(len(given))
         elif index % every == 0:
-            boxes, scores = detector.detect([picture.image], [picture.key])
-            found = boxes[0], scores[0]
+            found = detect(picture.image, picture.key)
         yield Looked(picture, *found)
 
 
@@ -110,16 +110,30 @@ def _for_each(boxes_xywh) -> list[np.ndarray] | None:
     return [checked_boxes(boxes) for boxes in boxes_xywh]
 
 
-def checked_boxes(boxes_xywh) -> np.ndarray:
-    """Returns boxes that a user gave as (P, 4) float64, or names the first that cannot be one."""
+def checked_detections(detector, boxes_xywh, scores) -> Boxes:
+    """Returns the boxes and scores of one picture from what `detector.detect` returned for a list of one picture."""
+    name = f"{type(detector).__name__}.detect"
+    if len(boxes_xywh) != 1 or len(scores) != 1:
+        raise UserError(
+            f"`{name}` must return two lists with one entry per image: (P, 4) boxes and (P,) scores. "
+            f"Received for 1 image: lists of {len(boxes_xywh)} and {len(scores)}."
+        )
+    boxes, scores = checked_boxes(boxes_xywh[0], f"the boxes of `{name}`"), np.asarray(scores[0], np.float64)
+    if scores.shape != (len(boxes),):
+        raise UserError(f"`{name}` must return one score per box. Received: {len(boxes)} boxes, scores {scores.shape}.")
+    return boxes, scores
+
+
+def checked_boxes(boxes_xywh, name: str = "`boxes_xywh=`") -> np.ndarray:
+    """Returns boxes as (P, 4) float64, or names the first that cannot be one."""
     boxes = np.asarray(boxes_xywh, np.float64)
     boxes = boxes.reshape(-1, 4) if boxes.size == 0 else np.atleast_2d(boxes)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise UserError(f"`boxes_xywh=` must have shape (P, 4): x, y, width, height. Received: shape {boxes.shape}.")
+        raise UserError(f"{name} must have shape (P, 4): x, y, width, height. Received: shape {boxes.shape}.")
     bad = np.flatnonzero(~np.isfinite(boxes).all(axis=1) | (boxes[:, 2:] <= 0).any(axis=1))
     if len(bad):
         raise UserError(
-            f"Box {bad[0]} of `boxes_xywh=` must be finite with a width and a height above 0. "
+            f"Box {bad[0]} of {name} must be finite with a width and a height above 0. "
             f"Received: {boxes[bad[0]].tolist()}. Boxes are x, y, width, height in pixels, not two corners."
         )
     return boxes

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 import kpzoo
-from kpzoo import images, inference
+from kpzoo import images
 from kpzoo.errors import UserError
 from kpzoo.inference import detectors, outputs
 from kpzoo.inference.boxes import BoxFile
 from kpzoo.inference.pictures import Pictures, Video, open_source
+from kpzoo.inference.predictor import Prediction, Predictor, as_model
 from kpzoo.pose_model import PoseModel
 from kpzoo.progress import Progress
 
@@ -37,7 +38,7 @@ class Summary:
 
 
 def predict_to_folder(
-    model: PoseModel,
+    model: PoseModel | str,
     source,
     out: str | Path,
     boxes_xywh=None,
@@ -46,6 +47,7 @@ def predict_to_folder(
     pictures: bool = True,
     show_nms: bool = False,
     overwrite: bool = False,
+    every: int = 1,
     **options,
 ) -> Summary:
     """Writes the poses in many pictures or a video into a folder, see `outputs`; tells its progress on stderr.
@@ -54,20 +56,21 @@ def predict_to_folder(
     begins anew. A picture that cannot be read is named, and the others go on.
 
     Args:
-        model: Any model of the zoo.
-        source: See `inference.predict`.
+        model: A model of the zoo, its name, or a tag of published weights, see `Predictor`.
+        source: See `Predictor.stream`.
         out: The folder.
-        boxes_xywh, detector: See `inference.predict`.
+        boxes_xywh, every: See `Predictor.stream`.
+        detector: See `Predictor`.
         pictures: Whether to draw the poses.
         show_nms: Whether to draw them before and after OKS-NMS too.
         overwrite: Whether to begin anew whatever the folder holds.
-        options: `flip`, `nms`, `batch_size`, `every`, `precision` of `inference.predict`.
+        **options: `flip`, `nms`, `batch_size` and `precision` of `Predictor`.
 
     Raises:
         UserError: Not one picture or frame could be read, or nothing fits together. What is done stays.
     """
-    opened = open_source(source)
-    detector = None if boxes_xywh is not None else detectors.get("hog" if detector is None else detector)
+    opened, model = open_source(source), as_model(model)
+    detector = None if boxes_xywh is not None else detectors.get(detectors.DEFAULT if detector is None else detector)
     _check(opened, detector, out)
     is_video = isinstance(opened, Video)
     settings = {"video": opened.source if is_video else None, **_settings(model, boxes_xywh, detector, options)}
@@ -75,7 +78,7 @@ def predict_to_folder(
     summary, run = Summary(), _run_video if is_video else _run_pictures
     kinds = [outputs.PICTURES] * pictures + [outputs.NMS] * show_nms
     try:
-        run(model, opened, folder, summary, kinds, boxes_xywh=boxes_xywh, detector=detector, **options)
+        run(Predictor(model, detector=detector, **options), opened, folder, summary, kinds, boxes_xywh, every)
     finally:  # Ctrl-C too leaves whole files
         with closing(folder):
             folder.finish()
@@ -128,11 +131,11 @@ def _checksum(path: str | Path | None) -> str | None:
     return f"{checksum:08x}"
 
 
-def _drawn(one: inference.Found, kind: str) -> np.ndarray:
+def _drawn(one: Prediction, kind: str) -> np.ndarray:
     return one.draw_nms() if kind == outputs.NMS else one.poses.draw(one.picture.image)
 
 
-def _run_pictures(model, opened: Pictures, folder, summary: Summary, kinds: list[str], **options) -> None:
+def _run_pictures(predictor, opened: Pictures, folder, summary: Summary, kinds: list[str], boxes_xywh, every) -> None:
     todo = [
         place
         for place, (entry, listed) in enumerate(zip(opened.entries, opened.listed, strict=True))
@@ -143,10 +146,10 @@ def _run_pictures(model, opened: Pictures, folder, summary: Summary, kinds: list
     progress = Progress(len(todo), "pictures")
     if summary.num_skipped:
         progress.say(f"{summary.num_skipped} pictures are done already")
-    boxes = options["boxes_xywh"]
-    if isinstance(boxes, list | tuple) and any(np.ndim(one) == 2 for one in boxes) and len(boxes) == len(opened):
-        options["boxes_xywh"] = [boxes[place] for place in todo]
-    for one in inference.stream(model, opened.at(todo), **options):
+    each = isinstance(boxes_xywh, list | tuple) and any(np.ndim(one) == 2 for one in boxes_xywh)
+    if each and len(boxes_xywh) == len(opened):
+        boxes_xywh = [boxes_xywh[place] for place in todo]
+    for one in predictor.predictions(opened.at(todo), boxes_xywh, every=every):
         picture = one.picture
         if picture.problem:
             summary.problems += (str(picture.problem),)
@@ -168,13 +171,13 @@ def _is_done(folder: outputs.OutputFolder, name: str, file, kinds: list[str]) ->
         return False
 
 
-def _run_video(model, opened: Video, folder, summary: Summary, kinds: list[str], **options) -> None:
+def _run_video(predictor, opened: Video, folder, summary: Summary, kinds: list[str], boxes_xywh, every) -> None:
     progress = Progress(len(opened), "frames")
     name = "webcam" if opened.live else Path(opened.source).stem
     names = {outputs.PICTURES: f"{name}.mp4", outputs.NMS: f"{name}_nms.mp4"}
     videos = {kind: outputs.VideoFile(folder.path / names[kind], opened.fps) for kind in kinds}
     try:
-        for one in inference.stream(model, opened, **options):
+        for one in predictor.predictions(opened, boxes_xywh, every=every):
             for kind, video in videos.items():
                 video.add(_drawn(one, kind))
             folder.add(one.picture.name, one.picture.image_id, one.poses)

@@ -223,6 +223,7 @@ def get(detector: "str | Path | Detector") -> Detector:
     return _NAMES[text]()
 
 
+DEFAULT = "hog"
 _NAMES = {"hog": HOGDetector, "whole": WholeImage}
 
 

@@ -152,6 +152,22 @@ def is_one_picture(source) -> bool:
     return not many and (os.path.lexists(path) or not glob.has_magic(str(source)))
 
 
+def check_one(source) -> None:
+    """Refuses sources of many pictures where one is expected."""
+    if is_one_picture(source):
+        return
+    if isinstance(source, str | Path):
+        is_folder, is_video = Path(source).expanduser().is_dir(), Path(source).suffix.lower() in VIDEOS
+        kind = "folder" if is_folder else "webcam" if is_webcam(source) else "video" if is_video else "pattern"
+        received = f"the {kind} {str(source)!r}"
+    else:
+        received = f"a {type(source).__name__}"
+    raise UserError(
+        f"Expected one image: a file, or a (height, width, 3) array. Received: {received}. For folders, lists and "
+        "videos use `kpzoo.stream(model, source)` or `predictor.stream(source)`, which yield one result per image."
+    )
+
+
 def open_source(source) -> "Pictures | Video":
     """Returns the pictures of a path, folder, glob, video, webcam or array, or of a list of paths and arrays."""
     if isinstance(source, Pictures | Video):

@@ -1,77 +1,39 @@
-"""Pictures, folders, videos and boxes to poses, in full batches whatever pictures the boxes are from."""
+"""Runs a model on images, folders and videos, batching crops across images."""
 
 import warnings
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
+from pathlib import Path
+from threading import Lock
 
 import numpy as np
-import tensorflow as tf
 
-from kpzoo import crops, drawing, geometry, heatmaps
+from kpzoo import drawing, models
 from kpzoo.errors import UserError
-from kpzoo.inference import batching, detectors, pictures
-from kpzoo.inference.acceleration import accelerate, ask_all, ask_both_sides
-from kpzoo.inference.pictures import Picture, Pictures
-from kpzoo.nms import oks_nms
-from kpzoo.pose_model import PoseModel, Preset
+from kpzoo.inference import batching, box_poses, detectors, pictures
+from kpzoo.inference.acceleration import Accelerated, accelerate, decoded
+from kpzoo.inference.box_poses import POSE_NMS
+from kpzoo.inference.pictures import Picture, Pictures, Video
+from kpzoo.pose_model import PoseModel
 from kpzoo.poses import Poses
-from kpzoo.progress import Progress
+from kpzoo.weights import published
 
-SECOND_INSTANCE_DECAY = 0.5  # MIPNet, DECAY_THRE: what the box score of the instances behind the first is worth
-POSE_NMS = 0.9  # HRNet and MIPNet, TEST.OKS_THRE
-NOBODY = (
-    "The HOG detector found nobody. It knows upright, whole, well visible people alone: give boxes, the detector "
-    "'whole' for pictures of one person, or another detector (see `kpzoo.inference.detectors`)."
+NO_PERSON = (
+    "The HOG detector found no person. It only finds people who are upright, fully visible and apart from others: pass "
+    "boxes, the detector 'whole' for images of one person, or another detector (see `kpzoo.detectors`)."
 )
 
 
-def make_predictor(model: PoseModel, flip: bool = True, precision: str = "float32"):
-    """Returns a function from (B, H, W, 3) crops to the keypoints and scores of `acceleration.Accelerated`.
-
-    The replicas of a model that was built on several devices share each batch.
-    """
-    strategy = model.distribute_strategy
-    if isinstance(strategy, tf.distribute.MirroredStrategy) and strategy.num_replicas_in_sync > 1:
-        if precision != "float32":
-            raise UserError(
-                f"Replicas answer in the model's own precision. Received: {precision!r} on several devices."
-            )
-        return _shared(model, flip)
-    return partial(accelerate(model, precision), flip=flip)
-
-
-@lru_cache(maxsize=4)  # a model that is asked again is not traced again
-def _shared(model: PoseModel, flip: bool):
-    """Returns such a function whose rows are shared out to the model's replicas, filled up to as many for each."""
-    strategy, codec = model.distribute_strategy, model.preset.rules
-    count, ask = strategy.num_replicas_in_sync, ask_both_sides if flip else ask_all
-
-    def of_replica(image):
-        rows = tf.shape(image)[0] // count
-        first = tf.distribute.get_replica_context().replica_id_in_sync_group * rows
-        return heatmaps.decode(codec, ask(model, image[first : first + rows]))
-
-    def of_all(image):
-        rows = tf.shape(image)[0]
-        image = tf.pad(image, [[0, -rows % count], [0, 0], [0, 0], [0, 0]])
-        parts = strategy.run(of_replica, args=(image,))
-        return tuple(tf.concat(strategy.experimental_local_results(part), axis=0)[:rows] for part in parts)
-
-    spec = tf.TensorSpec((None, *model.preset.image_hw, 3), tf.float32)
-    return tf.function(of_all, input_signature=[spec])
-
-
 @dataclass(frozen=True, eq=False)
-class Found:
-    """What was found in one picture of a source: its poses, or `picture.problem` and none.
+class Prediction:
+    """The result for one image of a stream.
 
     Args:
-        picture: The picture.
-        poses: Those that OKS-NMS kept.
-        dropped: Those that it did not.
+        picture: The image with its name; `picture.problem` is the error if it could not be read, else None.
+        poses: The poses that OKS-NMS kept, best first, or all poses in the order of the boxes if it did not run.
+        dropped: The poses that OKS-NMS removed.
     """
 
     picture: Picture
@@ -79,70 +41,187 @@ class Found:
     dropped: Poses
 
     def draw_nms(self) -> drawing.Picture:
-        """Returns all poses, with those that OKS-NMS dropped in one colour, and beside them what it kept."""
+        """Returns two drawings side by side: all poses, those that OKS-NMS removed in one color, and those it kept."""
         dropped = self.dropped.draw(self.picture.image, boxes=False, colour_by=drawing.ACCENTS[1])
         before, after = (self.poses.draw(image, boxes=False) for image in (dropped, self.picture.image))
         count = len(self.poses)
         return drawing.before_after(before, after, (f"{count + len(self.dropped)} poses", f"{count} after OKS-NMS"))
 
 
+class Predictor:
+    """Finds the poses in images, for servers and loops.
+
+    A predictor prepares the model for inference once, with batch norm folded into the convolutions (see
+    `kpzoo.accelerate`), and owns the result: memory is released with the predictor. Weight updates of the model are
+    picked up by the next call.
+
+    Thread safety: any number of threads may call one predictor, and each call returns the same poses as it would
+    alone. Calls of the detector are made one at a time. A video belongs to one stream, and a stream to one thread. Do
+    not train the model or load weights while another thread predicts.
+
+    Args:
+        model: A model of the zoo, its name (the newest published weights are loaded), or a tag of published weights.
+        detector: The person detector, used where no boxes are given: a name, a file (see `kpzoo.detectors.get`) or an
+            object with a method `detect(images, image_ids)`. None selects the default, OpenCV's HOG detector.
+        flip: Whether to average the heatmaps with those of the mirrored crops (flip test).
+        nms: OKS above which the pose with the lower score of two is removed; None keeps all poses. It does not apply
+            to given boxes if the model predicts one pose per box.
+        batch_size: Crops per forward pass, of any number of images. The flip test doubles it.
+        precision: "float32", or "bfloat16" on CPUs that support it, see `kpzoo.accelerate`.
+        accelerated: Whether to prepare a faster graph, which takes up to some seconds once. False runs the Keras model
+            as it is, which is faster for one or few images.
+
+    Raises:
+        UserError: If the model, detector or precision is unknown, or the CPU does not support the precision.
+
+    One image:
+
+    >>> predictor = kpzoo.Predictor("cpn_nano", detector="whole")
+    >>> poses = predictor("photo.jpg")
+    >>> poses.keypoints_xy.shape
+    (1, 14, 2)
+
+    A server loop, here four threads that share the predictor:
+
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> def answer(path):
+    ...     return predictor(path).to_coco(image_id=1)
+    >>> with ThreadPoolExecutor(4) as threads:
+    ...     answers = list(threads.map(answer, ["photo.jpg", "photo.jpg"]))
+    >>> len(answers)
+    2
+
+    All images of a folder; an own detector is any object with a method `detect`:
+
+    >>> class LeftHalf:
+    ...     def detect(self, images, image_ids):  # lists with one entry per image: (P, 4) boxes in image pixels, (P,)
+    ...         boxes_xywh = [np.array([[0, 0, image.shape[1] / 2, image.shape[0]]]) for image in images]
+    ...         return boxes_xywh, [np.ones(1) for image in images]
+    >>> predictor = kpzoo.Predictor("cpn_nano", detector=LeftHalf())
+    >>> for result in predictor.stream("photos"):
+    ...     print(result.picture.name, len(result.poses))
+    photo.jpg 1
+    """
+
+    def __init__(
+        self,
+        model: PoseModel | str,
+        *,
+        detector=None,
+        flip: bool = True,
+        nms: float | None = POSE_NMS,
+        batch_size: int = 8,
+        precision: str = "float32",
+        accelerated: bool = True,
+    ):
+        self.model = as_model(model)
+        self.detector = detectors.get(detectors.DEFAULT if detector is None else detector)
+        self.flip, self.nms, self.batch_size = flip, nms, batch_size
+        if not accelerated and precision != "float32":
+            raise UserError(f"`precision` must be 'float32' with `accelerated=False`. Received: {precision!r}.")
+        self._function = accelerate(self.model, precision) if accelerated else partial(_plain, self.model)
+        self._detector_lock = Lock()
+
+    def __call__(self, image: str | Path | np.ndarray, boxes_xywh=None) -> Poses:
+        """Returns the poses in one image.
+
+        Args:
+            image: A file, whose EXIF orientation is applied, or a (H, W, 3) RGB array with values 0 … 255.
+            boxes_xywh: (P, 4) person boxes in image pixels; None runs the detector.
+
+        Returns:
+            The poses, best first if OKS-NMS ran, else in the order of the boxes.
+
+        Raises:
+            UserError: If the image cannot be read, a box is invalid, or `image` is a folder, list or video.
+        """
+        pictures.check_one(image)
+        with closing(self.predictions(Pictures([image]), boxes_xywh)) as predictions:
+            one = next(predictions)
+        if one.picture.problem:
+            raise one.picture.problem
+        if boxes_xywh is None and not len(one.poses) and isinstance(self.detector, detectors.HOGDetector):
+            warnings.warn(NO_PERSON, stacklevel=2)
+        return one.poses
+
+    def stream(self, source, boxes_xywh=None, *, every: int = 1) -> Iterator[Prediction]:
+        """Yields one result per image, in the order of the source; only a few images are in memory at a time.
+
+        Args:
+            source: A folder, a glob such as `photos/*.jpg`, a list of files and arrays, a video file, or `webcam`. One
+                file or array is a source of one image.
+            boxes_xywh: (P, 4) person boxes in image pixels, used for every image; or a list with one (P, 4) array per
+                image; None runs the detector.
+            every: Run the detector on every N-th frame of a video only; the frames between use the last boxes.
+
+        Raises:
+            UserError: If the source does not exist or cannot be opened, or the boxes do not fit its images. An image
+                that cannot be read raises no error: its result has the `picture.problem` and no poses, with a warning.
+        """
+        return _with_warnings(self.predictions(pictures.open_source(source), boxes_xywh, every=every))
+
+    def predictions(self, opened: Pictures | Video, boxes_xywh=None, *, every: int = 1) -> Iterator[Prediction]:
+        """Yields the results of `stream` for an opened source, without warnings."""
+        preset = self.model.preset
+        nms = None if boxes_xywh is not None and preset.num_instances == 1 else self.nms
+        looked = batching.with_boxes(opened, boxes_xywh, self._detect, every)
+        live = isinstance(opened, Video) and opened.live
+        run = partial(self._function, flip=self.flip)
+        for one in box_poses.answers(run, preset, looked, self.batch_size, live):
+            poses = box_poses.poses_of(one, preset)
+            kept = np.arange(len(poses)) if nms is None or not len(poses) else box_poses.suppress(poses, preset, nms)
+            yield Prediction(one.picture, poses[kept], poses[np.setdiff1d(np.arange(len(poses)), kept)])
+
+    def freeze(self) -> "Predictor":
+        """Makes the weights constants of the graph, see `Accelerated.freeze`: for servers. Returns itself."""
+        if not isinstance(self._function, Accelerated):
+            raise UserError("Only an accelerated model on one device can be frozen. Drop `accelerated=False`.")
+        self._function.freeze()
+        return self
+
+    def _detect(self, image: np.ndarray, key: int | str) -> batching.Boxes:
+        with self._detector_lock:  # own detectors need not be thread-safe
+            boxes_xywh, scores = self.detector.detect([image], [key])
+        return batching.checked_detections(self.detector, boxes_xywh, scores)
+
+
 def predict(
-    model: PoseModel,
-    source,
+    model: PoseModel | str,
+    image: str | Path | np.ndarray,
     boxes_xywh=None,
     *,
     detector=None,
     flip: bool = True,
     nms: float | None = POSE_NMS,
     batch_size: int = 8,
-    every: int = 1,
-    precision: str = "float32",
-) -> "Poses | Iterator[tuple[str, Poses]]":
-    """Returns the poses in one picture, or one after another those in many.
+) -> Poses:
+    """Returns the poses in one image.
+
+    It runs the Keras model as it is. For more than a few images use a `Predictor`, which prepares a faster graph once,
+    or `stream` for folders, lists and videos.
 
     Args:
-        model: Any model of the zoo.
-        source: A file, whose EXIF orientation is applied, or a (H, W, 3) RGB array of 0 … 255: one picture. A folder,
-            a glob such as `photos/*.jpg`, a list of files and arrays, a video, `webcam`: many.
-        boxes_xywh: (P, 4) person boxes in image pixels, for every picture alike; or a list with (P, 4) for each; None
-            to ask the detector.
-        detector: What finds the boxes, or its word, see `kpzoo.inference.detectors`; None for OpenCV's HOG detector.
-        flip: Whether to average over the mirrored crop.
-        nms: OKS above which the lower scored of two poses is dropped, None to keep all. Poses of given boxes are all
-            kept where the model answers one for each box.
-        batch_size: Crops in one pass through the network, whatever pictures they are from; with the flip test it sees
-            as many mirrored ones, too.
-        every: The detector looks at every so many frames of a video; those between have the boxes of the last one.
-        precision: See `kpzoo.accelerate`.
+        model: A model of the zoo, its name, or a tag of published weights, see `Predictor`.
+        image: A file, whose EXIF orientation is applied, or a (H, W, 3) RGB array with values 0 … 255.
+        boxes_xywh: (P, 4) person boxes in image pixels; None runs the detector.
+        detector, flip, nms, batch_size: See `Predictor`.
 
     Returns:
-        Of one picture its `Poses`: best first where OKS-NMS ran, else in the order of the boxes. Of many an iterator of
-        (name, Poses) in the order of the source, which holds only a few pictures at a time; one that cannot be read is
-        warned of and left out.
+        The poses, best first if OKS-NMS ran, else in the order of the boxes.
+
+    Raises:
+        UserError: If the image cannot be read, a box is invalid, or `image` is a folder, list or video.
+
+    >>> poses = kpzoo.predict(kpzoo.build("cpn_tiny"), "photo.jpg", [[10, 10, 80, 160]])
+    >>> poses.keypoints_xy.shape
+    (1, 17, 2)
     """
-    options = dict(detector=detector, flip=flip, nms=nms, batch_size=batch_size, every=every, precision=precision)
-    found = stream(model, source, boxes_xywh, **options)
-    if not pictures.is_one_picture(source):
-        return _named(found)
-    with closing(found):
-        one = next(found)
-    if one.picture.problem:
-        raise one.picture.problem
-    if boxes_xywh is None and detector is None and not len(one.poses):
-        warnings.warn(NOBODY, stacklevel=2)
-    return one.poses
-
-
-def _named(found: Iterator[Found]) -> Iterator[tuple[str, Poses]]:
-    for one in found:
-        if one.picture.problem:
-            warnings.warn(f"{one.picture.problem} It is left out.", stacklevel=2)
-        else:
-            yield one.picture.name, one.poses
+    options = dict(detector=detector, flip=flip, nms=nms, batch_size=batch_size)
+    return Predictor(model, **options, accelerated=False)(image, boxes_xywh)
 
 
 def stream(
-    model: PoseModel,
+    model: PoseModel | str,
     source,
     boxes_xywh=None,
     *,
@@ -152,121 +231,47 @@ def stream(
     batch_size: int = 8,
     every: int = 1,
     precision: str = "float32",
-) -> Iterator[Found]:
-    """Yields what is found in each picture of a source, with the picture and what was wrong with it; see `predict`."""
-    preset, opened = model.preset, pictures.open_source(source)
-    detector = None if boxes_xywh is not None else detectors.get("hog" if detector is None else detector)
-    if boxes_xywh is not None and preset.num_instances == 1:
-        nms = None
-    looked = batching.with_boxes(opened, boxes_xywh, detector, every)
-    live = isinstance(opened, pictures.Video) and opened.live
-    for one in _answers(make_predictor(model, flip, precision), preset, looked, batch_size, live):
-        poses = _poses(one, preset)
-        kept = np.arange(len(poses)) if nms is None or not len(poses) else suppress(poses, preset, nms)
-        yield Found(one.picture, poses[kept], poses[np.setdiff1d(np.arange(len(poses)), kept)])
-
-
-def _answers(
-    predict_crops, preset: Preset, looked: Iterable[batching.Looked], batch_size: int, live: bool = False
-) -> Iterator[batching.Looked]:
-    """Yields the pictures again, in their order, each as soon as the network has answered for all of its boxes."""
-    rule = preset.rules.crop
-    waiting, sizes = deque(), set()
-    for batch in batching.ahead(batching.batches(looked, rule, preset.image_hw, batch_size, live)):
-        waiting.extend(batch.started)
-        if batch.pieces:
-            image = tf.concat([cut for _, cut, _ in batch.pieces], axis=0)
-            maps = np.concatenate([maps for *_, maps in batch.pieces])
-            size = _padded(len(maps), sizes)
-            crop_xy, scores = predict_crops(tf.pad(image, [[0, size - len(maps)], [0, 0], [0, 0], [0, 0]]))
-            crop_xy, scores = crop_xy[: len(maps)], scores[: len(maps)]
-            ends = np.cumsum([len(maps) for *_, maps in batch.pieces])[:-1]
-            parts = (np.split(array, ends) for array in (crops.to_image(maps, crop_xy).numpy(), scores.numpy()))
-            for (one, *_), *answer in zip(batch.pieces, *parts, strict=True):
-                one.answers.append(tuple(answer))
-        while waiting and waiting[0].complete:
-            yield waiting.popleft()
-
-
-def _padded(count: int, sizes: set[int]) -> int:
-    """Returns the size that a batch is filled up to: of sizes seen before the next one, if it is not much larger.
-
-    oneDNN prepares, and keeps, something for each size.
-    """
-    size = min((size for size in sizes if count <= size <= 1.5 * count), default=count)
-    sizes.add(size)
-    return size
-
-
-def predict_boxes(
-    model: PoseModel,
-    image_paths: Sequence[str],
-    boxes_image_xywh: np.ndarray,
-    box_scores: np.ndarray,
-    *,
-    flip: bool = True,
-    batch_size: int = 32,
-    progress: bool = False,
-    precision: str = "float32",
-) -> Poses:
-    """Returns the poses of boxes in annotated pictures, whose EXIF orientation is not applied.
+) -> Iterator[Prediction]:
+    """Yields one result per image of a folder, list or video.
 
     Args:
-        model: Any model of the zoo.
-        image_paths: P files, one for each box.
-        boxes_image_xywh: (P, 4) in image pixels.
-        box_scores: (P,).
-        flip: Whether to average over the mirrored crop.
-        batch_size: Crops in one pass through the network; with the flip test it sees as many mirrored ones, too.
-        progress: Whether to tell on stderr how far it is.
-        precision: See `kpzoo.accelerate`.
+        model: A model of the zoo, its name, or a tag of published weights, see `Predictor`.
+        source, boxes_xywh, every: See `Predictor.stream`.
+        detector, flip, nms, batch_size, precision: See `Predictor`.
 
-    Returns:
-        P * N poses, box by box, each box's instances in order.
+    >>> for result in kpzoo.stream("cpn_nano", "photos", detector="whole"):
+    ...     print(result.picture.name, len(result.poses))
+    photo.jpg 1
     """
-    boxes, box_scores = np.asarray(boxes_image_xywh, float).reshape(-1, 4), np.asarray(box_scores, float)
-    rows = {}
-    for row, path in enumerate(image_paths):
-        rows.setdefault(str(path), []).append(row)
-    opened = zip(Pictures(list(rows), apply_exif=False), rows.values(), strict=True)
-    looked = (batching.Looked(picture, boxes[row], box_scores[row]) for picture, row in opened)
-    told = Progress(len(rows), "pictures") if progress else None
-    parts = [Poses.empty(model.preset.skeleton)]
-    for one in _answers(make_predictor(model, flip, precision), model.preset, looked, batch_size):
+    options = dict(detector=detector, flip=flip, nms=nms, batch_size=batch_size, precision=precision)
+    return Predictor(model, **options).stream(source, boxes_xywh, every=every)
+
+
+def as_model(model: PoseModel | str) -> PoseModel:
+    """Returns a model, built with published weights if a name or a tag is given."""
+    if hasattr(model, "preset"):
+        return model
+    if not isinstance(model, str):
+        raise UserError(
+            "`model` must be a model of the zoo, its name, or a tag of published weights. "
+            f"Received: {type(model).__name__}."
+        )
+    if model in published.ROWS:
+        return models.build(published.ROWS[model].model, weights=model)
+    tags = models.info(model).weights
+    if not tags:
+        raise UserError(
+            f"Model {model!r} has no published weights. Pass `kpzoo.build({model!r}, weights=...)` with a weights file."
+        )
+    return models.build(model, weights=tags[-1])
+
+
+def _plain(model: PoseModel, image, flip: bool):
+    return decoded(model, flip, image)
+
+
+def _with_warnings(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
+    for one in predictions:
         if one.picture.problem:
-            raise one.picture.problem
-        parts.append(_poses(one, model.preset))
-        if told:
-            told.step(len(parts[-1]))
-    if told:
-        told.close()
-    order = np.repeat(np.concatenate([*rows.values(), []]), model.preset.num_instances)
-    return Poses.concatenate(parts)[np.argsort(order, kind="stable")]
-
-
-def _poses(one: batching.Looked, preset) -> Poses:
-    """Returns the poses of all boxes of a picture, box by box, with the scores of the model's school."""
-    if not one.answers:
-        return Poses.empty(preset.skeleton)
-    keypoints, scores = (np.concatenate(parts) for parts in zip(*one.answers, strict=True))  # (P, N, K, 2), (P, N, K)
-    num_boxes, num_instances, num_keypoints = scores.shape
-    instance = np.tile(np.arange(num_instances), num_boxes)
-    box_scores = np.repeat(one.box_scores, num_instances) * np.where(instance > 0, SECOND_INSTANCE_DECAY, 1.0)
-    keypoint_scores = scores.reshape(-1, num_keypoints)
-    return Poses(
-        keypoints_xy=keypoints.reshape(-1, num_keypoints, 2),
-        keypoint_scores=keypoint_scores,
-        scores=heatmaps.pose_scores(preset.rules, keypoint_scores, box_scores),
-        boxes_xywh=np.repeat(one.boxes_xywh, num_instances, axis=0),
-        instance=instance,
-        skeleton=preset.skeleton,
-    )
-
-
-def suppress(poses: Poses, preset, threshold: float) -> np.ndarray:
-    """Returns the indices of one image's poses that OKS-NMS keeps, best first.
-
-    The area of a pose is that of its padded crop, as HRNet and MIPNet pass it.
-    """
-    areas = geometry.views(poses.boxes_xywh, preset.rules.crop, preset.image_hw)[:, 2:].prod(axis=1)
-    return oks_nms(poses.keypoints_xy, poses.scores, areas, np.array(preset.skeleton.sigmas), threshold)
+            warnings.warn(str(one.picture.problem), stacklevel=2)
+        yield one
