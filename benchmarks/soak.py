@@ -2,9 +2,9 @@
 
     python benchmarks/soak.py --count 10000 --out benchmarks/soak.json
 
-Half of the images are passed to a `kpzoo.Predictor` one by one, half in lists to its stream of batches. A quarter of the
-files cannot be read, for various reasons. The exit code is 1 if a readable image has no pose, an unreadable one has, or
-the memory of the process grows by more than `--limit` megabytes after the first fifth.
+Half of the images are passed to a `kpzoo.Predictor` one by one, half in lists to its stream of batches. A quarter of
+the files cannot be read, for various reasons. The exit code is 1 if a readable image has no pose, an unreadable one
+has, or the memory of the process grows by more than `--limit` megabytes after the first fifth.
 """
 
 import argparse
