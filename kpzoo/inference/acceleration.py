@@ -1,7 +1,7 @@
-"""The function that all answers come from: a model's folded graph, weights that are never old, the flip test, decoding.
+"""Fast inference with batch norm folded into convolutions. Weight updates are picked up automatically.
 
-Keras' own `predict` builds a data set around each call and leaves batch norms as they are. Here a call runs one graph,
-in which they are part of the convolutions (see `kpzoo.inference.folding`).
+Keras' `predict` builds a data set in each call and does not fold batch norm. Here a call runs one graph with the folded
+network (see `kpzoo.inference.folding`), the flip test and decoding.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from kpzoo.inference import folding
 from kpzoo.pose_model import PoseModel
 
 PRECISIONS = ("float32", "bfloat16")
-_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # Linux' names for it on Intel's, AMD's and ARM's processors
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # CPU flags in Linux on Intel, AMD and ARM processors
 
 Forward = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
@@ -53,28 +53,31 @@ def accelerate(model: PoseModel, precision: str = "float32") -> "Accelerated | R
         return Replicated(model)
     if precision == "bfloat16" and not has_bfloat16():
         raise UserError(
-            "This machine's CPU does not compute in bfloat16: it would be slower than float32. It takes one with "
-            f"{' or '.join(sorted(_BFLOAT16_FLAGS))} among its flags (`lscpu`). Use precision 'float32'."
+            "This machine's CPU does not compute in bfloat16, which would be slower than float32. The CPU flags "
+            f"(`lscpu`) must include {' or '.join(sorted(_BFLOAT16_FLAGS))}. Use precision 'float32'."
         )
     return Accelerated(model, precision)
 
 
 def has_bfloat16() -> bool:
-    """Returns whether the CPU multiplies in bfloat16, as far as Linux tells."""
+    """Returns whether the CPU has bfloat16 instructions, according to `/proc/cpuinfo`; False if there is no such file."""
     try:
-        told = Path("/proc/cpuinfo").read_text()
+        flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
         return False
-    return not _BFLOAT16_FLAGS.isdisjoint(told.split())
+    return not _BFLOAT16_FLAGS.isdisjoint(flags)
 
 
 def ask_all(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) -> tf.Tensor:
-    """Returns the heatmaps (B, N, h, w, K) of all N instances in (B, H, W, 3) crops, N = 1 for most models.
+    """Returns the heatmaps of all N instances of the model, N = 1 except for MIPNets.
 
     Args:
         model: The model.
-        image: RGB, 0 … 255.
-        forward: What answers in the model's place.
+        image: (B, H, W, 3) float32 RGB crops, 0 … 255.
+        forward: Replaces the model's forward pass; None for the Keras model as it is.
+
+    Returns:
+        (B, N, h, w, K) float32 heatmaps.
     """
     forward = forward or partial(model, training=False)
     if "instance" not in model.input:
@@ -84,7 +87,7 @@ def ask_all(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) 
 
 
 def ask_both_sides(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) -> tf.Tensor:
-    """Returns the heatmaps of `ask_all`, averaged with those of the mirrored crop (flip test)."""
+    """Returns the heatmaps of `ask_all`, averaged with those of the mirrored crops (flip test)."""
     preset = model.preset
     if not preset.skeleton.sides_known:
         return ask_all(model, image, forward)
@@ -114,7 +117,7 @@ class Accelerated:
         self._folded = FoldedModel(model, precision)
         self._functions = {}
         self._constant, self._frozen = None, {}
-        self._lock = Lock()  # around everything that is kept from call to call; the passes themselves run in parallel
+        self._lock = Lock()  # guards the state that is kept between calls; forward passes run in parallel
 
     def freeze(self) -> "Accelerated":
         """Makes the weights constants of the graph, until they change; returns itself.
@@ -158,12 +161,12 @@ class Accelerated:
         return tf.TensorSpec((None, *self.model.preset.image_hw, 3), tf.float32)
 
 
-# Functions outside of the class: a closure over an `Accelerated` that keeps it would be a reference cycle, and its
+# These functions are not methods: a closure over the `Accelerated` that stores it would be a reference cycle, and its
 # weights would stay in memory until the garbage collector runs.
 
 
 def _with_constants(folded: "FoldedModel", answer: Callable, spec: tf.TensorSpec, weights: list[tf.Tensor]):
-    """Returns the `tf.function` of an answer with these weights in it, traced."""
+    """Returns a traced `tf.function` from crops to `answer`'s outputs, with the weights as constants."""
     values = [weight.numpy() for weight in weights]
 
     def run(image):
@@ -173,7 +176,7 @@ def _with_constants(folded: "FoldedModel", answer: Callable, spec: tf.TensorSpec
 
 
 def _traced(folded: "FoldedModel", answer: Callable, spec: tf.TensorSpec, weights: list[tf.Tensor]):
-    """Returns the `tf.function` of an answer, which is traced once for all batches and weights."""
+    """Returns a traced `tf.function` from crops and weights to `answer`'s outputs, for all batch sizes."""
 
     def run(image, weights):
         return answer(image, forward=lambda inputs: folded(inputs, weights))
@@ -183,7 +186,7 @@ def _traced(folded: "FoldedModel", answer: Callable, spec: tf.TensorSpec, weight
 
 def _ready(run: Callable, signature: list):
     function = tf.function(run, input_signature=signature, autograph=False)
-    function.get_concrete_function()  # traced here, by the one thread that holds the lock
+    function.get_concrete_function()  # traces it, in the one thread that holds the lock
     return function
 
 
@@ -205,7 +208,7 @@ class Replicated:
 
 
 def _shared(model: PoseModel, flip: bool) -> Callable:
-    """Returns the function that gives each replica its rows."""
+    """Returns a function that splits the rows of a batch over the replicas."""
     strategy, count = model.distribute_strategy, model.distribute_strategy.num_replicas_in_sync
 
     def of_replica(image):
@@ -223,7 +226,7 @@ def _shared(model: PoseModel, flip: bool) -> Callable:
 
 
 def _reader(variables: list[tuple[tf.Tensor, tf.DType]]):
-    """Returns a function that reads all variables, given by handle and type."""
+    """Returns a function that reads all variables, which are given as (handle, dtype)."""
 
     def read() -> list[tf.Tensor]:
         return [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle, dtype in variables]
@@ -232,20 +235,20 @@ def _reader(variables: list[tuple[tf.Tensor, tf.DType]]):
 
 
 def _shapes(graph: tf.Graph) -> folding.Shapes:
-    """Returns the shapes of all operations' first outputs."""
+    """Returns the shape of each operation's first output."""
     shapes = {op.name: op.outputs[0].shape for op in graph.get_operations() if op.outputs}
     return {name: tuple(shape) if shape.rank is not None else () for name, shape in shapes.items()}
 
 
 class FoldedModel:
-    """A model's forward pass as a folded graph, with the weights that it needs as an argument.
+    """The forward pass of a model as a folded graph, which takes the folded weights as an argument.
 
-    Models with layers of their own that loop or branch, and weights on a GPU, stay as they are: then it takes no
-    weights, and asks the model; bfloat16 is refused.
+    A model whose layers have loops or branches, or whose weights are on a GPU, is not folded: `weights` is empty, the
+    call runs the Keras model, and bfloat16 raises an error.
 
     Args:
         model: Any model of the zoo.
-        precision: A name of `PRECISIONS`.
+        precision: "float32" or "bfloat16".
     """
 
     def __init__(self, model: PoseModel, precision: str = "float32"):
@@ -253,7 +256,7 @@ class FoldedModel:
         self._forward = tf.function(partial(model, training=False), input_signature=[specs], autograph=False)
         graph = self._forward.get_concrete_function().graph
         names = [tensor.op.name for tensor in graph.inputs]
-        self._inputs = dict(zip(names, sorted(specs), strict=False))  # inputs come first, in this order
+        self._inputs = dict(zip(names, sorted(specs), strict=False))  # the graph's inputs begin with these, in this order
         self._handles = {inner.op.name: outer for outer, inner in graph.captures}
         self._outputs = {name: tensor.name for name, tensor in graph.structured_outputs.items()}
         outputs = [name.partition(":")[0] for name in self._outputs.values()]
@@ -264,7 +267,7 @@ class FoldedModel:
         self._network = folding.folded(definition, outputs, self._handles, _shapes(graph))
         if not on_cpu or not self._network.is_whole(self._inputs):
             if precision != "float32":
-                reason = "has layers that cannot be turned to it" if on_cpu else "has its weights on a GPU"
+                reason = "has layers that cannot be converted to it" if on_cpu else "has its weights on a GPU"
                 raise UserError(f"Precision {precision!r} is for CPUs; model {model.name!r} {reason}. Use 'float32'.")
             self._network, self._handles = None, {}
         elif precision == "bfloat16":
@@ -273,7 +276,7 @@ class FoldedModel:
         self._held = [], [], []
 
     def __call__(self, inputs: dict[str, tf.Tensor], weights: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Adds the forward pass to the graph that is being traced; `weights` are in the order of `self.weights()`."""
+        """Adds the forward pass to the graph that is being traced; `weights` have the order of `self.weights()`."""
         if self._network is None:
             return self._forward(inputs)
         given = {name: inputs[key] for name, key in self._inputs.items()}
@@ -283,15 +286,15 @@ class FoldedModel:
         return dict(zip(self._outputs, found, strict=True))
 
     def weights(self) -> list[tf.Tensor]:
-        """Returns the folded weights, made anew whenever a variable of the model was written to.
+        """Returns the folded weights, which are recomputed if a variable of the model was written to.
 
-        TensorFlow never writes into memory that somebody has read from a variable and still holds: a write gives the
-        variable new memory. So the variables are as they were exactly while each still lies where it did.
+        TensorFlow does not overwrite a buffer that was read from a variable and is still referenced: a write gives the
+        variable a new buffer. The variables are therefore unchanged exactly if all buffer addresses are.
         """
-        reads = self._read()  # all in one call: one by one they take longer than the comparison
+        reads = self._read()  # in one call, because separate reads would take longer than the comparison
         values = [np.asarray(value) for value in reads]
-        places = [value.__array_interface__["data"][0] for value in values]
-        if places != self._held[0]:
+        addresses = [value.__array_interface__["data"][0] for value in values]
+        if addresses != self._held[0]:
             by_name = dict(zip(self._handles, values, strict=True))
-            self._held = places, reads, [tf.constant(make(by_name)) for make in self._network.weights.values()]
+            self._held = addresses, reads, [tf.constant(make(by_name)) for make in self._network.weights.values()]
         return self._held[2]
