@@ -556,7 +556,7 @@ def test_two_corners_are_suspected(load, tmp_path, model):
     corners = [box(bbox=(100, 60, 150, 110)), box(7, bbox=(90, 20, 140, 115))]
     with pytest.warns(UserWarning, match="looks like two corners"):
         read_boxes(write(tmp_path, corners, "boxes.json"), load(content()))
-    assert "not two corners" in refusal(poses_of, model, noise(), [[50, 50, -20, 10]])
+    assert "not corners" in refusal(poses_of, model, noise(), [[50, 50, -20, 10]])
 
 
 @row(38, "NaN, infinity or a negative size in a box", "Refused by its index")

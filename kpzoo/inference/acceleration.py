@@ -60,7 +60,7 @@ def accelerate(model: PoseModel, precision: str = "float32") -> "Accelerated | R
 
 
 def has_bfloat16() -> bool:
-    """Returns whether the CPU has bfloat16 instructions, according to `/proc/cpuinfo`; False if there is no such file."""
+    """Returns whether the CPU has bfloat16 instructions. False where there is no `/proc/cpuinfo`."""
     try:
         flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
@@ -256,7 +256,7 @@ class FoldedModel:
         self._forward = tf.function(partial(model, training=False), input_signature=[specs], autograph=False)
         graph = self._forward.get_concrete_function().graph
         names = [tensor.op.name for tensor in graph.inputs]
-        self._inputs = dict(zip(names, sorted(specs), strict=False))  # the graph's inputs begin with these, in this order
+        self._inputs = dict(zip(names, sorted(specs), strict=False))  # the graph's first inputs
         self._handles = {inner.op.name: outer for outer, inner in graph.captures}
         self._outputs = {name: tensor.name for name, tensor in graph.structured_outputs.items()}
         outputs = [name.partition(":")[0] for name in self._outputs.values()]

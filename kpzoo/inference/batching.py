@@ -1,4 +1,4 @@
-"""Pictures and their boxes to one stream of full batches of crops, made while the network is busy with the last one."""
+"""Batches crops across images, and prepares the next batch while the network runs."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,65 +13,65 @@ from kpzoo import crops, geometry
 from kpzoo.errors import UserError
 from kpzoo.inference.pictures import Picture, Pictures, Video
 
-_WAITING_PIXELS = 100_000_000  # of pictures that wait for their batch to fill up: then it goes as it is
+_WAITING_PIXELS = 100_000_000  # in images that wait for a full batch; above it the batch is run as it is
 
 Boxes = tuple[np.ndarray, np.ndarray]  # (P, 4) in image pixels, (P,) scores
 Detect = Callable[[np.ndarray, int | str], Boxes]
 
 
 @dataclass(eq=False)
-class Looked:
-    """A picture with the boxes to look into, and the answers of the network so far.
+class BoxedPicture:
+    """An image with its person boxes, and the network's outputs for them so far.
 
     Args:
-        picture: The picture.
+        picture: The image.
         boxes_xywh: (P, 4) in image pixels.
         box_scores: (P,).
-        answers: Keypoints (n, N, K, 2) in image pixels and scores (n, N, K), in the order of the boxes.
+        outputs: Keypoints (n, N, K, 2) in image pixels and scores (n, N, K) per batch, in the order of the boxes.
     """
 
     picture: Picture
     boxes_xywh: np.ndarray
     box_scores: np.ndarray
-    answers: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    outputs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
-        return sum(len(scores) for _, scores in self.answers) == len(self.boxes_xywh)
+        return sum(len(scores) for _, scores in self.outputs) == len(self.boxes_xywh)
 
 
 @dataclass(eq=False)
 class Batch:
-    """Crops of any number of pictures.
+    """Crops of any number of images.
 
     Args:
-        started: The pictures that came up since the last batch, those without a box included.
-        pieces: (picture, (n, H, W, 3) float32 crops, (n, 2, 3) maps from crop to image) in turn.
+        started: The images that were read since the last batch, including those without boxes.
+        pieces: (image, (n, H, W, 3) float32 crops, (n, 2, 3) transforms from crop to image) in order.
     """
 
-    started: list[Looked] = field(default_factory=list)
-    pieces: list[tuple[Looked, tf.Tensor, np.ndarray]] = field(default_factory=list)
+    started: list[BoxedPicture] = field(default_factory=list)
+    pieces: list[tuple[BoxedPicture, tf.Tensor, np.ndarray]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return sum(len(maps) for *_, maps in self.pieces)
 
     @property
     def num_pixels(self) -> int:
-        images = [looked.picture.image for looked in self.started]
+        images = [boxed.picture.image for boxed in self.started]
         return sum(image.shape[0] * image.shape[1] for image in images if image is not None)
 
 
-def with_boxes(source: Pictures | Video, boxes_xywh, detect: Detect | None, every: int) -> Iterator[Looked]:
-    """Yields the pictures of a source with their boxes: given ones, or else what the detector finds.
+def with_boxes(source: Pictures | Video, boxes_xywh, detect: Detect | None, every: int) -> Iterator[BoxedPicture]:
+    """Yields the images of a source with their boxes, which are given or detected.
 
     Args:
-        source: Pictures or a video.
-        boxes_xywh: None; (P, 4) for every picture; or a list with (P, 4) for each picture.
-        detect: Returns the boxes of a picture and its key; not called where boxes are given.
-        every: The detector looks at every so many frames of a video; those between have the boxes of the last one.
+        source: Images or a video.
+        boxes_xywh: (P, 4) boxes for every image; a list with one (P, 4) array per image; None to detect them.
+        detect: Returns the boxes and scores in an image, given the image and its key. Unused if boxes are given.
+        every: Detect in every N-th frame of a video only; the frames between use the last boxes.
     """
     if every > 1 and not isinstance(source, Video):
-        raise UserError(f"Only a video's frames can share boxes: `every=` must be 1 for pictures. Received: {every}.")
+        raise UserError(f"`every=` must be 1 for images: only frames of a video share boxes. Received: {every}.")
     each = _for_each(boxes_xywh)
     if each is not None and (isinstance(source, Video) or len(each) != len(source)):
         wanted = "one (P, 4) array for a video" if isinstance(source, Video) else f"{len(source)} arrays (P, 4)"
@@ -80,29 +80,29 @@ def with_boxes(source: Pictures | Video, boxes_xywh, detect: Detect | None, ever
     found = no_boxes = np.zeros((0, 4)), np.zeros(0)
     for index, picture in enumerate(source):
         if picture.image is None:
-            yield Looked(picture, *no_boxes)
+            yield BoxedPicture(picture, *no_boxes)
             continue
         if boxes_xywh is not None:
             given = _inside(shared if each is None else each[index], picture)
             found = given, np.ones(len(given))
         elif index % every == 0:
             found = detect(picture.image, picture.key)
-        yield Looked(picture, *found)
+        yield BoxedPicture(picture, *found)
 
 
 def _inside(boxes_xywh: np.ndarray, picture: Picture) -> np.ndarray:
-    """Returns the boxes that touch the picture."""
+    """Returns the boxes that overlap the image, with a warning about others."""
     height, width = picture.image.shape[:2]
     low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
     inside = (high > 0).all(axis=1) & (low < (width, height)).all(axis=1)
     if not inside.all():
-        count = f"{(~inside).sum()} of {len(inside)} boxes lie"
-        warnings.warn(f"{count} wholly outside of picture {picture.name!r} and are left out.", stacklevel=2)
+        count = f"{(~inside).sum()} of {len(inside)} boxes"
+        warnings.warn(f"{count} are outside the image {picture.name!r} and are ignored.", stacklevel=2)
     return boxes_xywh[inside]
 
 
 def _for_each(boxes_xywh) -> list[np.ndarray] | None:
-    """Returns the boxes of each picture, where a list of (P, 4) is given."""
+    """Returns the boxes of each image if `boxes_xywh` is a list of (P, 4) arrays, else None."""
     if boxes_xywh is None or not isinstance(boxes_xywh, list | tuple):
         return None
     if not any(np.ndim(boxes) == 2 for boxes in boxes_xywh):
@@ -111,7 +111,7 @@ def _for_each(boxes_xywh) -> list[np.ndarray] | None:
 
 
 def checked_detections(detector, boxes_xywh, scores) -> Boxes:
-    """Returns the boxes and scores of one picture from what `detector.detect` returned for a list of one picture."""
+    """Returns the boxes and scores of one image, given the return value of `detector.detect` for a list of one."""
     name = f"{type(detector).__name__}.detect"
     if len(boxes_xywh) != 1 or len(scores) != 1:
         raise UserError(
@@ -125,7 +125,7 @@ def checked_detections(detector, boxes_xywh, scores) -> Boxes:
 
 
 def checked_boxes(boxes_xywh, name: str = "`boxes_xywh=`") -> np.ndarray:
-    """Returns boxes as (P, 4) float64, or names the first that cannot be one."""
+    """Returns boxes as (P, 4) float64; the error names the first invalid box."""
     boxes = np.asarray(boxes_xywh, np.float64)
     boxes = boxes.reshape(-1, 4) if boxes.size == 0 else np.atleast_2d(boxes)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
@@ -134,27 +134,31 @@ def checked_boxes(boxes_xywh, name: str = "`boxes_xywh=`") -> np.ndarray:
     if len(bad):
         raise UserError(
             f"Box {bad[0]} of {name} must be finite with a width and a height above 0. "
-            f"Received: {boxes[bad[0]].tolist()}. Boxes are x, y, width, height in pixels, not two corners."
+            f"Received: {boxes[bad[0]].tolist()}. Boxes are x, y, width, height in pixels, not corners."
         )
     return boxes
 
 
 def batches(
-    looked: Iterable[Looked], rule: geometry.CropRule, image_hw: tuple[int, int], batch_size: int, live: bool = False
+    pictures: Iterable[BoxedPicture],
+    rule: geometry.CropRule,
+    image_hw: tuple[int, int],
+    batch_size: int,
+    live: bool = False,
 ) -> Iterator[Batch]:
-    """Yields batches that are full, but for the last one and where many pixels would have to wait for theirs.
+    """Yields full batches, except for the last batch and where too many images would have to wait.
 
     Args:
-        looked: Pictures with boxes.
-        rule: How boxes grow, and what is outside of the picture.
+        pictures: Images with boxes.
+        rule: How boxes are padded, and the fill color outside of the image.
         image_hw: (height, width) of a crop.
-        batch_size: Crops in a batch.
-        live: Whether the boxes of one picture must not wait for those of the next.
+        batch_size: Crops per batch.
+        live: Whether to yield a batch after each image, as for a webcam.
     """
     if not 1 <= batch_size <= geometry.MAX_CROPS:
         raise UserError(f"`batch_size=` must be 1 to {geometry.MAX_CROPS}. Received: {batch_size}.")
     cut, batch = cropper(image_hw, rule.fill_rgb), Batch()
-    for one in looked:
+    for one in pictures:
         batch.started.append(one)
         views = geometry.views(one.boxes_xywh, rule, image_hw)
         maps = geometry.crop_to_image(views, image_hw).astype(np.float32)
@@ -172,7 +176,7 @@ def batches(
 
 @lru_cache(maxsize=4)
 def cropper(image_hw: tuple[int, int], fill_rgb: Sequence[float]):
-    """Returns a function from a (H, W, 3) picture and (P, 2, 3) maps to its (P, *image_hw, 3) crops."""
+    """Returns a function from a (H, W, 3) image and (P, 2, 3) crop-to-image transforms to (P, *image_hw, 3) crops."""
     spec = [tf.TensorSpec((None, None, 3), tf.uint8), tf.TensorSpec((None, 2, 3), tf.float32)]
     crop = tf.TensorSpec((*image_hw, 3), tf.float32)
 
@@ -186,8 +190,8 @@ def cropper(image_hw: tuple[int, int], fill_rgb: Sequence[float]):
     return cut
 
 
-def ahead(items: Iterable) -> Iterator:
-    """Yields the items, the next of which a thread makes meanwhile; what it raises is raised here."""
+def prefetched(items: Iterable) -> Iterator:
+    """Yields the items while a thread prepares the next one. Exceptions of the thread are raised here."""
     iterator, end, pool = iter(items), object(), ThreadPoolExecutor(1)
     try:
         upcoming = pool.submit(next, iterator, end)
@@ -195,5 +199,5 @@ def ahead(items: Iterable) -> Iterator:
             upcoming = pool.submit(next, iterator, end)
             yield item
     finally:
-        # Without waiting: the garbage collector closes what was left, in any thread, and joining there could hang.
+        # Do not wait: the garbage collector may run this in any thread, where joining could deadlock.
         pool.shutdown(wait=False, cancel_futures=True)

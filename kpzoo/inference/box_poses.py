@@ -16,18 +16,22 @@ from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.poses import Poses
 from kpzoo.progress import Progress
 
-SECOND_INSTANCE_DECAY = 0.5  # MIPNet, DECAY_THRE: what the box score of the instances behind the first is worth
+SECOND_INSTANCE_DECAY = 0.5  # MIPNet, DECAY_THRE: factor of the box score for instances after the first
 POSE_NMS = 0.9  # HRNet and MIPNet, TEST.OKS_THRE
 
 PredictCrops = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]  # see `acceleration.Accelerated.__call__`
 
 
-def answers(
-    predict_crops: PredictCrops, preset: Preset, looked: Iterable[batching.Looked], batch_size: int, live: bool = False
-) -> Iterator[batching.Looked]:
-    """Yields the pictures again, in their order, each as soon as the network has answered for all of its boxes."""
+def run_boxes(
+    predict_crops: PredictCrops,
+    preset: Preset,
+    pictures: Iterable[batching.BoxedPicture],
+    batch_size: int,
+    live: bool = False,
+) -> Iterator[batching.BoxedPicture]:
+    """Yields the images in their order, each when the outputs for all of its boxes are complete."""
     waiting, sizes = deque(), set()
-    for batch in batching.ahead(batching.batches(looked, preset.rules.crop, preset.image_hw, batch_size, live)):
+    for batch in batching.prefetched(batching.batches(pictures, preset.rules.crop, preset.image_hw, batch_size, live)):
         waiting.extend(batch.started)
         if batch.pieces:
             image = tf.concat([cut for _, cut, _ in batch.pieces], axis=0)
@@ -37,16 +41,16 @@ def answers(
             crop_xy, scores = crop_xy[: len(maps)], scores[: len(maps)]
             ends = np.cumsum([len(maps) for *_, maps in batch.pieces])[:-1]
             parts = (np.split(array, ends) for array in (crops.to_image(maps, crop_xy).numpy(), scores.numpy()))
-            for (one, *_), *answer in zip(batch.pieces, *parts, strict=True):
-                one.answers.append(tuple(answer))
+            for (one, *_), *outputs in zip(batch.pieces, *parts, strict=True):
+                one.outputs.append(tuple(outputs))
         while waiting and waiting[0].complete:
             yield waiting.popleft()
 
 
 def _padded(count: int, sizes: set[int]) -> int:
-    """Returns the size that a batch is filled up to: of sizes seen before the next one, if it is not much larger.
+    """Returns the size that a batch is padded to: the next larger size of an earlier batch, unless it is much larger.
 
-    oneDNN prepares, and keeps, something for each size.
+    oneDNN compiles and caches kernels for each batch size.
     """
     size = min((size for size in sizes if count <= size <= 1.5 * count), default=count)
     sizes.add(size)
@@ -64,31 +68,34 @@ def predict_boxes(
     progress: bool = False,
     precision: str = "float32",
 ) -> Poses:
-    """Returns the poses of boxes in annotated pictures, whose EXIF orientation is not applied.
+    """Returns the poses of boxes in annotated images, without applying EXIF orientation.
 
     Args:
         model: Any model of the zoo.
-        image_paths: P files, one for each box.
+        image_paths: P files, one per box.
         boxes_image_xywh: (P, 4) in image pixels.
         box_scores: (P,).
-        flip: Whether to average over the mirrored crop.
-        batch_size: Crops in one pass through the network; with the flip test it sees as many mirrored ones, too.
-        progress: Whether to tell on stderr how far it is.
+        flip: Whether to average the heatmaps with those of the mirrored crops (flip test).
+        batch_size: Crops per forward pass. The flip test doubles it.
+        progress: Whether to print progress on stderr.
         precision: See `kpzoo.accelerate`.
 
     Returns:
-        P * N poses, box by box, each box's instances in order.
+        P * N poses, box by box, with the N instances of each box in order.
+
+    Raises:
+        UserError: If an image cannot be read.
     """
     boxes, box_scores = np.asarray(boxes_image_xywh, float).reshape(-1, 4), np.asarray(box_scores, float)
     rows = {}
     for row, path in enumerate(image_paths):
         rows.setdefault(str(path), []).append(row)
     opened = zip(Pictures(list(rows), apply_exif=False), rows.values(), strict=True)
-    looked = (batching.Looked(picture, boxes[row], box_scores[row]) for picture, row in opened)
+    boxed = (batching.BoxedPicture(picture, boxes[row], box_scores[row]) for picture, row in opened)
     run = partial(accelerate(model, precision), flip=flip)
     parts = [Poses.empty(model.preset.skeleton)]
     with Progress(len(rows), "pictures", shown=progress) as printed:
-        for one in answers(run, model.preset, looked, batch_size):
+        for one in run_boxes(run, model.preset, boxed, batch_size):
             if one.picture.problem:
                 raise one.picture.problem
             parts.append(poses_of(one, model.preset))
@@ -97,11 +104,11 @@ def predict_boxes(
     return Poses.concatenate(parts)[np.argsort(order, kind="stable")]
 
 
-def poses_of(one: batching.Looked, preset: Preset) -> Poses:
-    """Returns the poses of all boxes of a picture, box by box, with the scores of the model's school."""
-    if not one.answers:
+def poses_of(one: batching.BoxedPicture, preset: Preset) -> Poses:
+    """Returns the poses of all boxes of an image, box by box, scored by the model's rules."""
+    if not one.outputs:
         return Poses.empty(preset.skeleton)
-    keypoints, scores = (np.concatenate(parts) for parts in zip(*one.answers, strict=True))  # (P, N, K, 2), (P, N, K)
+    keypoints, scores = (np.concatenate(parts) for parts in zip(*one.outputs, strict=True))  # (P, N, K, 2), (P, N, K)
     num_boxes, num_instances, num_keypoints = scores.shape
     instance = np.tile(np.arange(num_instances), num_boxes)
     box_scores = np.repeat(one.box_scores, num_instances) * np.where(instance > 0, SECOND_INSTANCE_DECAY, 1.0)
@@ -117,9 +124,9 @@ def poses_of(one: batching.Looked, preset: Preset) -> Poses:
 
 
 def suppress(poses: Poses, preset: Preset, threshold: float) -> np.ndarray:
-    """Returns the indices of one image's poses that OKS-NMS keeps, best first.
+    """Returns the indices of the poses in one image that OKS-NMS keeps, best first.
 
-    The area of a pose is that of its padded crop, as HRNet and MIPNet pass it.
+    The area of a pose is the area of its padded box, as in HRNet and MIPNet.
     """
     areas = geometry.views(poses.boxes_xywh, preset.rules.crop, preset.image_hw)[:, 2:].prod(axis=1)
     return oks_nms(poses.keypoints_xy, poses.scores, areas, np.array(preset.skeleton.sigmas), threshold)

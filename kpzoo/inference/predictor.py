@@ -164,10 +164,10 @@ class Predictor:
         """Yields the results of `stream` for an opened source, without warnings."""
         preset = self.model.preset
         nms = None if boxes_xywh is not None and preset.num_instances == 1 else self.nms
-        looked = batching.with_boxes(opened, boxes_xywh, self._detect, every)
+        boxed = batching.with_boxes(opened, boxes_xywh, self._detect, every)
         live = isinstance(opened, Video) and opened.live
         run = partial(self._function, flip=self.flip)
-        for one in box_poses.answers(run, preset, looked, self.batch_size, live):
+        for one in box_poses.run_boxes(run, preset, boxed, self.batch_size, live):
             poses = box_poses.poses_of(one, preset)
             kept = np.arange(len(poses)) if nms is None or not len(poses) else box_poses.suppress(poses, preset, nms)
             yield Prediction(one.picture, poses[kept], poses[np.setdiff1d(np.arange(len(poses)), kept)])
