@@ -72,7 +72,7 @@ def test_files_are_read_and_arrays_that_are_no_picture_are_refused(tmp_path):
 
 
 def test_a_detector_without_find_says_what_it_needs():
-    with pytest.raises(UserError, match="Detector needs a method `find"):
+    with pytest.raises(UserError, match="Detector must implement `find"):
         Detector().detect([ground()])
 
 
@@ -162,14 +162,14 @@ def test_an_empty_box_file_gives_no_boxes(tmp_path):
 @pytest.mark.parametrize(
     ("entries", "reason"),
     [
-        ({"images": []}, "is no list of boxes.*Received: dict"),
-        ([{"image_id": 1, "bbox": [1, 2, 3]}], r"entry \[0\] is no box.*numbers \[1.0, 2.0, 3.0, 1.0\]"),
-        ([{"image_id": 1, "bbox": [1, 2, 3, 4]}, {"image_id": 1}], r"entry \[1\] is no box. KeyError: 'bbox'"),
+        ({"images": []}, "must be a list of boxes.*Received: dict"),
+        ([{"image_id": 1, "bbox": [1, 2, 3]}], r"entry \[0\] is not a valid box.*Received: \[1.0, 2.0, 3.0, 1.0\]"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, 4]}, {"image_id": 1}], r"entry \[1\] is not a valid box. KeyError: 'bbox'"),
         ([{"bbox": [1, 2, 3, 4]}], "KeyError: 'image_id'"),
-        ([[1, 2, 3, 4]], r"entry \[0\] is no box"),
+        ([[1, 2, 3, 4]], r"entry \[0\] is not a valid box"),
         ([{"image_id": 1, "bbox": ["a", 2, 3, 4]}], "could not convert"),
         ([{"image_id": 1, "bbox": [1, 2, -3, 4]}], "size is negative"),
-        ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 7}], "score 7.0 is not in 0..1"),
+        ([{"image_id": 1, "bbox": [1, 2, 3, 4], "score": 7}], "score 7.0 is not in 0 … 1"),
         ('[{"image_id": 1, "bbox": [NaN, 2, 3, 4]}]', r"NaN|nan"),
         ("<html>", "boxes.json"),
     ],

@@ -1,4 +1,4 @@
-"""Where pictures come from: files, folders, globs, arrays, lists of these, videos, a webcam; one at a time."""
+"""Image sources: files, folders, globs, arrays, lists of these, videos, webcams. Images are read one at a time."""
 
 import glob
 import os
@@ -14,21 +14,22 @@ from kpzoo import images
 from kpzoo.errors import UserError
 
 VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
-WEBCAM = "webcam"  # the first camera; `webcam:1` is the second
+WEBCAM = "webcam"  # the first camera; the second is `webcam:1`
 
-_PATIENCE = 50  # failures one after another until a video counts as ended: damage costs up to the next key frame
+_PATIENCE = 50  # consecutive failures after which a video ends: damage affects frames up to the next key frame
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """One picture of a source.
+    """One image of a source.
 
     Args:
-        name: What results call it: the path below the folder that all pictures share, or a number.
-        image_id: The number in a file name of digits alone, as COCO names them, where all names are; else counted on.
-        key: What a box file may call it: the file's name without folder and suffix, or a frame's number.
-        image: (H, W, 3) uint8 RGB; None where it could not be read.
-        problem: Why it could not be read.
+        name: Name in results: the path relative to the common folder of all images, or the index of an array or frame.
+        image_id: The number in the file name if all file names are numbers, as in COCO; else counted from 1, frames
+            from 0.
+        key: Id in a box file: the file name without folder and suffix, or the frame number.
+        image: (H, W, 3) uint8 RGB; None if it could not be read.
+        problem: The error if it could not be read, else None.
     """
 
     name: str
@@ -39,11 +40,11 @@ class Picture:
 
 
 class Pictures:
-    """Files and arrays, read one by one; one that cannot be read comes with its problem, and the others follow.
+    """Files and arrays, read one at a time. An image that cannot be read is yielded with its `problem`.
 
     Args:
-        entries: Paths and (H, W, 3) RGB arrays of 0 … 255.
-        apply_exif: Whether photos are turned upright, see `images.read_image`.
+        entries: Paths and (H, W, 3) RGB arrays with values 0 … 255.
+        apply_exif: Whether to apply the EXIF orientation, see `images.read_image`.
     """
 
     def __init__(self, entries: Sequence[str | Path | np.ndarray], apply_exif: bool = True):
@@ -64,7 +65,7 @@ class Pictures:
         self.folders = parents
 
     def at(self, places: Sequence[int]) -> "Pictures":
-        """Returns the pictures at some places of the list, under the names and ids that they have in it."""
+        """Returns the images at some indices, with the same names and ids."""
         chosen = copy(self)
         chosen.entries, chosen.listed = ([listed[place] for place in places] for listed in (self.entries, self.listed))
         return chosen
@@ -83,39 +84,42 @@ class Pictures:
 
 
 class Video:
-    """The frames of a file that OpenCV reads, or of a webcam, once; broken frames are left out and counted.
+    """The frames of a video file or webcam, read with OpenCV, once. Broken frames are skipped and counted.
 
     Args:
-        source: A file, or `webcam`, or `webcam:` and a number.
+        source: A file, `webcam`, or `webcam:` and a number.
+
+    Raises:
+        UserError: If the file does not exist, or OpenCV cannot open it.
     """
 
     def __init__(self, source: str | Path):
-        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what is broken is counted here
+        os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # no log of broken frames, which are counted here
         self.source, self.live = str(source), is_webcam(source)
         path = Path(source).expanduser()
         if not self.live and not path.is_file():
             raise UserError(f"There is no video {self.source!r}.")
         number = self.source.partition(":")[2] or "0"
         if self.live and not number.isdigit():
-            raise UserError(f"A webcam is `webcam` or `webcam:` and a number. Received: {self.source!r}.")
+            raise UserError(f"Expected `webcam` or `webcam:` and a number. Received: {self.source!r}.")
         self._capture = cv2.VideoCapture(int(number) if self.live else str(path))
         if not self._capture.isOpened():
-            hint = "Is a camera connected?" if self.live else "OpenCV knows no codec for it, or its index is cut off."
+            hint = "Is a camera connected?" if self.live else "OpenCV has no codec for it, or the file is incomplete."
             raise UserError(f"Cannot open the video {self.source!r}. {hint}")
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if np.isfinite(fps) and 0 < fps <= 1000 else 25.0
         declared = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.declared = int(declared) if not self.live and 0 < declared < 1e9 else 0  # 0: nobody knows
+        self.declared = int(declared) if not self.live and 0 < declared < 1e9 else 0  # 0: unknown
         self.num_read = self.num_broken = 0
 
     def __len__(self) -> int:
         return self.declared
 
     def __iter__(self) -> Iterator[Picture]:
-        """Yields the frames, named and counted from 0, broken ones included in the count.
+        """Yields the frames, numbered from 0. Broken frames are counted but not yielded.
 
         Raises:
-            UserError: There is not one readable frame.
+            UserError: If no frame can be read.
         """
         failures = 0
         try:
@@ -130,7 +134,7 @@ class Video:
                 number = self.num_read + self.num_broken
                 self.num_read += 1
                 yield Picture(str(number), number, number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-            self.num_broken = max(self.num_broken, self.declared - self.num_read)  # the end may be cut off
+            self.num_broken = max(self.num_broken, self.declared - self.num_read)  # the file may be incomplete
         finally:
             self._capture.release()
         if not self.num_read:
@@ -142,7 +146,7 @@ def is_webcam(source) -> bool:
 
 
 def is_one_picture(source) -> bool:
-    """Returns whether a source is a single array or a single picture file, by what it is called."""
+    """Returns whether a source is one array or one image file, judged by its name."""
     if isinstance(source, np.ndarray):
         return True
     if not isinstance(source, str | Path) or is_webcam(source):
@@ -153,7 +157,7 @@ def is_one_picture(source) -> bool:
 
 
 def check_one(source) -> None:
-    """Refuses sources of many pictures where one is expected."""
+    """Raises an error for sources of many images."""
     if is_one_picture(source):
         return
     if isinstance(source, str | Path):
@@ -169,7 +173,7 @@ def check_one(source) -> None:
 
 
 def open_source(source) -> "Pictures | Video":
-    """Returns the pictures of a path, folder, glob, video, webcam or array, or of a list of paths and arrays."""
+    """Returns the images of a file, folder, glob, video, webcam or array, or of a list of files and arrays."""
     if isinstance(source, Pictures | Video):
         return source
     if isinstance(source, np.ndarray):
@@ -183,5 +187,5 @@ def open_source(source) -> "Pictures | Video":
     videos = [entry for entry in entries if isinstance(entry, str | Path) and Path(entry).suffix.lower() in VIDEOS]
     if wrong or videos:
         received = type(wrong[0]).__name__ if wrong else f"the video {str(videos[0])!r}"
-        raise UserError(f"A list of pictures holds files and arrays. Received: {received}. Pass videos one by one.")
+        raise UserError(f"Expected a list of image files and arrays. Received: {received}. Pass videos one by one.")
     return Pictures(entries)
