@@ -218,7 +218,7 @@ def test_predict_goes_on_where_it_was_and_refuses_other_settings(trained, photos
         assert record["keypoints"] == pytest.approx(before["keypoints"], abs=1e-3)  # batches of other sizes
     code, _, err, _ = predict(capsys, photos, trained, "--box", "0", "0", "50", "50")
     assert code == 2
-    assert "made otherwise (boxes: [[10.0, 10.0, 60.0, 90.0]] before, [[0.0, 0.0, 50.0, 50.0]] now)" in err
+    assert "have other settings (boxes: [[10.0, 10.0, 60.0, 90.0]] before, [[0.0, 0.0, 50.0, 50.0]] now)" in err
     assert predict(capsys, photos, trained, "--box", "0", "0", "50", "50", "--overwrite")[0] == 2
     assert (out / "results.json").read_text() != first
 
@@ -228,7 +228,7 @@ def test_predict_does_not_touch_a_folder_that_is_not_its_own(trained, photos, ca
     (photos.parent / "out/mine.txt").write_text("mine")
     code, _, err, out = predict(capsys, photos, trained, *BOX)
     assert code == 2
-    assert "is not of an earlier run" in err
+    assert "exists without an earlier run" in err
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     code, _, err = run(capsys, "predict", out / "pictures/1.jpg", "--model", trained, "--out", out, *BOX, "--overwrite")
     assert code == 2
@@ -300,7 +300,7 @@ def test_predict_fails_if_not_one_picture_can_be_read(trained, photos, capsys):
         (photos / name).write_bytes(b"")
     code, _, err, out = predict(capsys, photos, trained, *BOX)
     assert code == 2
-    assert "None of the 3 pictures can be read" in err
+    assert "None of the 3 images can be read" in err
     assert json.loads((out / "results.json").read_text()) == []
 
 
@@ -323,7 +323,7 @@ def test_predict_takes_a_detector_with_options_and_tells_when_nobody_is_found(tr
 
 def test_predict_does_not_go_on_with_another_content_of_the_box_file(trained, photos, capsys):
     boxes = photos.parent / "boxes.json"
-    for height, expected in ((50, "bad.jpg"), (60, "made otherwise (detector_file: ")):
+    for height, expected in ((50, "bad.jpg"), (60, "have other settings (detector_file: ")):
         boxes.write_text(json.dumps([{"image_id": 1, "bbox": [0, 0, 40, height], "score": 1, "category_id": 1}]))
         code, _, err, _ = predict(capsys, photos, trained, "--detector", boxes, "--no-pictures")
         assert code == 2

@@ -253,11 +253,11 @@ def test_what_is_no_onnx_detector_is_refused(tmp_path):
     for name, reason in [
         ("missing.onnx", "There is no ONNX model"),
         ("junk.onnx", "is not an ONNX model"),
-        ("grey.onnx", r"must take one picture.*Received: \[\('picture', \[1, 1, 64, 64\]\)"),
-        ("four.onnx", r"must take one picture.*Received: \[\('picture', \[4, 3, 64, 64\]\)"),
-        ("labels.onnx", r"labels.onnx' must give boxes \(1, N, 4\).*Received: .*labels \(1, 2\)"),
-        ("scores.onnx", r"scores.onnx' must give boxes.*Received: boxes \(1, 4, 4\), scores \(1, 2\)"),
-        ("int.onnx", r"int.onnx' fails on a picture, float32 \(1, 3, 64, 64\): .*int64"),
+        ("grey.onnx", r"must take one image.*Received: \[\('picture', \[1, 1, 64, 64\]\)"),
+        ("four.onnx", r"must take one image.*Received: \[\('picture', \[4, 3, 64, 64\]\)"),
+        ("labels.onnx", r"labels.onnx' must return boxes \(1, N, 4\).*Received: .*labels \(1, 2\)"),
+        ("scores.onnx", r"scores.onnx' must return boxes.*Received: boxes \(1, 4, 4\), scores \(1, 2\)"),
+        ("int.onnx", r"int.onnx' failed on an input of float32 \(1, 3, 64, 64\): .*int64"),
     ]:
         with pytest.raises(UserError, match=reason):
             OnnxDetector(tmp_path / name).detect([ground()])
@@ -287,7 +287,7 @@ def test_a_keras_hub_detector_gives_people_in_image_pixels():
 def test_a_keras_hub_detector_asks_for_the_label_it_cannot_know():
     model = FakeKerasHub()
     model.num_classes = 3
-    with pytest.raises(UserError, match="Which of the 3 labels"):
+    with pytest.raises(UserError, match="has 3 labels"):
         KerasHubDetector(model).detect([ground()])
 
 

@@ -1,4 +1,4 @@
-"""A folder, a video or a list of pictures to results on disk: one call that can be stopped and goes on."""
+"""Writes the poses in a folder, video or list of images to disk, in a call that can be interrupted and resumed."""
 
 import zlib
 from contextlib import ExitStack, closing
@@ -20,14 +20,14 @@ from kpzoo.progress import Progress
 
 @dataclass
 class Summary:
-    """What came of a run.
+    """Counts of a run.
 
     Args:
-        num_pictures: Pictures or frames that were looked at.
-        num_skipped: Pictures that were done before.
-        num_poses: Poses in those looked at.
+        num_pictures: Images or frames that were processed.
+        num_skipped: Images that were done by an earlier run.
+        num_poses: Poses in the processed images.
         num_broken: Frames of a video that could not be read.
-        problems: A line for each picture that could not be read.
+        problems: One line for each image that could not be read.
     """
 
     num_pictures: int = 0
@@ -50,10 +50,10 @@ def predict_to_folder(
     every: int = 1,
     **options,
 ) -> Summary:
-    """Writes the poses in many pictures or a video into a folder, see `outputs`; tells its progress on stderr.
+    """Writes the poses in many images or a video to a folder, and prints progress on stderr.
 
-    The same call goes on where a stopped one was: pictures that are done and have not changed are skipped. A video
-    begins anew. A picture that cannot be read is named, and the others go on.
+    The same call resumes an interrupted run: images that are done and have not changed are skipped. A video starts
+    again. An image that cannot be read is reported and skipped. See `kpzoo.inference.outputs` for the files.
 
     Args:
         model: A model of the zoo, its name, or a tag of published weights, see `Predictor`.
@@ -62,12 +62,16 @@ def predict_to_folder(
         boxes_xywh, every: See `Predictor.stream`.
         detector: See `Predictor`.
         pictures: Whether to draw the poses.
-        show_nms: Whether to draw them before and after OKS-NMS too.
-        overwrite: Whether to begin anew whatever the folder holds.
+        show_nms: Whether to also draw the poses before and after OKS-NMS.
+        overwrite: Whether to start again whatever the folder contains.
         **options: `flip`, `nms`, `batch_size` and `precision` of `Predictor`.
 
+    Returns:
+        The counts of the run.
+
     Raises:
-        UserError: Not one picture or frame could be read, or nothing fits together. What is done stays.
+        UserError: If no image or frame can be read, the folder has results of other settings, or the boxes belong to
+            other images. Results up to the error are kept.
     """
     opened, model = open_source(source), as_model(model)
     detector = None if boxes_xywh is not None else detectors.get(detectors.DEFAULT if detector is None else detector)
@@ -79,32 +83,32 @@ def predict_to_folder(
     kinds = [outputs.PICTURES] * pictures + [outputs.NMS] * show_nms
     try:
         run(Predictor(model, detector=detector, **options), opened, folder, summary, kinds, boxes_xywh, every)
-    finally:  # Ctrl-C too leaves whole files
+    finally:  # also after Ctrl-C
         with closing(folder):
             folder.finish()
     if summary.problems and not summary.num_pictures + summary.num_skipped:
-        raise UserError(f"None of the {len(summary.problems)} pictures can be read. The first: {summary.problems[0]}")
+        raise UserError(f"None of the {len(summary.problems)} images can be read. The first: {summary.problems[0]}")
     return summary
 
 
 def _check(opened, detector, out) -> None:
-    """Refuses what would fail or harm only later."""
+    """Raises errors before the run that would otherwise appear during it, or overwrite the images."""
     out = Path(out).expanduser().resolve()
     if isinstance(opened, Pictures):
         folders = {Path(folder).resolve() for folder in opened.folders}
         for drawn in (out / outputs.PICTURES, out / outputs.NMS):
             if drawn.resolve() in folders:
-                raise UserError(f"The pictures lie in {drawn}, where they would be replaced by drawn ones.")
+                raise UserError(f"The images are in {drawn}, where drawings would replace them. Choose another folder.")
         keys = [one.key for one in opened.listed]
         if isinstance(detector, BoxFile) and keys and not detector.knows(keys):
             raise UserError(
-                f"{detector.path} has boxes of none of the {len(keys)} pictures, whose ids are file names such as "
-                f"{keys[0]!r}. Is it of other pictures?"
+                f"{detector.path} has no boxes for any of the {len(keys)} images, whose ids are file names such as "
+                f"{keys[0]!r}. Check that it belongs to these images."
             )
 
 
 def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:
-    """Returns what the poses depend on."""
+    """Returns everything that the poses depend on."""
     checksum = 0
     for weight in model.weights:
         checksum = zlib.crc32(np.ascontiguousarray(weight.value.numpy()), checksum)
@@ -121,7 +125,7 @@ def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:
 
 
 def _checksum(path: str | Path | None) -> str | None:
-    """Returns what changes when the content of a detector's file does; None without a file."""
+    """Returns the CRC-32 of a detector's file; None without a file."""
     if path is None or not Path(path).expanduser().is_file():
         return None
     checksum = 0
@@ -145,7 +149,7 @@ def _run_pictures(predictor, opened: Pictures, folder, summary: Summary, kinds: 
     files = {listed.name: entry for entry, listed in zip(opened.entries, opened.listed, strict=True)}
     progress = Progress(len(todo), "pictures")
     if summary.num_skipped:
-        progress.say(f"{summary.num_skipped} pictures are done already")
+        progress.say(f"{summary.num_skipped} pictures are already done")
     each = isinstance(boxes_xywh, list | tuple) and any(np.ndim(one) == 2 for one in boxes_xywh)
     if each and len(boxes_xywh) == len(opened):
         boxes_xywh = [boxes_xywh[place] for place in todo]
@@ -167,7 +171,7 @@ def _run_pictures(predictor, opened: Pictures, folder, summary: Summary, kinds: 
 def _is_done(folder: outputs.OutputFolder, name: str, file, kinds: list[str]) -> bool:
     try:
         return folder.is_done(name, file, kinds)
-    except OSError:  # it will be named when it is read
+    except OSError:  # reported when the image is read
         return False
 
 
@@ -186,7 +190,7 @@ def _run_video(predictor, opened: Video, folder, summary: Summary, kinds: list[s
     finally:
         summary.num_broken = opened.num_broken
         progress.close()
-        with ExitStack() as stack:  # each is closed whatever becomes of the others
+        with ExitStack() as stack:  # closes every file, even if closing another fails
             for video in videos.values():
                 stack.callback(video.close)
     if opened.num_broken:

@@ -1,9 +1,9 @@
-"""Person boxes: one method, `detect`, behind it OpenCV, a box file, an ONNX model, KerasHub, or a class of your own.
+"""Person detectors: OpenCV, a box file, an ONNX model or KerasHub behind one method, `detect`.
 
-    boxes_xywh, scores = HOGDetector().detect([image])     # lists, one entry a picture: (P, 4) image pixels, (P,)
+    boxes_xywh, scores = HOGDetector().detect([image])  # lists with one entry per image: (P, 4) image pixels, (P,)
 
-Poses are only as good as the boxes that are looked into. The default works everywhere and finds little (see
-`HOGDetector`); for real use take a detector trained on people.
+Pose accuracy depends on the person boxes. The default detector needs no download and misses most people (see
+`HOGDetector`); for real use choose a detector that was trained on people.
 """
 
 from dataclasses import dataclass, field
@@ -17,21 +17,26 @@ from kpzoo.errors import UserError, unknown
 from kpzoo.inference.boxes import BoxFile, Detector, WholeImage
 from kpzoo.nms import soft_box_nms
 
-_HOG_LONG_SIDE = 960  # pictures are brought to this size: a window of 128 rows then is a person of 100
-_HOG_STRETCHES = (1.0, 0.75)  # of the width: the window is half as wide as high, people with open arms are wider
+_HOG_LONG_SIDE = 960  # images are resized to it: a window of 128 rows then contains a person of 100 rows
+_HOG_STRETCHES = (
+    1.0,
+    0.75,
+)  # of the width: people with spread arms are wider than the window
 _OUTPUTS = ("boxes", "scores", "labels")  # of an ONNX model
-_HOG_PERSON = (0.65, 0.8)  # the part of the window, about its centre, that its person fills
+_HOG_PERSON = (0.65, 0.8)  # part of the window's width and height that the person fills, around the center
 
 
 @dataclass(frozen=True)
 class HOGDetector(Detector):
-    """OpenCV's pedestrian detector of 2005 (histograms of oriented gradients and a linear SVM): nothing to download.
+    """OpenCV's pedestrian detector: histograms of oriented gradients (HOG) and a linear SVM. It needs no download.
 
-    It knows one thing: people who stand upright, are seen whole, do not hide one another, and are at least a tenth of
-    the picture's longer side tall. People who sit, lie, bend, do sports, are cut off by the border or stand in a crowd
-    are mostly missed, and poles, trees and doors are taken for people. On 93 photos of COCO it found 12 of 25 people
-    of the first kind (taller than 15 % of the longer side), but 12 % of all who are at least 60 pixels tall, at an IoU
-    of 0.5; 1 box of 6 was on a person. To judge a pose model, take annotated boxes or a modern detector.
+    It finds people who stand upright, are fully visible and at least as tall as a tenth of the image's longer side. It
+    misses most people who sit, lie, bend, do sports, are truncated by the image border or stand in a crowd, and detects
+    poles, trees and doors as people. On 93 photos of COCO its recall at an IoU of 0.5 was 12 of 25 upright, fully
+    visible people taller than 15 % of the longer side, and 12 % of all people of at least 60 pixels; 1 of 6 boxes was a
+    person. To evaluate a pose model, use annotated boxes or a modern detector.
+
+    The method is that of Dalal and Triggs, *Histograms of Oriented Gradients for Human Detection*, CVPR 2005.
     """
 
     min_score: float = field(default=0.1, kw_only=True)
@@ -50,10 +55,10 @@ class HOGDetector(Detector):
                 windows.append(rects * np.array([width / size[0], height / size[1]] * 2))
                 margins.append(np.ravel(weights))
         windows, margins = np.concatenate(windows), np.concatenate(margins)
-        order = np.lexsort((*windows.T, -margins))  # threads deliver them in any order
+        order = np.lexsort((*windows.T, -margins))  # OpenCV's threads return them in any order
         sizes = windows[order, 2:] * _HOG_PERSON
         boxes = np.concatenate([windows[order, :2] + (windows[order, 2:] - sizes) / 2, sizes], axis=1)
-        scores = 1 / (1 + np.exp(2.8 - 1.5 * margins[order]))  # of windows with that margin so many hit a person
+        scores = 1 / (1 + np.exp(2.8 - 1.5 * margins[order]))  # precision of windows with that margin
         keep, scores = soft_box_nms(boxes, scores, "linear", threshold=0.3, min_score=self.min_score)
         return boxes[keep], scores
 
@@ -61,7 +66,7 @@ class HOGDetector(Detector):
     def _hog(self):
         if not hasattr(cv2, "HOGDescriptor"):
             raise UserError(
-                f"HOGDetector needs OpenCV 4. Received: OpenCV {cv2.__version__}, which has no HOG detector any more. "
+                f"HOGDetector needs OpenCV 4. Received: OpenCV {cv2.__version__}, which has no HOG detector. "
                 "Run `pip install 'opencv-python-headless<5'`, or pass boxes or another detector."
             )
         hog = cv2.HOGDescriptor()
@@ -71,20 +76,20 @@ class HOGDetector(Detector):
 
 @dataclass(frozen=True)
 class OnnxDetector(Detector):
-    """Any detector exported to ONNX with three outputs (`pip install onnxruntime`).
+    """A detector in an ONNX file with three outputs (`pip install onnxruntime`).
 
-    The model's one input is a picture, (1, 3, H, W) or (1, H, W, 3) RGB. uint8 inputs get 0..255; float inputs get
-    `input_scale` times that, any further normalisation belongs into the graph. The picture is scaled to fit H x W, put
-    to the upper left and filled up with black; H or W that are open become 640.
+    The model has one input, an RGB image (1, 3, H, W) or (1, H, W, 3). The image is resized to fit H x W, placed at the
+    upper left and padded with black; H and W are 640 where the model leaves them open. Values are 0 … 255 for uint8
+    inputs, and `input_scale` times that for float inputs. The graph must include any other normalization, and
+    non-maximum suppression.
 
-    The outputs, by name or else in this order: `boxes` (1, N, 4), corners x0, y0, x1, y1 in pixels of the input;
-    `scores` (1, N) in 0..1; `labels` (1, N). The leading 1 may be missing. Non-maximum suppression belongs into the
-    graph.
+    The outputs are found by name, or else by order: `boxes` (1, N, 4), corners x0, y0, x1, y1 in input pixels; `scores`
+    (1, N) in 0 … 1; `labels` (1, N). The leading 1 is optional.
 
     Args:
         path: The .onnx file.
-        person_label: The label of people: 1 counts as COCO's category ids and torchvision do, 0 as 80-class models do.
-        input_scale: See above.
+        person_label: Label of persons: 1 for COCO's category ids and torchvision, 0 for most models with 80 classes.
+        input_scale: Factor for the values of float inputs.
     """
 
     path: str | Path
@@ -110,19 +115,19 @@ class OnnxDetector(Detector):
         names = [output.name for output in self._session.get_outputs()]
         try:
             outputs = self._session.run(None, {name: batch})
-        except Exception as error:  # as below, a class for every fault
+        except Exception as error:  # onnxruntime's exceptions have no common base class
             raise UserError(
-                f"The detector {str(self.path)!r} fails on a picture, {batch.dtype} {batch.shape}: {_line(error)}."
+                f"The detector {str(self.path)!r} failed on an input of {batch.dtype} {batch.shape}: {_line(error)}."
             ) from None
         outputs = dict(zip(names if set(_OUTPUTS) <= set(names) else _OUTPUTS, outputs, strict=False))
         arrays = [np.asarray(outputs[name]) for name in _OUTPUTS]
         boxes, scores, labels = (array[0] if array.shape[:1] == (1,) else array for array in arrays)
-        if boxes.ndim == 1 and scores.ndim == labels.ndim == 0:  # one box, without a leading 1
+        if boxes.ndim == 1 and scores.ndim == labels.ndim == 0:  # one box without the leading 1
             boxes, scores, labels = boxes[None], scores[None], labels[None]
         if scores.ndim != 1 or boxes.shape != (len(scores), 4) or labels.shape != scores.shape:
             received = ", ".join(f"{name} {array.shape}" for name, array in zip(_OUTPUTS, arrays, strict=True))
             raise UserError(
-                f"The detector {str(self.path)!r} must give boxes (1, N, 4), scores (1, N), labels (1, N). "
+                f"The detector {str(self.path)!r} must return boxes (1, N, 4), scores (1, N), labels (1, N). "
                 f"Received: {received}."
             )
         return boxes.astype(float), scores.astype(float), labels
@@ -138,16 +143,16 @@ class OnnxDetector(Detector):
             raise UserError(f"There is no ONNX model {str(path)!r}.")
         try:
             session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has a class of its own for every fault, all derived from Exception
+        except Exception as error:  # onnxruntime's exceptions have no common base class
             reason = _line(error)
             raise UserError(f"{str(self.path)!r} is not an ONNX model that onnxruntime can load: {reason}.") from None
         inputs, outputs = session.get_inputs(), session.get_outputs()
         shape = inputs[0].shape if len(inputs) == 1 else None
         fits = shape is not None and len(shape) == 4 and 3 in (shape[1], shape[3]) and len(outputs) >= 3
-        if not fits or isinstance(shape[0], int) and shape[0] != 1:  # one that is open is a name
+        if not fits or isinstance(shape[0], int) and shape[0] != 1:  # an open dimension is a string
             received = [(value.name, value.shape) for value in [*inputs, *outputs]]
             raise UserError(
-                f"{str(self.path)!r} must take one picture (1, 3, H, W) or (1, H, W, 3) and give boxes (1, N, 4), "
+                f"{str(self.path)!r} must take one image (1, 3, H, W) or (1, H, W, 3) and return boxes (1, N, 4), "
                 f"scores (1, N), labels (1, N). Received: {received}."
             )
         return session
@@ -155,14 +160,14 @@ class OnnxDetector(Detector):
 
 @dataclass(frozen=True)
 class KerasHubDetector(Detector):
-    """A detector of KerasHub (`pip install keras-hub`): `dfine_nano_coco`, `retinanet_resnet50_fpn_coco` and others.
+    """A detector of KerasHub (`pip install keras-hub`), such as `dfine_nano_coco` or `retinanet_resnet50_fpn_coco`.
 
-    The first use downloads the preset's weights; what is offered and on which terms, KerasHub's pages tell. The
-    preset's own decoder suppresses and drops what it is not sure of.
+    The first use downloads the weights; KerasHub's documentation lists the presets and their licenses. The preset's
+    decoder applies its own score threshold and non-maximum suppression.
 
     Args:
-        preset: A name or folder that `keras_hub.models.ObjectDetector.from_preset` takes, or such a model itself.
-        person_label: The label of people; None for presets of COCO, where 80 classes count from 0 and 91 from 1.
+        preset: A name or folder for `keras_hub.models.ObjectDetector.from_preset`, or an `ObjectDetector`.
+        person_label: Label of persons. None selects it for models trained on COCO: 0 of 80 classes, 1 of 91.
     """
 
     preset: object
@@ -176,7 +181,7 @@ class KerasHubDetector(Detector):
         batch, scale = _letterbox(image_rgb, tuple(size))
         found = {key: np.asarray(value)[0] for key, value in model.predict(batch.astype(np.float32), verbose=0).items()}
         boxes = convert_format(found["boxes"], model.bounding_box_format, "xywh", height=size[0], width=size[1])
-        people = found["labels"] == label  # places behind the last detection have label -1
+        people = found["labels"] == label  # entries after the last detection have the label -1
         return np.asarray(boxes)[people] / scale, found["confidence"][people]
 
     @property
@@ -184,7 +189,9 @@ class KerasHubDetector(Detector):
         classes = getattr(self._model, "num_classes", None)
         label = {80: 0, 91: 1}.get(classes) if self.person_label is None else self.person_label
         if label is None:
-            raise UserError(f"Which of the {classes} labels of {self.preset!r} means person?", "Pass `person_label=`.")
+            raise UserError(
+                f"{self.preset!r} has {classes} labels, and it is unknown which means person. Pass `person_label`."
+            )
         return label
 
     @cached_property
@@ -197,7 +204,7 @@ class KerasHubDetector(Detector):
             raise UserError(f"KerasHubDetector needs keras-hub ({error}). Run `pip install keras-hub`.") from None
         try:
             return keras_hub.models.ObjectDetector.from_preset(str(self.preset))
-        except Exception as error:  # of names, files, downloads, and of presets that are no detector
+        except Exception as error:  # of names, files, downloads, and presets of other tasks
             raise UserError(
                 f"KerasHub cannot load the detector {str(self.preset)!r}: {_line(error)}.",
                 "Pass a name or folder that `keras_hub.models.ObjectDetector.from_preset` takes.",
@@ -205,9 +212,18 @@ class KerasHubDetector(Detector):
 
 
 def get(detector: "str | Path | Detector") -> Detector:
-    """Returns the detector that a word means: `hog`, `whole`, a .json or .onnx file, or `keras-hub:` and a preset.
+    """Returns a detector.
 
-    Anything with a method `detect` passes as it is.
+    Args:
+        detector: "hog" for `HOGDetector`, "whole" for `WholeImage`, a .json file for `BoxFile`, an .onnx file for
+            `OnnxDetector`, "keras-hub:PRESET" for `KerasHubDetector`, or an object with a method `detect`, which is
+            returned as it is.
+
+    Raises:
+        UserError: If the name is unknown.
+
+    >>> get("whole")
+    WholeImage(min_score=0.0, min_size=1.0, max_boxes=100, suppression=None, max_iou=0.5, sigma=0.5)
     """
     if hasattr(detector, "detect"):
         return detector
@@ -219,7 +235,7 @@ def get(detector: "str | Path | Detector") -> Detector:
     if text.endswith(".onnx"):
         return OnnxDetector(text)
     if text not in _NAMES:
-        raise unknown("detector", text, _NAMES, "Or pass a .json or .onnx file, or keras-hub: and a preset's name.")
+        raise unknown("detector", text, _NAMES, "Or pass a .json or .onnx file, or `keras-hub:` and a preset.")
     return _NAMES[text]()
 
 
@@ -228,12 +244,12 @@ _NAMES = {"hog": HOGDetector, "whole": WholeImage}
 
 
 def _line(error: Exception) -> str:
-    """Returns the first line of what went wrong."""
+    """Returns the first line of an error message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).strip().rstrip(".")
 
 
 def _letterbox(image_rgb: np.ndarray, size_hw: tuple[int, int]) -> tuple[np.ndarray, float]:
-    """Returns (1, H, W, 3) uint8 with the picture in the upper left, and how much it was scaled."""
+    """Returns (1, H, W, 3) uint8 with the image at the upper left, and its scale."""
     height, width = image_rgb.shape[:2]
     scale = min(size_hw[0] / height, size_hw[1] / width)
     size = max(1, round(width * scale)), max(1, round(height * scale))

@@ -1,10 +1,10 @@
-"""What a run over many pictures leaves behind: results as JSON and CSV, drawn pictures or a video, and where it was.
+"""The output folder of `predict_to_folder`: results as JSON and CSV, drawings or a video, and progress.
 
-OUT/progress.jsonl   one line a picture, appended when it is done; a run that was stopped goes on behind the last
-OUT/results.json     a list of COCO results, each with the `file_name` of its picture
-OUT/poses.csv        one row a pose, see `Poses.csv_header`
-OUT/pictures/…       the pictures with poses on them, under their own names; of a video OUT/NAME.mp4
-OUT/nms/…            the poses before and after OKS-NMS, if asked for; of a video OUT/NAME_nms.mp4
+OUT/progress.jsonl   one line per image, appended when the image is done, from which an interrupted run resumes
+OUT/results.json     a list of COCO results, each with the `file_name` of its image
+OUT/poses.csv        one row per pose, see `Poses.csv_header`
+OUT/pictures/…       the images with their poses, under the same names; OUT/NAME.mp4 for a video
+OUT/nms/…            the poses before and after OKS-NMS, optional; OUT/NAME_nms.mp4 for a video
 """
 
 import csv
@@ -29,16 +29,20 @@ PROGRESS, RESULTS, TABLE, PICTURES, NMS = "progress.jsonl", "results.json", "pos
 
 
 class OutputFolder:
-    """The folder of one run, which no other run writes to meanwhile.
+    """The output folder of one run, locked against other runs.
 
-    What it holds of an earlier run with the same settings is kept.
+    Results of an earlier run with the same settings are kept.
 
     Args:
-        path: The folder; it is made, must be empty, or be of an earlier run.
-        skeleton: Of all poses.
-        settings: What the poses depend on, as JSON can hold it.
-        resume: Whether to keep what the earlier run did.
-        overwrite: Whether to begin anew whatever the folder holds.
+        path: A folder, which is created if it does not exist. Else it must be empty or contain an earlier run.
+        skeleton: The skeleton of all poses.
+        settings: Everything that the poses depend on, as values that JSON can represent.
+        resume: Whether to keep the results of an earlier run.
+        overwrite: Whether to start again whatever the folder contains.
+
+    Raises:
+        UserError: If the folder has other contents, results of other settings or damaged files, cannot be written, or
+            another run is writing to it.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class OutputFolder:
         self._progress = self.path / PROGRESS
         foreign = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
         if foreign and not overwrite and not self._progress.exists():
-            raise UserError(f"{self.path} exists and is not of an earlier run. Choose another folder.", REPLACE)
+            raise UserError(f"{self.path} exists without an earlier run in it. Choose another folder, or overwrite.")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._file = self._progress.open("a", encoding="utf-8")
@@ -64,18 +68,18 @@ class OutputFolder:
             with naming(self._progress):
                 self._begin(json.loads(json.dumps(settings)), resume, overwrite)
         except BaseException:
-            with suppress(OSError):  # what is not written yet cannot be, either
+            with suppress(OSError):  # closing flushes, which fails for the same reason
                 self._file.close()
             raise
 
     def _begin(self, settings: dict, resume: bool, overwrite: bool) -> None:
         if not files.hold(self._file, wait=False):
-            raise UserError(f"Another run is writing to {self.path}. Wait for its end, or choose another folder.")
+            raise UserError(f"Another run is writing to {self.path}. Wait until it ends, or choose another folder.")
         files.remove_parts(self.path)
         if not overwrite:
             self._check(settings)
         lines = self._whole_lines() if resume and not overwrite else []
-        os.truncate(self._progress, sum(map(len, lines)))  # a line that was cut off goes
+        os.truncate(self._progress, sum(map(len, lines)))  # removes an incomplete last line
         if not lines:
             self._file.write(json.dumps({"settings": settings}) + "\n")
             self._file.flush()
@@ -93,22 +97,24 @@ class OutputFolder:
             raise UserError(f"{self._progress} is damaged. Choose another folder.", REPLACE) from None
         changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
         if changed:
-            told = ", ".join(f"{key}: {before.get(key)} before, {settings.get(key)} now" for key in sorted(changed))
-            raise UserError(f"The poses in {self.path} were made otherwise ({told}). Choose another folder.", REPLACE)
+            changes = ", ".join(f"{key}: {before.get(key)} before, {settings.get(key)} now" for key in sorted(changed))
+            raise UserError(
+                f"The poses in {self.path} have other settings ({changes}). Choose another folder, or overwrite."
+            )
 
     def picture_path(self, name: str, kind: str = PICTURES) -> Path:
-        """Returns where the picture of that name is drawn; formats that cannot be written become PNG."""
+        """Returns the file of an image's drawing, a PNG if the image's format cannot be written."""
         path = self.path / kind / name
         return path if path.suffix.lower() in images.WRITABLE else path.with_name(path.name + ".png")
 
     def is_done(self, name: str, file: str | Path, kinds: Sequence[str]) -> bool:
-        """Returns whether a picture's poses are there, it has not changed since, and its drawings are there."""
+        """Returns whether an image has poses and drawings, and has not changed since."""
         known = self._stamps.get(name)
         drawn = all(self.picture_path(name, kind).exists() for kind in kinds)
         return known is not None and known == stamp(file) and drawn
 
     def add(self, name: str, image_id: int, poses: Poses, file: str | Path | None = None) -> None:
-        """Takes the poses of a picture; call it last, what it knows is done."""
+        """Adds the poses of an image and marks it as done; call it after the drawings are written."""
         row = {"file_name": name, "image_id": image_id, "stamp": stamp(file) if file is not None else None}
         row["poses"] = poses.to_coco(image_id)
         line = json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n"
@@ -117,7 +123,7 @@ class OutputFolder:
             self._file.flush()
 
     def finish(self) -> None:
-        """Writes results and table of all that is done, picture by picture."""
+        """Writes the results and the table of all images that are done."""
         with naming(self._progress):
             self._file.flush()
         with writing(self.path / RESULTS) as results, writing(self.path / TABLE) as table:
@@ -140,7 +146,7 @@ class OutputFolder:
             self._file.close()
 
     def _latest(self) -> Iterator[dict]:
-        """Yields the rows by ascending image id, of pictures that were looked at again only the last."""
+        """Yields the rows by ascending image id, with the last row of each image only."""
         places, position = {}, 0
         with self._progress.open("rb") as file:
             for number, line in enumerate(file):
@@ -154,13 +160,13 @@ class OutputFolder:
 
 
 def stamp(file: str | Path) -> list[int]:
-    """Returns what changes when a file does: its size in bytes and its time in nanoseconds."""
+    """Returns the size of a file in bytes and its modification time in nanoseconds."""
     status = os.stat(Path(file).expanduser())
     return [status.st_size, status.st_mtime_ns]
 
 
 class VideoFile:
-    """An .mp4 that takes its name when it is closed; all frames get the size of the first.
+    """An .mp4 file, which appears under its name when it is closed. All frames are resized to the size of the first.
 
     Args:
         path: The file, ending in .mp4.
@@ -174,7 +180,7 @@ class VideoFile:
     def add(self, image_rgb: np.ndarray) -> None:
         """Writes one (H, W, 3) uint8 RGB frame."""
         if self._writer is None:
-            height, width = (max(2, side - side % 2) for side in image_rgb.shape[:2])  # the codec halves colours
+            height, width = (max(2, side - side % 2) for side in image_rgb.shape[:2])  # the codec subsamples color
             self._size, self._num_frames = (width, height), 0
             self._part = self._stack.enter_context(written_whole(self.path))
             self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, self._size)
@@ -189,7 +195,11 @@ class VideoFile:
         self._num_frames += 1
 
     def close(self) -> None:
-        """Finishes the file with the frames it got; none, no file. An older one stays if not all could be written."""
+        """Completes the file. Without frames no file is written; after an error an older file remains.
+
+        Raises:
+            UserError: If frames are missing in the written file.
+        """
         if self._writer is None:
             return
         self._writer.release()
@@ -204,7 +214,7 @@ class VideoFile:
 
 
 def _num_frames(path: Path) -> int:
-    """Returns how many frames a video has by its index, which comes last; 0 without one."""
+    """Returns the number of frames in the index at the end of a video; 0 without an index."""
     capture = cv2.VideoCapture(str(path))
     try:
         return round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
