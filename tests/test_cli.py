@@ -232,7 +232,7 @@ def test_predict_does_not_touch_a_folder_that_is_not_its_own(trained, photos, ca
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     code, _, err = run(capsys, "predict", out / "pictures/1.jpg", "--model", trained, "--out", out, *BOX, "--overwrite")
     assert code == 2
-    assert "would be replaced" in err
+    assert "would replace them" in err
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_predict_fails_if_not_one_picture_can_be_read(trained, photos, capsys):
 def test_predict_takes_a_detector_with_options_and_tells_when_nobody_is_found(trained, photos, capsys):
     code, told, err, out = predict(capsys, photos, trained, "--no-pictures", "--min-box-score", "1", "--json")
     assert json.loads(told)["num_poses"] == 0
-    assert "HOG detector found nobody" in err
+    assert "HOG detector found no person" in err
     told = predict(capsys, photos, trained, "--detector", "whole", "--min-box-size", "121", "--overwrite", "--json")[1]
     assert (json.loads(told)["num_pictures"], json.loads(told)["num_poses"]) == (2, 0)  # they are 120 pixels high
     options = ["--detector", "whole", "--no-pictures", "--overwrite", "--box-nms", "hard", "--pose-nms", "0.5"]
@@ -318,7 +318,7 @@ def test_predict_takes_a_detector_with_options_and_tells_when_nobody_is_found(tr
     boxes.write_text(json.dumps([{"image_id": 99, "bbox": [0, 0, 5, 5], "score": 1, "category_id": 1}]))
     code, _, err, _ = predict(capsys, photos, trained, "--detector", boxes)
     assert code == 2
-    assert "boxes of none of the 3 pictures" in err
+    assert "has no boxes for any of the 3 images" in err
 
 
 def test_predict_does_not_go_on_with_another_content_of_the_box_file(trained, photos, capsys):

@@ -67,7 +67,7 @@ def test_files_are_read_and_arrays_that_are_no_picture_are_refused(tmp_path):
     assert boxes[0].tolist() == [[0, 0, 80, 60]] and boxes[1].tolist() == [[0, 0, 7, 5]]
     with pytest.raises(UserError, match="greyscale image"):
         WholeImage().detect([ground()[..., 0]])
-    with pytest.raises(UserError, match="Received: 1 pictures, 2 ids"):
+    with pytest.raises(UserError, match="Received: 1 images, 2 ids"):
         WholeImage().detect([ground()], [1, 2])
 
 

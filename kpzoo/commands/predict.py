@@ -1,4 +1,4 @@
-"""`kpzoo predict`: poses of pictures or a video, from boxes or a detector."""
+"""`kpzoo predict`: poses in images or a video, with given boxes or a person detector."""
 
 import argparse
 import json
@@ -23,35 +23,41 @@ DETECTION = ("detector", "min_box_score", "min_box_size", "max_boxes", "box_nms"
 
 def add(commands) -> None:
     parser = command(
-        commands, "predict", _run, "Find poses in pictures or a video; write pictures, results.json and poses.csv.",
+        commands, "predict", _run, "Find poses in images or a video; write drawings, results.json and poses.csv.",
         "kpzoo predict photos --detector whole --out poses",
     )  # fmt: skip
-    parser.add_argument("source", help="a picture, folder, pattern such as 'photos/*.jpg', video, or webcam")
+    parser.add_argument("source", help="an image, folder, glob such as 'photos/*.jpg', video, or webcam")
     add_model_arguments(parser, default=DEFAULT_MODEL)
-    parser.add_argument("--out", required=True, help="folder for all that is written; a run that was stopped goes on")
-    parser.add_argument("--overwrite", action="store_true", help="begin anew whatever the folder holds")
+    parser.add_argument("--out", required=True, help="output folder; an interrupted run resumes")
+    parser.add_argument("--overwrite", action="store_true", help="start again whatever the folder contains")
     parser.add_argument("--no-pictures", action="store_true", help="do not draw the poses")
-    parser.add_argument("--show-nms", action="store_true", help="draw all poses beside those that OKS-NMS keeps, too")
-    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.add_argument(
+        "--show-nms", action="store_true", help="also draw the poses before and after OKS-NMS, side by side"
+    )
+    parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     add_pass_arguments(parser, batch_size=16)
-    parser.add_argument("--pose-nms", type=fraction, help="OKS above which the worse of two poses is dropped; 0.9")
-    people = parser.add_argument_group("whom to look at")
-    text = "hog (if not given), whole (picture), a .json file of boxes, an .onnx file, or keras-hub:PRESET"
+    parser.add_argument(
+        "--pose-nms", type=fraction, help="OKS above which the pose with the lower score of two is removed; 0.9"
+    )
+    people = parser.add_argument_group("person boxes")
+    text = "person detector: hog (default), whole (image), a .json file of boxes, an .onnx file, or keras-hub:PRESET"
     people.add_argument("--detector", help=text)
-    text = "a person's box in pixels, in every picture; may be repeated; then no detector looks"
+    text = "person box in pixels, applied to every image; repeatable; disables the detector"
     people.add_argument("--box", type=float, nargs=4, action="append", metavar=("X", "Y", "W", "H"), help=text)
-    people.add_argument("--min-box-score", type=fraction, help="boxes below it are dropped")
-    people.add_argument("--min-box-size", type=_length, help="boxes with a side below it, in pixels, are dropped")
-    people.add_argument("--max-boxes", type=positive, help="so many of the best in a picture are looked into; 100")
-    people.add_argument("--box-nms", choices=("hard", "linear", "gaussian"), help="suppress boxes over a better one")
-    text = "overlap above which hard and linear --box-nms act; 0.5"
+    people.add_argument("--min-box-score", type=fraction, help="minimum box score")
+    people.add_argument("--min-box-size", type=_length, help="minimum width and height of a box, in pixels")
+    people.add_argument("--max-boxes", type=positive, help="maximum number of boxes per image; 100")
+    people.add_argument(
+        "--box-nms", choices=("hard", "linear", "gaussian"), help="non-maximum suppression of detected boxes"
+    )
+    text = "IoU threshold of --box-nms hard and linear; 0.5"
     people.add_argument("--box-iou", type=fraction, help=text)
-    people.add_argument("--box-sigma", type=rate, help="how gentle gaussian --box-nms is; 0.5")
-    people.add_argument("--every", type=positive, help="detect in every N-th frame of a video only")
+    people.add_argument("--box-sigma", type=rate, help="width of --box-nms gaussian; 0.5")
+    people.add_argument("--every", type=positive, metavar="N", help="run the detector on every N-th frame of a video")
 
 
 def _length(text: str) -> float:
-    """Returns the finite number of at least 0 of a text."""
+    """Parses a finite number of at least 0."""
     try:
         value = float(text)
     except ValueError:
@@ -62,10 +68,10 @@ def _length(text: str) -> float:
 
 
 def _check(args) -> None:
-    """Refuses options that would do nothing."""
+    """Raises an error for options that would have no effect."""
     given = [f"--{name.replace('_', '-')}" for name in DETECTION if getattr(args, name) is not None]
     if args.box and given:
-        raise UserError(f"With --box no detector looks. Drop {', '.join(given)}, or --box.")
+        raise UserError(f"--box disables the detector. Drop {', '.join(given)}, or --box.")
     if args.box_iou is not None and args.box_nms not in ("hard", "linear"):
         raise UserError("--box-iou is for --box-nms hard or linear. Add one of these, or drop it.")
     if args.box_sigma is not None and args.box_nms != "gaussian":
@@ -103,6 +109,6 @@ def _run(args) -> int:
     if not summary.num_poses and summary.num_pictures and isinstance(detector, detectors.HOGDetector) and not args.box:
         print(f"kpzoo: {inference.NO_PERSON}", file=sys.stderr)
     if summary.problems:
-        print(f"kpzoo: {len(summary.problems)} pictures could not be read, see above", file=sys.stderr)
+        print(f"kpzoo: {len(summary.problems)} images could not be read, see above", file=sys.stderr)
     print(json.dumps({"out": args.out, **asdict(summary)}) if args.json else args.out)
     return 2 if summary.problems or summary.num_broken else 0

@@ -1,7 +1,8 @@
-"""A traced network, rewritten for answering alone: batch norms inside of convolutions, fewer products, and bfloat16.
+"""Rewrites a traced network for inference: batch norm folded into convolutions, fewer multiplications, bfloat16.
 
-All of it works on `GraphDef`s, which belong to nobody: no option of the process is touched. Weights stay outside, as
-placeholders with a recipe for each, so that a rewritten graph serves whatever values the variables have later.
+The functions work on `GraphDef`s and change no option of the process. Weights become placeholders, each with a function
+that computes its value from the variables, so that a rewritten graph can be used with any later values of the
+variables.
 """
 
 from collections import Counter
@@ -15,14 +16,14 @@ import tensorflow as tf
 from tensorflow.core.framework.graph_pb2 import GraphDef
 from tensorflow.core.framework.node_def_pb2 import NodeDef
 
-Values = Mapping[str, np.ndarray]  # of variables, by the names of the placeholders that stand for them
-Shapes = Mapping[str, tuple[int | None, ...]]  # by nodes' names; empty where the rank is not known
+Values = Mapping[str, np.ndarray]  # of variables, by the names of their placeholders
+Shapes = Mapping[str, tuple[int | None, ...]]  # by node name; empty where the rank is unknown
 
-_CONVOLUTIONS = {"Conv2D": (0, 1), "Conv2DBackpropInput": (1, 2)}  # which inputs have the operation's type; the filter
-_FOLDING = {*_CONVOLUTIONS, "DepthwiseConv2dNative"}  # which take a batch norm behind them in
-_FILTER = 1  # is the same input of all
-# Operations that go on in bfloat16 where they are given it, with the inputs of their type. Of ConcatV2 it is all but
-# the last.
+_CONVOLUTIONS = {"Conv2D": (0, 1), "Conv2DBackpropInput": (1, 2)}  # inputs that have the operation's type
+_FOLDING = {*_CONVOLUTIONS, "DepthwiseConv2dNative"}  # operations that the following batch norm is folded into
+_FILTER = 1  # input of these operations that is the filter
+# Operations that compute in bfloat16 if an input does, with the inputs that have the operation's type; for
+# ConcatV2 they are all but the last.
 _FOLLOWING = {
     "AddV2": (0, 1), "BiasAdd": (0, 1), "ConcatV2": (), "FusedBatchNormV3": (0,), "MaxPool": (0,), "Mul": (0, 1),
     "Pad": (0,), "Relu": (0,), "Reshape": (0,), "ResizeNearestNeighbor": (0,), "StridedSlice": (0,), "Tile": (0,),
@@ -34,15 +35,15 @@ class Network:
     """A graph without variables.
 
     Args:
-        graph: What leads to the outputs.
-        weights: By placeholder, what makes its value of the variables' values.
+        graph: The nodes that the outputs depend on.
+        weights: For each placeholder, a function from the variables' values to its value.
     """
 
     graph: GraphDef
     weights: dict[str, Callable[[Values], np.ndarray]]
 
     def is_whole(self, inputs: Iterable[str]) -> bool:
-        """Returns whether inputs and weights are all that is missing: not so where a variable reaches a loop."""
+        """Returns whether all placeholders are inputs or weights, which is false if a loop reads a variable."""
         known = {*inputs, *self.weights}
         open_places = {node.name for node in self.graph.node if node.op == "Placeholder"}
         return open_places <= known and not self.graph.library.function
@@ -50,7 +51,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Fold:
-    """A convolution and the batch norm behind it, by their variables' placeholders; `bias` may be None."""
+    """A convolution followed by batch norm, given by the placeholders of their variables; `bias` may be None."""
 
     filters: str
     scale: str
@@ -59,7 +60,7 @@ class Fold:
     variance: str
     bias: str | None
     epsilon: float
-    output_third: bool  # the filter is (kh, kw, out, ·), as transposed and depthwise ones are
+    output_third: bool  # whether the filter is (kh, kw, out, ·), as for transposed and depthwise convolutions
 
     def _factor(self, values: Values) -> np.ndarray:
         return values[self.scale] / np.sqrt(values[self.variance].astype(np.float64) + self.epsilon)
@@ -74,17 +75,17 @@ class Fold:
 
 
 def folded(graph: GraphDef, outputs: Iterable[str], variables: Iterable[str], shapes: Shapes) -> Network:
-    """Returns what of a graph leads to its outputs, with batch norms inside of the convolutions before them.
+    """Returns the nodes that the outputs depend on, with batch norm folded into the preceding convolutions.
 
-    1x1 convolutions of enlarged maps are computed before these are enlarged.
+    1x1 convolutions of upsampled maps are computed before upsampling.
 
     Args:
-        graph: Of a traced network without control flow; it is changed.
-        outputs: Names of the nodes that are asked for.
-        variables: Names of the placeholders that stand for variables.
-        shapes: Of the nodes' first outputs.
+        graph: A traced network without control flow, which is modified.
+        outputs: Names of the output nodes.
+        variables: Names of the placeholders of variables.
+        shapes: Shapes of the nodes' first outputs.
     """
-    # Found before filters are folded: of what takes their place no shapes are known.
+    # Before folding, because the shapes of folded filters are unknown.
     pointwise = {
         node.name: shapes[_source(node.input[_FILTER])][2] for node in graph.node if _is_pointwise(node, shapes)
     }
@@ -107,7 +108,7 @@ def folded(graph: GraphDef, outputs: Iterable[str], variables: Iterable[str], sh
 
 
 def _is_pointwise(node: NodeDef, shapes: Shapes) -> bool:
-    """Returns whether a node mixes channels pixel by pixel, which is what a 1x1 convolution does."""
+    """Returns whether a node is a 1x1 convolution with stride 1 in float32."""
     if node.op != "Conv2D" or node.attr["T"].type != tf.float32 or node.attr["padding"].s == b"EXPLICIT":
         return False
     strided = set(node.attr["strides"].list.i) != {1} or node.attr["data_format"].s not in (b"", b"NHWC")
@@ -117,19 +118,21 @@ def _is_pointwise(node: NodeDef, shapes: Shapes) -> bool:
 def _before_enlarging(
     node: NodeDef, nodes: Mapping[str, NodeDef], weights: dict, pointwise: Mapping[str, int], shapes: Shapes
 ) -> list[NodeDef]:
-    """Returns the nodes that stand for a node: several for a 1x1 convolution of maps some of which were enlarged.
+    """Returns the nodes that replace a node: several for a 1x1 convolution of maps of which some were upsampled.
 
-    Bilinear resizing mixes pixels, and a 1x1 convolution mixes channels: in either order the same sums come out, but on
-    small maps of fewer products. That of concatenated maps is the sum of those of each, so that RefineNet's largest
-    convolutions need a third of their products. The last node keeps the convolution's name; the filters of the parts
-    are added to `weights`.
+    Bilinear resizing acts on pixels and a 1x1 convolution on channels, so that their order does not change the result,
+    but convolving the small maps takes fewer multiplications. The convolution of concatenated maps is the sum of the
+    convolutions of each map; RefineNet's largest convolutions then take a third of the multiplications. The last node
+    keeps the convolution's name. The filters of the parts are added to `weights`.
     """
     if node.name not in pointwise or node.input[_FILTER] not in weights:
         return [node]
     before = nodes[_source(node.input[0])]
     maps = list(before.input[: before.attr["N"].i]) if before.op == "ConcatV2" else [node.input[0]]
     channels = [_channels(name, shapes) for name in maps]
-    joined = None not in channels and sum(channels) == pointwise[node.name]  # not so along another axis
+    joined = (
+        None not in channels and sum(channels) == pointwise[node.name]
+    )  # False for concatenation along another axis
     if not joined or not any(_enlarges(nodes[_source(name)], shapes) for name in maps):
         return [node]
     made, terms, ends = [], [], list(accumulate(channels, initial=0))
@@ -152,7 +155,7 @@ def _before_enlarging(
 
 
 def _channels(name: str, shapes: Shapes) -> int | None:
-    """Returns how many channels a map has; None for what is no map, or not a node's first output."""
+    """Returns the number of channels of a map; None if it is not 4-D or not a node's first output."""
     shape = shapes.get(name.removesuffix(":0"), ())
     return shape[-1] if len(shape) == 4 else None
 
@@ -172,7 +175,7 @@ def _renamed(node: NodeDef, name: str, *inputs: str) -> NodeDef:
 
 
 def _inputs(make: Callable[[Values], np.ndarray], start: int, stop: int, values: Values) -> np.ndarray:
-    """Returns the part of a filter that reads some of the input's channels."""
+    """Returns the part of a filter for the input channels from `start` to `stop`."""
     return np.ascontiguousarray(make(values)[:, :, start:stop])
 
 
@@ -187,12 +190,12 @@ def _placeholder(name: str, dtype: int) -> NodeDef:
 
 
 def _source(name: str) -> str:
-    """Returns the name of the node that an input "name", "name:1" or "^name" comes from."""
+    """Returns the node name of an input "name", "name:1" or "^name"."""
     return name.removeprefix("^").partition(":")[0]
 
 
 def _leading_to(outputs: Iterable[str], graph: GraphDef, weights: Mapping) -> Network:
-    """Returns the nodes and weights that outputs need. Nothing has side effects, so nothing waits for another."""
+    """Returns the nodes and weights that the outputs depend on, without control inputs: no node has side effects."""
     nodes = {node.name: node for node in graph.node}
     needed, todo = set(), list(outputs)
     while todo:
@@ -207,10 +210,10 @@ def _leading_to(outputs: Iterable[str], graph: GraphDef, weights: Mapping) -> Ne
 
 
 def _folds(nodes: Mapping[str, NodeDef], reads: Mapping[str, str]) -> Iterator[tuple[NodeDef, NodeDef, Fold]]:
-    """Yields (batch norm, convolution, how to fold) where nothing else reads what the convolution gives."""
+    """Yields (batch norm, convolution, fold) for convolutions whose output only the batch norm reads."""
     readers = Counter(_source(name) for node in nodes.values() for name in node.input if not name.startswith("^"))
 
-    def variable(name: str) -> str | None:  # a bias is reshaped before it is added
+    def variable(name: str) -> str | None:  # a bias may be reshaped first
         node = nodes[_source(name)]
         while node.op in ("Reshape", "Squeeze"):
             node = nodes[_source(node.input[0])]
@@ -232,10 +235,10 @@ def _folds(nodes: Mapping[str, NodeDef], reads: Mapping[str, str]) -> Iterator[t
 
 
 def in_bfloat16(network: Network, outputs: Iterable[str]) -> Network:
-    """Returns the network with its convolutions, and what lies between them, in bfloat16.
+    """Returns the network with its convolutions, and the operations between them, in bfloat16.
 
-    The last convolutions, which give heatmaps, stay in float32 with all behind them: of maps that were rounded to eight
-    bits neighbours are equal, and a peak between them is lost.
+    The last convolutions, which compute heatmaps, and all later operations stay in float32: bfloat16 has eight
+    significant bits, so that neighbouring pixels become equal and the position of a peak between them is lost.
     """
     graph, weights, outputs = network.graph, dict(network.weights), list(outputs)
     low, nodes, made = _lowered(graph), {node.name: node for node in graph.node}, {}
@@ -268,22 +271,22 @@ def _cast(make: Callable[[Values], np.ndarray], dtype: type, values: Values) -> 
 
 
 def _places(node: NodeDef) -> tuple[int, ...]:
-    """Returns which inputs of a node have its type."""
+    """Returns the inputs of a node that have its type."""
     if node.op == "ConcatV2":
         return tuple(range(len(node.input) - 1))
     return _CONVOLUTIONS.get(node.op) or _FOLLOWING.get(node.op) or ()
 
 
 def _lowered(graph: GraphDef) -> set[str]:
-    """Returns the names of the nodes that compute in bfloat16 from now on."""
-    behind_it = set()  # nodes that a convolution still comes after
-    for node in reversed(graph.node):  # what a node reads stands before it
-        if node.op in _CONVOLUTIONS or node.name in behind_it:
-            behind_it |= {_source(name) for name in node.input}
+    """Returns the names of the nodes to convert to bfloat16."""
+    before_convolution = set()  # nodes with a later convolution
+    for node in reversed(graph.node):  # inputs precede their nodes
+        if node.op in _CONVOLUTIONS or node.name in before_convolution:
+            before_convolution |= {_source(name) for name in node.input}
     low = set()
     for node in graph.node:
-        # A protobuf's map makes the entries that are asked for: "T" must not come to be where it was not.
-        if "T" not in node.attr or node.attr["T"].type != tf.float32 or node.name not in behind_it:
+        # Reading a missing key of a protobuf map adds it, so that "T" is read only where it exists.
+        if "T" not in node.attr or node.attr["T"].type != tf.float32 or node.name not in before_convolution:
             continue
         follows = node.op in _FOLLOWING and any(_source(node.input[place]) in low for place in _places(node))
         if node.op in _CONVOLUTIONS or follows:
