@@ -37,7 +37,9 @@ def add(commands) -> None:
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     add_pass_arguments(parser, batch_size=16)
     parser.add_argument(
-        "--pose-nms", type=fraction, help="OKS above which the pose with the lower score of two is removed; 0.9"
+        "--pose-nms",
+        type=fraction,
+        help="OKS above which the pose with the lower score of two is removed (default: 0.9)",
     )
     people = parser.add_argument_group("person boxes")
     text = "person detector: hog (default), whole (image), a .json file of boxes, an .onnx file, or keras-hub:PRESET"
@@ -46,13 +48,13 @@ def add(commands) -> None:
     people.add_argument("--box", type=float, nargs=4, action="append", metavar=("X", "Y", "W", "H"), help=text)
     people.add_argument("--min-box-score", type=fraction, help="minimum box score")
     people.add_argument("--min-box-size", type=_length, help="minimum width and height of a box, in pixels")
-    people.add_argument("--max-boxes", type=positive, help="maximum number of boxes per image; 100")
+    people.add_argument("--max-boxes", type=positive, help="maximum number of boxes per image (default: 100)")
     people.add_argument(
         "--box-nms", choices=("hard", "linear", "gaussian"), help="non-maximum suppression of detected boxes"
     )
-    text = "IoU threshold of --box-nms hard and linear; 0.5"
+    text = "IoU threshold of --box-nms hard and linear (default: 0.5)"
     people.add_argument("--box-iou", type=fraction, help=text)
-    people.add_argument("--box-sigma", type=rate, help="width of --box-nms gaussian; 0.5")
+    people.add_argument("--box-sigma", type=rate, help="width of --box-nms gaussian (default: 0.5)")
     people.add_argument("--every", type=positive, metavar="N", help="run the detector on every N-th frame of a video")
 
 
