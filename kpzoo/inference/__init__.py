@@ -15,4 +15,5 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "accelerate": "kpzoo.inference.acceleration",
         "predict_to_folder": "kpzoo.inference.bulk",
     },
+    renamed={"Found": "Prediction"},
 )
