@@ -18,7 +18,7 @@ import tensorflow as tf
 import kpzoo
 from kpzoo import heatmaps
 from kpzoo.export import parity, to_savedmodel
-from kpzoo.inference.acceleration import PRECISIONS, Accelerated, accelerate, ask_all, has_bfloat16
+from kpzoo.inference.acceleration import PRECISIONS, Accelerated, accelerate, has_bfloat16, instance_heatmaps
 from kpzoo.pose_model import PoseModel
 from kpzoo.weights import build_arguments, read_description
 
@@ -44,7 +44,7 @@ def alternatives(model: PoseModel, count: int) -> dict:
     people = model.preset.num_instances
     inputs = {"image": crops, "instance": np.tile(np.eye(people, dtype=np.float32)[None], (count, 1, 1))}
     inputs = {name: inputs[name] for name in model.input}
-    image, as_it_is = tf.constant(crops), tf.function(lambda image: ask_all(model, image))
+    image, as_it_is = tf.constant(crops), tf.function(lambda image: instance_heatmaps(model, image))
     exported = _exported(model).signatures["serving_default"]
     tensors = {name: tf.constant(value) for name, value in inputs.items()}
     found = {

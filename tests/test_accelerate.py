@@ -10,7 +10,7 @@ import kpzoo
 from kpzoo import heatmaps
 from kpzoo.errors import UserError
 from kpzoo.inference import acceleration
-from kpzoo.inference.acceleration import accelerate, ask_all, ask_both_sides
+from kpzoo.inference.acceleration import accelerate, flip_test_heatmaps, instance_heatmaps
 from kpzoo.models.blocks import ResizeBilinear
 
 NAMES = ["cpn_tiny", "mipnet_tiny", "hrnet_tiny", "hourglass_tiny", "simplebaseline_tiny"]
@@ -28,7 +28,7 @@ def crops():
 
 
 def plain(model, crops):
-    return ask_all(model, tf.constant(crops)).numpy()
+    return instance_heatmaps(model, tf.constant(crops)).numpy()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -37,7 +37,7 @@ def test_heatmaps_and_keypoints_are_those_of_the_model(models, crops, name):
     ask = accelerate(model)
     spread = np.ptp(expected)
     assert np.abs(ask.heatmaps(crops).numpy() - expected).max() <= 5e-6 * spread
-    for flip, of_model in ((False, ask_all), (True, ask_both_sides)):
+    for flip, of_model in ((False, instance_heatmaps), (True, flip_test_heatmaps)):
         points, scores = heatmaps.decode(model.preset.rules, of_model(model, tf.constant(crops)).numpy())
         found, found_scores = ask(crops, flip=flip)
         np.testing.assert_allclose(found, points, atol=1e-3)

@@ -21,7 +21,7 @@ from kpzoo.errors import UserError
 from kpzoo.export import savedmodel
 from kpzoo.export.runtimes import ask_savedmodel
 from kpzoo.inference import predict
-from kpzoo.inference.acceleration import ask_all, ask_both_sides
+from kpzoo.inference.acceleration import flip_test_heatmaps, instance_heatmaps
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "export"
 NAMES = ["cpn_tiny", "mipnet_tiny", "hrnet_tiny", "hourglass_tiny"]
@@ -124,7 +124,7 @@ def test_a_savedmodel_answers_as_the_keras_model_without_kpzoo(models, served, a
         expected = model(inputs)["heatmaps"].numpy()
         assert expected.std() > 0.01 * np.abs(expected).max(), "heatmaps so flat prove nothing"
         assert np.abs(answers[f"heatmaps_{rows}"] - expected).max() <= 1e-5 * np.abs(expected).max()
-    for flip, ask in ((False, ask_all), (True, ask_both_sides)):
+    for flip, ask in ((False, instance_heatmaps), (True, flip_test_heatmaps)):
         expected = heatmaps.decode(model.preset.rules, ask(model, tf.constant(asked)))[0]
         np.testing.assert_allclose(answers[f"crops_{flip}_3"], expected, atol=0.01)
     assert answers["crops_True_0"].shape == (0, count, 17, 2)

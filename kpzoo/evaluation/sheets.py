@@ -8,7 +8,7 @@ from kpzoo.data.augment import Augment
 from kpzoo.data.batches import make_dataset
 from kpzoo.data.files import PoseData
 from kpzoo.evaluation.evaluator import boxes_of
-from kpzoo.inference.acceleration import ask_all
+from kpzoo.inference.acceleration import instance_heatmaps
 from kpzoo.inference.box_poses import predict_boxes
 from kpzoo.pose_model import PoseModel
 
@@ -48,7 +48,7 @@ def heatmap_sheet(
         seed: Seed of the order of the persons and of the augmentation.
     """
     batch = next(iter(make_dataset(data, model, num_crops, augment=augment, seed=seed, check_images=False)))
-    maps = ask_all(model, batch["image"]) if found else batch["heatmaps"]
+    maps = instance_heatmaps(model, batch["image"]) if found else batch["heatmaps"]
     maps = tf.reshape(maps, [num_crops, model.preset.num_instances, *maps.shape[-3:]]).numpy()
     present = batch["present"].numpy() if "present" in batch else np.ones((num_crops, 1))
     pictures, captions = [], []
@@ -68,7 +68,7 @@ def progress_sheet(model: PoseModel, data: PoseData, num_crops: int = 6) -> draw
     """
     preset, codec = model.preset, model.preset.rules
     batch = next(iter(make_dataset(data, model, num_crops, check_images=False)))
-    found = ask_all(model, batch["image"])
+    found = instance_heatmaps(model, batch["image"])
     poses = []
     for maps in (tf.reshape(batch["heatmaps"], tf.shape(found)), found):
         poses.append([array.numpy() for array in heatmaps.decode(codec, maps)])  # (B, N, K, 2), (B, N, K)

@@ -10,7 +10,7 @@ from kpzoo import crops, geometry, heatmaps
 from kpzoo.errors import UserError
 from kpzoo.export.person_boxes import drawn_pictures
 from kpzoo.export.runtimes import ask, first_line
-from kpzoo.inference.acceleration import ask_all
+from kpzoo.inference.acceleration import instance_heatmaps
 from kpzoo.pose_model import PersonModel, PoseModel, ZooModel
 from kpzoo.scenes import drawn
 
@@ -111,7 +111,7 @@ def reference(model: PoseModel, num_crops: int = NUM_CROPS) -> Reference:
     """Returns the outputs of the Keras model for all instances in crops of drawn people."""
     codec = model.preset.rules
     image = drawn_crops(model, num_crops)
-    maps = ask_all(model, tf.constant(image)).numpy()
+    maps = instance_heatmaps(model, tf.constant(image)).numpy()
     keypoints = heatmaps.decode(codec, maps)[0].numpy()
     decided = _decided(codec, maps, keypoints)
     if not decided.any():

@@ -10,7 +10,7 @@ from kpzoo.export import person_boxes
 from kpzoo.export.description import checked_model, description
 from kpzoo.files import written_whole
 from kpzoo.inference.acceleration import FoldedModel, instance_heatmaps
-from kpzoo.inference.predictor import SECOND_INSTANCE_DECAY
+from kpzoo.inference.box_poses import SECOND_INSTANCE_DECAY
 from kpzoo.pose_model import PersonModel, PoseModel, Preset, ZooModel
 
 CROPS_AT_ONCE = 32  # boxes per batch, so that memory does not grow with the number of boxes

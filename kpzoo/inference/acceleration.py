@@ -68,7 +68,7 @@ def has_bfloat16() -> bool:
     return not _BFLOAT16_FLAGS.isdisjoint(flags)
 
 
-def ask_all(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) -> tf.Tensor:
+def instance_heatmaps(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) -> tf.Tensor:
     """Returns the heatmaps of all N instances of the model, N = 1 except for MIPNets.
 
     Args:
@@ -86,12 +86,12 @@ def ask_all(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) 
     return tf.cast(forward({"image": image, "instance": queries})["heatmaps"], tf.float32)
 
 
-def ask_both_sides(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) -> tf.Tensor:
-    """Returns the heatmaps of `ask_all`, averaged with those of the mirrored crops (flip test)."""
+def flip_test_heatmaps(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) -> tf.Tensor:
+    """Returns the heatmaps of `instance_heatmaps`, averaged with those of the mirrored crops (flip test)."""
     preset = model.preset
     if not preset.skeleton.sides_known:
-        return ask_all(model, image, forward)
-    both = ask_all(model, tf.concat([image, tf.reverse(image, axis=[2])], axis=0), forward)
+        return instance_heatmaps(model, image, forward)
+    both = instance_heatmaps(model, tf.concat([image, tf.reverse(image, axis=[2])], axis=0), forward)
     return heatmaps.merge_flipped(preset.rules, *tf.split(both, 2), preset.skeleton.flip_order)
 
 
@@ -104,8 +104,8 @@ def decoded(model: PoseModel, flip: bool, image: tf.Tensor, forward: Forward | N
         image: (B, H, W, 3) float32 RGB crops, 0 … 255.
         forward: Replaces the model's forward pass; None for the Keras model as it is.
     """
-    ask = ask_both_sides if flip else ask_all
-    return heatmaps.decode(model.preset.rules, ask(model, image, forward))
+    heatmaps_of = flip_test_heatmaps if flip else instance_heatmaps
+    return heatmaps.decode(model.preset.rules, heatmaps_of(model, image, forward))
 
 
 class Accelerated:
@@ -122,7 +122,7 @@ class Accelerated:
     def freeze(self) -> "Accelerated":
         """Makes the weights constants of the graph, until they change; returns itself.
 
-        oneDNN then reorders the weights once instead of in each call, which is worth it for servers that run one or
+        oneDNN then reorders the weights once instead of in each call, which pays off in servers that run one or
         few crops at a time. The next call takes seconds and several times the memory of the weights, not all of which
         is released when the weights change and are frozen again: do not use it on a model that is being trained.
         """
@@ -141,9 +141,9 @@ class Accelerated:
 
     def heatmaps(self, image) -> tf.Tensor:
         """Returns the float32 heatmaps (B, N, h, w, K) of crops."""
-        return self._run("heatmaps", partial(ask_all, self.model), image)
+        return self._run("heatmaps", partial(instance_heatmaps, self.model), image)
 
-    def _run(self, name, answer: Callable, image):
+    def _run(self, name, compute: Callable, image):
         with self._lock:
             weights = self._folded.weights()
             frozen = weights is self._constant
@@ -152,7 +152,7 @@ class Accelerated:
             functions = self._frozen if frozen else self._functions
             if name not in functions:
                 make = _with_constants if frozen else _traced
-                functions[name] = make(self._folded, answer, self._spec, weights)
+                functions[name] = make(self._folded, compute, self._spec, weights)
             function = functions[name]
         return function(image) if frozen else function(image, weights)
 
@@ -165,21 +165,21 @@ class Accelerated:
 # weights would stay in memory until the garbage collector runs.
 
 
-def _with_constants(folded: "FoldedModel", answer: Callable, spec: tf.TensorSpec, weights: list[tf.Tensor]):
-    """Returns a traced `tf.function` from crops to `answer`'s outputs, with the weights as constants."""
+def _with_constants(folded: "FoldedModel", compute: Callable, spec: tf.TensorSpec, weights: list[tf.Tensor]):
+    """Returns a traced `tf.function` from crops to `compute`'s outputs, with the weights as constants."""
     values = [weight.numpy() for weight in weights]
 
     def run(image):
-        return answer(image, forward=lambda inputs: folded(inputs, [tf.constant(value) for value in values]))
+        return compute(image, forward=lambda inputs: folded(inputs, [tf.constant(value) for value in values]))
 
     return _ready(run, [spec])
 
 
-def _traced(folded: "FoldedModel", answer: Callable, spec: tf.TensorSpec, weights: list[tf.Tensor]):
-    """Returns a traced `tf.function` from crops and weights to `answer`'s outputs, for all batch sizes."""
+def _traced(folded: "FoldedModel", compute: Callable, spec: tf.TensorSpec, weights: list[tf.Tensor]):
+    """Returns a traced `tf.function` from crops and weights to `compute`'s outputs, for all batch sizes."""
 
     def run(image, weights):
-        return answer(image, forward=lambda inputs: folded(inputs, weights))
+        return compute(image, forward=lambda inputs: folded(inputs, weights))
 
     return _ready(run, [spec, [tf.TensorSpec(weight.shape, weight.dtype) for weight in weights]])
 

@@ -83,12 +83,13 @@ class Predictor:
 
     A server loop, here four threads that share the predictor:
 
+    >>> import json
     >>> from concurrent.futures import ThreadPoolExecutor
-    >>> def answer(path):
-    ...     return predictor(path).to_coco(image_id=1)
+    >>> def respond(path):
+    ...     return json.dumps({"keypoints_xy": predictor(path).keypoints_xy.tolist()})
     >>> with ThreadPoolExecutor(4) as threads:
-    ...     answers = list(threads.map(answer, ["photo.jpg", "photo.jpg"]))
-    >>> len(answers)
+    ...     responses = list(threads.map(respond, ["photo.jpg", "photo.jpg"]))
+    >>> len(responses)
     2
 
     All images of a folder; an own detector is any object with a method `detect`:
