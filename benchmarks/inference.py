@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
             "The accelerated graph leaves out what no answer needs and enlarges maps behind 1x1 convolutions; the "
             "exported one answers with all that the model does.",
             "Batch norms are part of the convolutions, and sums and ReLUs are computed with them.",
-            "`kpzoo.predict` and `kpzoo.evaluate` ask the form that is not frozen: each call first looks whether a "
+            "`kpzoo.Predictor` and `kpzoo.evaluate` use the form that is not frozen: each call first checks whether a "
             "variable was written to. Frozen, the weights are constants, which oneDNN arranges once.",
             f"Calls of an alternative are timed in a row, {args.calls} of one crop or {max(1, args.calls // 5)} of "
             "more, then the next one's.",

@@ -141,7 +141,7 @@ def test_what_is_no_model_or_does_not_fit_is_refused(model, given, options, mess
 
 
 def test_only_an_accelerated_model_can_be_frozen(model):
-    with pytest.raises(UserError, match="Drop `accelerated=False`"):
+    with pytest.raises(UserError, match="Received: `accelerated=False`"):
         kpzoo.Predictor(model, accelerated=False).freeze()
 
 

@@ -176,7 +176,8 @@ class Predictor:
     def freeze(self) -> "Predictor":
         """Makes the weights constants of the graph, see `Accelerated.freeze`: for servers. Returns itself."""
         if not isinstance(self._function, Accelerated):
-            raise UserError("Only an accelerated model on one device can be frozen. Drop `accelerated=False`.")
+            received = "`accelerated=False`" if isinstance(self._function, partial) else "a model on several devices"
+            raise UserError(f"Only an accelerated model on one device can be frozen. Received: {received}.")
         self._function.freeze()
         return self
 
