@@ -12,7 +12,7 @@ from test_export import lively
 import kpzoo
 from kpzoo.errors import UserError
 from kpzoo.images import write_image
-from kpzoo.inference import acceleration, predictor
+from kpzoo.inference import acceleration, boxes, detectors, predictor
 
 BOXES = np.array([[5.0, 5, 40, 50], [20, 10, 50, 45]])
 
@@ -172,12 +172,16 @@ def test_an_own_detector_may_find_no_person_and_return_lists(model):
     assert len(kpzoo.predict(model, noise(0), detector=Returns([[[1, 2, 30, 40]]], [[0.5]]))) == 1
 
 
-@pytest.mark.parametrize("object", [predictor.Predictor, predictor.predict, predictor.stream, acceleration.accelerate])
+EXAMPLES = [predictor.Predictor, predictor.predict, predictor.stream, acceleration.accelerate]
+EXAMPLES += [boxes.Detector, detectors.get]
+
+
+@pytest.mark.parametrize("object", EXAMPLES)
 def test_the_examples_of_the_docstrings_run(object, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_image(tmp_path / "photo.jpg", noise(0, (200, 150)))
     write_image(tmp_path / "photos/photo.jpg", noise(0, (200, 150)))
-    names = {"kpzoo": kpzoo, "np": np}
+    names = {"kpzoo": kpzoo, "np": np, "Detector": boxes.Detector, "get": detectors.get}
     if object is acceleration.accelerate:
         names |= {"model": kpzoo.build("cpn_tiny", image_hw=(64, 64)), "crops": np.zeros((2, 64, 64, 3), np.float32)}
     (test,) = doctest.DocTestFinder(recurse=False).find(object, object.__name__, globs=names)
