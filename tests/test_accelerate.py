@@ -149,7 +149,9 @@ def test_a_model_with_a_loop_stays_as_it_is(crops):
     model = kpzoo.pose_model.PoseModel(inner.input, {"heatmaps": maps}, name="looped")
     model.preset = inner.preset
     np.testing.assert_allclose(accelerate(model).heatmaps(crops), plain(model, crops), atol=1e-6)
-    with pytest.raises(UserError, match="model 'looped' has layers that cannot be converted to it. Use 'float32'."):
+    with pytest.raises(
+        UserError, match="model 'looped' has layers that cannot be converted to it. Use `precision='float32'`."
+    ):
         acceleration.FoldedModel(model, "bfloat16")
 
 

@@ -109,7 +109,17 @@ def test_commands_know_their_option_for_an_argument(command, argument, value, op
     assert option is None or option.split()[0] in options
 
 
-PUBLIC = ["data.load", "build", "predict", "evaluate", "training.run", "scenes.write_drawn", "scenes.write_composed"]
+PUBLIC = [
+    "data.load",
+    "build",
+    "predict",
+    "stream",
+    "Predictor",
+    "evaluate",
+    "training.run",
+    "scenes.write_drawn",
+    "scenes.write_composed",
+]
 PUBLIC += ["export.to_onnx", "export.to_savedmodel", "load_weights", "save_weights", "data.check.check"]
 
 

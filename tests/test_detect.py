@@ -151,7 +151,7 @@ def test_a_box_file_gives_the_boxes_of_the_picture_that_is_named(tmp_path):
     assert len(boxes[3]) == len(boxes[4]) == 0
     assert detector.knows([8, "7"]) and not detector.knows([8, "frame_2"])
     assert len(BoxFile(path, category_id=3).detect([ground()], [7])[0][0]) == 1
-    with pytest.raises(UserError, match="Pass `image_ids`"):
+    with pytest.raises(UserError, match="Pass `image_ids=`"):
         detector.detect([ground()])
 
 

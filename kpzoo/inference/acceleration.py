@@ -47,14 +47,15 @@ def accelerate(model: PoseModel, precision: str = "float32") -> "Accelerated | R
     if isinstance(strategy, tf.distribute.MirroredStrategy) and strategy.num_replicas_in_sync > 1:
         if precision != "float32":
             raise UserError(
-                "`precision` must be 'float32' for a model on several devices, which uses the precision that the model "
-                f"was built with. Received: {precision!r}."
+                "`precision=` must be 'float32' for a model on several devices, which keeps the precision that it was "
+                f"built with. Received: {precision!r}."
             )
         return Replicated(model)
     if precision == "bfloat16" and not has_bfloat16():
         raise UserError(
             "This machine's CPU does not compute in bfloat16, which would be slower than float32. The CPU flags "
-            f"(`lscpu`) must include {' or '.join(sorted(_BFLOAT16_FLAGS))}. Use precision 'float32'."
+            f"(`lscpu`) must include {' or '.join(sorted(_BFLOAT16_FLAGS))}.",
+            "Use `precision='float32'`.",
         )
     return Accelerated(model, precision)
 
@@ -268,7 +269,9 @@ class FoldedModel:
         if not on_cpu or not self._network.is_whole(self._inputs):
             if precision != "float32":
                 reason = "has layers that cannot be converted to it" if on_cpu else "has its weights on a GPU"
-                raise UserError(f"Precision {precision!r} is for CPUs; model {model.name!r} {reason}. Use 'float32'.")
+                raise UserError(
+                    f"Precision {precision!r} is for CPUs; model {model.name!r} {reason}.", "Use `precision='float32'`."
+                )
             self._network, self._handles = None, {}
         elif precision == "bfloat16":
             self._network = folding.in_bfloat16(self._network, outputs)

@@ -133,7 +133,7 @@ class BoxFile(Detector):
 
     def find(self, image_rgb, image_id):
         if image_id is None:
-            raise UserError(f"{str(self.path)!r} lists boxes by image id. Pass `image_ids` with the images.")
+            raise UserError(f"{str(self.path)!r} lists boxes by image id.", "Pass `image_ids=` with the images.")
         rows = self._rows.get(_id_key(image_id), np.zeros((0, 5)))
         return rows[:, :4], rows[:, 4]
 

@@ -189,9 +189,8 @@ class KerasHubDetector(Detector):
         classes = getattr(self._model, "num_classes", None)
         label = {80: 0, 91: 1}.get(classes) if self.person_label is None else self.person_label
         if label is None:
-            raise UserError(
-                f"{self.preset!r} has {classes} labels, and it is unknown which means person. Pass `person_label`."
-            )
+            text = f"{self.preset!r} has {classes} labels, and it is unknown which means person."
+            raise UserError(text, "Pass `person_label=`.")
         return label
 
     @cached_property
@@ -235,7 +234,7 @@ def get(detector: "str | Path | Detector") -> Detector:
     if text.endswith(".onnx"):
         return OnnxDetector(text)
     if text not in _NAMES:
-        raise unknown("detector", text, _NAMES, "Or pass a .json or .onnx file, or `keras-hub:` and a preset.")
+        raise unknown("detector", text, _NAMES, "Or pass a .json or .onnx file, or keras-hub: and a preset.")
     return _NAMES[text]()
 
 

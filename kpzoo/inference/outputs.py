@@ -24,7 +24,7 @@ from kpzoo.files import naming, writing, written_whole
 from kpzoo.poses import Poses
 from kpzoo.skeletons import Skeleton
 
-REPLACE = "Or replace what is there with `overwrite=True`."
+REPLACE = "Or replace its contents with `overwrite=True`."
 PROGRESS, RESULTS, TABLE, PICTURES, NMS = "progress.jsonl", "results.json", "poses.csv", "pictures", "nms"
 
 
@@ -58,7 +58,7 @@ class OutputFolder:
         self._progress = self.path / PROGRESS
         foreign = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
         if foreign and not overwrite and not self._progress.exists():
-            raise UserError(f"{self.path} exists without an earlier run in it. Choose another folder, or overwrite.")
+            raise UserError(f"{self.path} exists without an earlier run in it. Choose another folder.", REPLACE)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._file = self._progress.open("a", encoding="utf-8")
@@ -99,7 +99,7 @@ class OutputFolder:
         if changed:
             changes = ", ".join(f"{key}: {before.get(key)} before, {settings.get(key)} now" for key in sorted(changed))
             raise UserError(
-                f"The poses in {self.path} have other settings ({changes}). Choose another folder, or overwrite."
+                f"The poses in {self.path} have other settings ({changes}). Choose another folder.", REPLACE
             )
 
     def picture_path(self, name: str, kind: str = PICTURES) -> Path:

@@ -167,8 +167,9 @@ def check_one(source) -> None:
     else:
         received = f"a {type(source).__name__}"
     raise UserError(
-        f"Expected one image: a file, or a (height, width, 3) array. Received: {received}. For folders, lists and "
-        "videos use `kpzoo.stream(model, source)` or `predictor.stream(source)`, which yield one result per image."
+        f"Expected one image: a file, or a (height, width, 3) array. Received: {received}.",
+        "For folders, lists and videos use `kpzoo.stream(model, source)` or `predictor.stream(source)`, which yield "
+        "one result per image.",
     )
 
 

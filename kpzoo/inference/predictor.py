@@ -119,7 +119,7 @@ class Predictor:
         self.detector = detectors.get(detectors.DEFAULT if detector is None else detector)
         self.flip, self.nms, self.batch_size = flip, nms, batch_size
         if not accelerated and precision != "float32":
-            raise UserError(f"`precision` must be 'float32' with `accelerated=False`. Received: {precision!r}.")
+            raise UserError(f"`precision=` must be 'float32' with `accelerated=False`. Received: {precision!r}.")
         self._function = accelerate(self.model, precision) if accelerated else partial(_plain, self.model)
         self._detector_lock = Lock()
 
@@ -255,7 +255,7 @@ def as_model(model: PoseModel | str) -> PoseModel:
         return model
     if not isinstance(model, str):
         raise UserError(
-            "`model` must be a model of the zoo, its name, or a tag of published weights. "
+            "`model=` must be a model of the zoo, its name, or a tag of published weights. "
             f"Received: {type(model).__name__}."
         )
     if model in published.ROWS:
@@ -263,7 +263,8 @@ def as_model(model: PoseModel | str) -> PoseModel:
     tags = models.info(model).weights
     if not tags:
         raise UserError(
-            f"Model {model!r} has no published weights. Pass `kpzoo.build({model!r}, weights=...)` with a weights file."
+            f"Model {model!r} has no published weights.",
+            f"Pass `kpzoo.build({model!r}, weights=...)` with a weights file.",
         )
     return models.build(model, weights=tags[-1])
 
