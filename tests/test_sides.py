@@ -14,7 +14,7 @@ from kpzoo.data import augment, check, loading, sides
 from kpzoo.data.coco import read_annotations
 from kpzoo.data.sides import sides_of
 from kpzoo.errors import UserError
-from kpzoo.inference.acceleration import ask_all, ask_both_sides
+from kpzoo.inference.acceleration import flip_test_heatmaps, instance_heatmaps
 from kpzoo.skeletons import COCO17, SKELETONS, Skeleton
 
 settings.register_profile("bounded", max_examples=60, deadline=None, derandomize=True, database=None)
@@ -222,7 +222,7 @@ def test_where_sides_are_unknown_nothing_is_mirrored_and_it_is_told(sideless):
     assert "sides_known" not in COCO17.to_config()
     model = kpzoo.build("cpn_tiny", image_hw=(64, 64), skeleton=data.skeleton)
     image = tf.random.stateless_uniform((2, 64, 64, 3), (1, 2), maxval=255.0)
-    np.testing.assert_array_equal(ask_both_sides(model, image), ask_all(model, image))
+    np.testing.assert_array_equal(flip_test_heatmaps(model, image), instance_heatmaps(model, image))
     own = augment.Augment(flip_probability=0.5)
     with pytest.raises(UserError, match="Crops cannot be mirrored"):
         kpzoo.data.make_dataset(data, model, 2, augment=own)
