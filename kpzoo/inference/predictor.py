@@ -252,6 +252,7 @@ def stream(
 def as_model(model: PoseModel | str) -> PoseModel:
     """Returns a model, built with published weights if a name or a tag is given."""
     if hasattr(model, "preset"):
+        _ = model.preset.rules  # raises an error for person detectors
         return model
     if not isinstance(model, str):
         raise UserError(
