@@ -76,6 +76,8 @@ def test_info_prints_for_every_model(name):
         (dict(name="cpn_tiny", blocks=1), "must be a list of whole numbers above 0. Received: 1"),
         (dict(name="cpn_tiny", widths=(8, 8, 12.5, 16)), "must be a list of whole numbers above 0"),
         (dict(name="cpn_tiny", num_keypoint=3), "Unknown option of model 'cpn_tiny'. Received: 'num_keypoint'"),
+        (dict(name="cpn_tiny", num_instances=2), "Received: 'num_instances'.* Only MIPNets predict several"),
+        (dict(name="hrnet_tiny", mimb_stages=("stage4",)), "Only MIPNets predict several instances"),
         (dict(name="cpn_tiny", refin=None), "Did you mean 'refine'"),
         (dict(name="cpn_tiny", refine="cascades"), "Unknown refine. .* Did you mean 'cascade'"),
         (dict(name="cpn_tiny", flavour="pytorsch"), "Did you mean 'pytorch'"),

@@ -71,49 +71,23 @@ def build_cpn(
     flavour: str = "official",
     refine: str | None = "cascade",
     levels: Sequence[str] = STAGES,
-):
-    """Returns the inputs and outputs of a CPN.
-
-    Args:
-        blocks: Residual blocks of the ResNet's stages.
-        widths: Widths of those stages.
-        bottlenecks: Whether the ResNet is made of bottlenecks, else of basic blocks.
-        stem: Channels of the ResNet's first convolution.
-        width: Channels of both pyramids.
-        flavour: The reference to follow bit by bit, a key of `FLAVOURS`.
-        refine: The RefineNet, a key of `REFINE_BLOCKS`, or None for GlobalNet alone.
-        levels: The pyramid levels that RefineNet sees (Table 5 of the paper).
-    """
-    rule = checked_flavour(flavour)
-    image, x = image_input(image_hw, normalization)
-    features = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem, norm=rule.norm)
-    laterals = {name: lateral(x, name, width, rule) for name, x in features.items()}
-    return {"image": image}, pyramids(laterals, num_keypoints, rule, refine, levels)
-
-
-def build_mipnet_cpn(
-    image_hw: tuple[int, int],
-    num_keypoints: int,
-    normalization: str | None,
-    *,
-    blocks: Sequence[int],
-    widths: Sequence[int] = RESNET_WIDTHS,
-    bottlenecks: bool = True,
-    stem: int = 64,
-    width: int = 256,
-    flavour: str = "official",
-    refine: str | None = "cascade",
-    levels: Sequence[str] = STAGES,
-    num_instances: int = 2,
+    num_instances: int = 1,
     mimb_stages: Sequence[str] = ("c4", "c5", "refine"),
 ):
-    """Returns the inputs and outputs of a CPN with MIMBs: both papers in one network.
+    """Returns the inputs and outputs of a CPN; with several instances, of a CPN with MIMBs.
 
     Args:
-        num_instances: N, how many people of a box can be asked for.
-        mimb_stages: The stages c2 … c5 whose input is modulated, one at least, and "refine" for what RefineNet's last
-            bottleneck sees: without it the finest features would reach the head unmodulated.
-        **others: As `build_cpn` takes them.
+        blocks: Number of residual blocks in each ResNet stage.
+        widths: Width of each ResNet stage.
+        bottlenecks: Whether the residual blocks are bottlenecks, else basic blocks.
+        stem: Channels of the ResNet's first convolution.
+        width: Channels of both pyramids.
+        flavour: The reference implementation to match exactly, a key of `FLAVOURS`.
+        refine: The RefineNet, a key of `REFINE_BLOCKS`, or None for GlobalNet alone.
+        levels: The pyramid levels that are inputs of RefineNet (Table 5 of the paper).
+        num_instances: N, number of persons predicted per box. More than 1 makes it a MIPNet.
+        mimb_stages: Stages of a MIPNet, at least one of c2 … c5, whose input is modulated by a MIMB. "refine" modulates
+            the input of RefineNet's last bottleneck: without it the finest features reach the head unmodulated.
     """
     rule = checked_flavour(flavour)
     gates = InstanceGates(num_instances, mimb_stages, MIMB_PLACES)
@@ -124,9 +98,9 @@ def build_mipnet_cpn(
     laterals = {}
     for name, x in features.items():
         x = lateral(x, name, width, rule)
-        laterals[name] = x if gates.is_per_query(name) else gates.per_query(x, f"global_{name}_repeat")
+        laterals[name] = gates.per_query(x, f"global_{name}_repeat") if gates.needs_repeat(name) else x
     outputs = pyramids(laterals, num_keypoints, rule, refine, levels, gates)
-    return {"image": image, "instance": gates.instance}, gates.per_crop(outputs)
+    return gates.inputs(image), gates.per_crop(outputs)
 
 
 def pyramids(
@@ -135,7 +109,7 @@ def pyramids(
     rule: Flavour,
     refine: str | None,
     levels: Sequence[str],
-    gates: InstanceGates | None = None,
+    gates: InstanceGates,
 ) -> dict:
     """GlobalNet and RefineNet over laterals of one width: returns heatmaps and global heatmaps, coarse → fine."""
     pyramid = global_pyramid(laterals, rule)
@@ -143,8 +117,7 @@ def pyramids(
     refined = coarse[-1]  # (B, H/4, W/4, K), as all of them
     if refine is not None:
         x = refine_features(pyramid, refine, levels, rule)
-        if gates is not None:
-            [x] = gates([x], "refine")
+        [x] = gates([x], "refine")
         refined = refine_head(x, pyramid["c2"].shape[-1], num_keypoints, rule)
     return {"heatmaps": refined, "global_heatmaps": StackMaps(name="global_heatmaps")(coarse)}
 
@@ -237,18 +210,18 @@ CODECS = {flavour: f"cpn_{flavour}" for flavour in FLAVOURS}
 PIXELS = {"official": "cpn_bgr", "pytorch": "cpn_rgb"}
 
 
-def _register(family: str, builder, paper: str, models: Mapping[str, Mapping]) -> None:
+def _register(family: str, paper: str, models: Mapping[str, Mapping], **shared) -> None:
     for name, config in models.items():
         pixels = PIXELS if config in RESNETS.values() else "cpn_rgb"
-        register(name, Spec(family, builder, config, CODECS, pixels, paper))
+        register(name, Spec(family, build_cpn, {**config, **shared}, CODECS, pixels, paper))
 
 
-_register("cpn", build_cpn, "arXiv:1711.07319", {f"cpn_{size}": row for size, row in {**RESNETS, **SMALL}.items()})
+_register("cpn", "arXiv:1711.07319", {f"cpn_{size}": row for size, row in {**RESNETS, **SMALL}.items()})
 _register(
     "mipnet",
-    build_mipnet_cpn,
     "arXiv:2101.11223",
-    # The nano size of MIPNet is a CPN: in short trainings on small pictures it learns several times faster than the
+    # The nano size of MIPNet is a CPN: in short trainings on small images it learns several times faster than the
     # nano ResNet with deconvolutions.
     {"mipnet_nano": SMALL["nano"], "mipnet_cpn_tiny": SMALL["tiny"], "mipnet_cpn_res50": RESNETS["res50"]},
+    num_instances=2,
 )

@@ -14,7 +14,7 @@ from kpzoo.models.blocks import (
     image_input,
     relu,
 )
-from kpzoo.models.mimb import InstanceGates
+from kpzoo.models.mimb import ONE_INSTANCE, InstanceGates
 from kpzoo.models.registry import Spec, register
 from kpzoo.models.resnet import EXPANSION
 
@@ -32,46 +32,26 @@ def build_hrnet(
     stem_blocks: int = 4,
     modules: Sequence[int] = MODULES,
     blocks: int = 4,
+    num_instances: int = 1,
+    mimb_stages: Sequence[str] = ("stage3", "stage4"),
 ):
     """Returns the inputs and outputs of an HRNet.
 
     Args:
         width: Channels of the finest branch; each coarser one has twice as many.
         stem: Channels of the first two convolutions.
-        stem_blocks: Bottlenecks of stage 1, all at stride 4.
-        modules: Exchange modules of stages 2, 3 and 4.
-        blocks: Residual blocks per branch and module.
-    """
-    image, x = image_input(image_hw, normalization)
-    x = hrnet(x, width, stem, stem_blocks, modules, blocks)  # (B, H/4, W/4, width)
-    return {"image": image}, {"heatmaps": heatmap_head(x, num_keypoints)}
-
-
-def build_mipnet_hrnet(
-    image_hw: tuple[int, int],
-    num_keypoints: int,
-    normalization: str | None,
-    *,
-    width: int,
-    stem: int = 64,
-    stem_blocks: int = 4,
-    modules: Sequence[int] = MODULES,
-    blocks: int = 4,
-    num_instances: int = 2,
-    mimb_stages: Sequence[str] = ("stage3", "stage4"),
-):
-    """Returns the inputs and outputs of an HRNet with MIMBs.
-
-    Args:
-        num_instances: N, how many people of a box can be asked for.
-        mimb_stages: The stages whose outputs are modulated, one MIMB per branch, after the transition to the next.
-        **others: As `build_hrnet` takes them.
+        stem_blocks: Number of bottlenecks in stage 1, all at stride 4.
+        modules: Number of exchange modules in stages 2, 3 and 4.
+        blocks: Number of residual blocks per branch and module.
+        num_instances: N, number of persons predicted per box. More than 1 makes it a MIPNet.
+        mimb_stages: Stages of a MIPNet whose outputs are modulated, one MIMB per branch, after the transition to the
+            next stage.
     """
     gates = InstanceGates(num_instances, mimb_stages, STAGE_NAMES)
     image, x = image_input(image_hw, normalization)
     x = hrnet(x, width, stem, stem_blocks, modules, blocks, gates)  # (B * M, H/4, W/4, width)
     heatmaps = heatmap_head(x, num_keypoints)
-    return {"image": image, "instance": gates.instance}, gates.per_crop({"heatmaps": heatmaps})
+    return gates.inputs(image), gates.per_crop({"heatmaps": heatmaps})
 
 
 def hrnet(
@@ -81,7 +61,7 @@ def hrnet(
     stem_blocks: int,
     modules: Sequence[int],
     blocks: int,
-    gates: InstanceGates | None = None,
+    gates: InstanceGates = ONE_INSTANCE,
 ):
     """Returns the finest branch after stage 4."""
     x = conv_bn_relu(x, stem, 3, 2, name="stem1")
@@ -91,14 +71,11 @@ def hrnet(
     branches = [x]
     for stage, count in enumerate(modules, start=2):
         branches = transition(branches, stage, width)
-        if gates is not None:
-            branches = gates(branches, f"stage{stage - 1}")
+        branches = gates(branches, f"stage{stage - 1}")
         for module in range(count):
             last = stage == 4 and module == count - 1
             branches = exchange_module(branches, f"stage{stage}_{module}", blocks, finest_only=last)
-    if gates is not None:
-        branches = gates(branches, "stage4")
-    return branches[0]
+    return gates(branches, "stage4")[0]
 
 
 def transition(branches: Sequence, stage: int, width: int) -> list:
@@ -152,5 +129,5 @@ for _size, _config in HRNET_SIZES.items():
     )
     register(
         f"mipnet_hrnet_{_size}",
-        Spec("mipnet", build_mipnet_hrnet, _config, "hrnet", "imagenet_rgb", paper="arXiv:2101.11223"),
+        Spec("mipnet", build_hrnet, {**_config, "num_instances": 2}, "hrnet", "imagenet_rgb", "arXiv:2101.11223"),
     )

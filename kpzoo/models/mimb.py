@@ -128,43 +128,53 @@ class SplitQueries(layers.Layer):
 
 
 class InstanceGates:
-    """Puts MIMBs into a network while it is built, and the repetition of features before the first of them.
+    """Inserts MIMBs into a network while it is built, and repeats the features before the first of them.
 
     Args:
-        num_instances: N, how many people of a box can be asked for.
-        stages: Names of the places that get a MIMB.
+        num_instances: N, number of persons per box that the network predicts. With 1 nothing is inserted.
+        stages: Names of the places that get a MIMB; not used for one instance.
         places: All places of the network, in the order of the data flow.
     """
 
-    def __init__(self, num_instances: int, stages: Sequence[str], places: Sequence[str]):
-        if num_instances < 2:
-            raise UserError(f"`num_instances=` must be at least 2 in a MIPNet. Received: {num_instances}.")
+    def __init__(self, num_instances: int = 1, stages: Sequence[str] = (), places: Sequence[str] = ()):
+        self.places = tuple(places)
+        self.stages: list[str] = []
+        if num_instances == 1:
+            return
         for stage in stages:
             if stage not in places:
                 raise unknown("MIMB stage", stage, places)
         if not stages:
-            raise UserError(f"`mimb_stages=` must name one or more of {tuple(places)}. Received: {stages!r}.")
-        self.places = tuple(places)
+            raise UserError(f"`mimb_stages` must name one or more of {tuple(places)}. Received: {stages!r}.")
         self.stages = sorted(set(stages), key=self.places.index)
         self.instance = keras.Input((None, num_instances), name="instance", dtype="float32")
         self._onehots = FlattenQueries(dtype=HEAD_DTYPE, name="instance_rows")(self.instance)
 
     def __call__(self, features: Sequence, stage: str) -> list:
-        """Returns the features, modulated if `stage` is one of the chosen; repeated per query if it is the first."""
-        if stage == self.stages[0]:
-            features = [self.per_query(x, f"{stage}_repeat_{index}") for index, x in enumerate(features)]
+        """Returns the features, modulated if `stage` has a MIMB; the first such stage also repeats them per query."""
         if stage not in self.stages:
             return list(features)
+        if stage == self.stages[0]:
+            features = [self.per_query(x, f"{stage}_repeat_{index}") for index, x in enumerate(features)]
         return [MIMB(name=f"{stage}_mimb_{index}")([x, self._onehots]) for index, x in enumerate(features)]
 
-    def is_per_query(self, place: str) -> bool:
-        """Returns whether the features that `place` puts out are repeated already."""
-        return self.places.index(self.stages[0]) <= self.places.index(place)
+    def needs_repeat(self, place: str) -> bool:
+        """Returns whether the output of `place` comes before the first MIMB, and so has one row per crop."""
+        return bool(self.stages) and self.places.index(place) < self.places.index(self.stages[0])
 
     def per_query(self, x, name: str):
         """(B, h, w, C) → (B * M, h, w, C)."""
         return RepeatPerQuery(name=name)([x, self.instance])
 
+    def inputs(self, image) -> dict:
+        """Returns the inputs of the network: the image, and the queries if there are several instances."""
+        return {"image": image, "instance": self.instance} if self.stages else {"image": image}
+
     def per_crop(self, outputs: Mapping) -> dict:
-        """Returns all outputs as (B, M, …)."""
+        """Returns all outputs as (B, M, …); those of a network with one instance as they are."""
+        if not self.stages:
+            return dict(outputs)
         return {name: SplitQueries(name=f"{name}_per_query")([y, self.instance]) for name, y in outputs.items()}
+
+
+ONE_INSTANCE = InstanceGates()  # inserts nothing

@@ -28,6 +28,8 @@ MACS_RULE = (
 )
 
 
+MIPNET_OPTIONS = ("num_instances", "mimb_stages")
+
 # What an option must be, by its builder's annotation.
 _WANTED = {int: "a whole number above 0", Sequence[int]: "a list of whole numbers above 0"}
 
@@ -74,12 +76,18 @@ class Spec:
         """Returns all options of the row: `given` over `config` over the builder's defaults."""
         parameters = inspect.signature(self.builder).parameters
         own = {p.name: p.default for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
+        hint = ""
+        if "num_instances" not in self.config:  # the name decides whether a model is a MIPNet
+            own = {option: default for option, default in own.items() if option not in MIPNET_OPTIONS}
+            hint = "Only MIPNets predict several instances: `kpzoo.list_models('mipnet_*')`."
         for option, value in given.items():
             if option not in own:
-                raise unknown(f"option of model {name!r}", option, own)
+                raise unknown(f"option of model {name!r}", option, own, hint if option in MIPNET_OPTIONS else "")
             if not _fits(value, annotation := parameters[option].annotation):
                 wanted = _WANTED[annotation]
-                raise UserError(f"Option `{option}=` of model {name!r} must be {wanted}. Received: {value!r}.")
+                raise UserError(f"Option `{option}` of model {name!r} must be {wanted}. Received: {value!r}.")
+        if given.get("num_instances", 2) < 2:
+            raise UserError(f"`num_instances` must be at least 2 in a MIPNet. Received: {given['num_instances']}.")
         return {**own, **self.config, **given}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from kpzoo.errors import UserError
 from kpzoo.models.blocks import TORCH_NORM, Norm, basic_block, bottleneck, conv_bn_relu, max_pool
-from kpzoo.models.mimb import InstanceGates
+from kpzoo.models.mimb import ONE_INSTANCE, InstanceGates
 
 STAGES = ("c2", "c3", "c4", "c5")
 EXPANSION = 4  # a bottleneck's output is four times as wide as its 3x3
@@ -50,7 +50,7 @@ def resnet(
     strides: Sequence[int] = (1, 2, 2, 2),
     dilations: Sequence[int] = (1, 1, 1, 1),
     norm: Norm = TORCH_NORM,
-    gates: InstanceGates | None = None,
+    gates: InstanceGates = ONE_INSTANCE,
 ) -> dict:
     """Returns the features {"c2": (B, H/4, W/4, C2), … "c5": (B, H/32, W/32, C5)}; strides of 1 keep the size.
 
@@ -61,8 +61,7 @@ def resnet(
     x = resnet_stem(image, stem, norm)
     features = {}
     for name, count, width, step, dilation in zip(STAGES, blocks, widths, strides, dilations, strict=True):
-        if gates is not None:
-            [x] = gates([x], name)
+        [x] = gates([x], name)
         x = resnet_stage(x, name, count, width, bottlenecks=bottlenecks, strides=step, dilation=dilation, norm=norm)
         features[name] = x
     return features

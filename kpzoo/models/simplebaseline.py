@@ -21,46 +21,25 @@ def build_simplebaseline(
     bottlenecks: bool = True,
     stem: int = 64,
     deconvs: Sequence[int] = DECONVS,
+    num_instances: int = 1,
+    mimb_stages: Sequence[str] = ("c4", "c5"),
 ):
     """Returns the inputs and outputs of a ResNet with three deconvolutions.
 
     Args:
-        blocks: Residual blocks of the ResNet's stages.
-        widths: Widths of those stages.
-        bottlenecks: Whether the ResNet is made of bottlenecks, else of basic blocks.
+        blocks: Number of residual blocks in each ResNet stage.
+        widths: Width of each ResNet stage.
+        bottlenecks: Whether the residual blocks are bottlenecks, else basic blocks.
         stem: Channels of the ResNet's first convolution.
         deconvs: Channels of the deconvolutions, coarse → fine.
-    """
-    image, x = image_input(image_hw, normalization)
-    x = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem)["c5"]  # (B, H/32, W/32, C5)
-    return {"image": image}, {"heatmaps": deconv_head(x, deconvs, num_keypoints)}
-
-
-def build_mipnet_resnet(
-    image_hw: tuple[int, int],
-    num_keypoints: int,
-    normalization: str | None,
-    *,
-    blocks: Sequence[int],
-    widths: Sequence[int] = RESNET_WIDTHS,
-    bottlenecks: bool = True,
-    stem: int = 64,
-    deconvs: Sequence[int] = DECONVS,
-    num_instances: int = 2,
-    mimb_stages: Sequence[str] = ("c4", "c5"),
-):
-    """Returns the inputs and outputs of a SimpleBaseline with MIMBs.
-
-    Args:
-        num_instances: N, how many people of a box can be asked for.
-        mimb_stages: The stages c2 … c5 whose input is modulated.
-        **others: As `build_simplebaseline` takes them.
+        num_instances: N, number of persons predicted per box. More than 1 makes it a MIPNet.
+        mimb_stages: Stages of a MIPNet, of c2 … c5, whose input is modulated by a MIMB.
     """
     gates = InstanceGates(num_instances, mimb_stages, STAGES)
     image, x = image_input(image_hw, normalization)
     x = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem, gates=gates)["c5"]  # (B * M, H/32, W/32, C5)
     heatmaps = deconv_head(x, deconvs, num_keypoints)
-    return {"image": image, "instance": gates.instance}, gates.per_crop({"heatmaps": heatmaps})
+    return gates.inputs(image), gates.per_crop({"heatmaps": heatmaps})
 
 
 def deconv_head(x, deconvs: Sequence[int], num_keypoints: int):
@@ -129,5 +108,6 @@ def _register(family: str, builder, sizes: dict, paper: str) -> None:
 
 
 _register("simplebaseline", build_simplebaseline, DECONV_SIZES, "arXiv:1804.06208")
-_register("mipnet", build_mipnet_resnet, {**RESNETS, "tiny": DECONV_SIZES["tiny"]}, "arXiv:2101.11223")
+MIPNET_SIZES = {size: dict(**DECONV_SIZES[size], num_instances=2) for size in (*RESNETS, "tiny")}
+_register("mipnet", build_simplebaseline, MIPNET_SIZES, "arXiv:2101.11223")
 _register("dilated", build_dilated, DILATED_SIZES, "arXiv:1711.07319")
