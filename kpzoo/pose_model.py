@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import keras
 import tensorflow as tf
@@ -70,18 +71,32 @@ class ZooModel(keras.Model):
     """
 
     preset: Preset
+    pyramid_layers: Mapping[str, str] = MappingProxyType({})
     averages = None  # `averages.WeightAverages`, where a training keeps some
     losses_are = "one of `kpzoo.losses`"
 
+    @property
+    def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
+        """Features by level, fine → coarse: "P2" at stride 4, "P3" at stride 8, and so on, (B, H/4, W/4, C2), …
+
+        Use them to extract features, `keras.Model(model.input, model.pyramid_outputs)`, or to attach a new head. They
+        are the last features at their stride: of GlobalNet in a CPN, of the ResNet's stages in a SimpleBaseline, of
+        the branches of stage 4 in an HRNet, of the last hourglass in a stacked hourglass. A dilated ResNet has no
+        levels beyond its `trunk_stride`. From the first MIMB of a MIPNet on, a feature has B * M rows, the M rows of
+        a crop one after the other.
+        """
+        return {level: self.get_layer(name).output for level, name in self.pyramid_layers.items()}
+
     def get_config(self):
-        return {**super().get_config(), "preset": self.preset.to_config()}
+        pyramid = dict(self.pyramid_layers)
+        return {**super().get_config(), "preset": self.preset.to_config(), "pyramid_layers": pyramid}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
-        preset = Preset.from_config(config.pop("preset"))
+        preset, pyramid_layers = Preset.from_config(config.pop("preset")), config.pop("pyramid_layers", {})
         model = super().from_config(config, custom_objects=custom_objects)
-        model.preset = preset
+        model.preset, model.pyramid_layers = preset, pyramid_layers
         return model
 
     # XLA's convolutions are slower on a CPU and fail on replicas, so Keras is not asked to choose.

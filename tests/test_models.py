@@ -87,9 +87,31 @@ def test_reload_gives_the_same_heatmaps_and_preset(name, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.preset == model.preset
+    assert again.pyramid_layers == model.pyramid_layers
     inputs = inputs_for(model)
     before, after = as_arrays(model(inputs)), as_arrays(again(inputs))
     assert all((before[key] == after[key]).all() for key in before)
+
+
+# Levels of the feature pyramid where they are not 2 … 5.
+LEVELS = {"hourglass_tiny": [2, 3], "hourglass_corner_tiny": [2, 3, 4], "person_fpn_tiny": [3, 4, 5]}
+LEVELS |= {"dilated_tiny": [2, 3], "dilated_nano": [2, 3]}
+
+
+@pytest.mark.parametrize("name", ALL_SMALL)
+def test_pyramid_outputs_are_features_at_known_strides_from_which_the_heatmaps_follow(name):
+    model = tiny(name)
+    pyramid, inputs = model.pyramid_outputs, inputs_for(model)
+    assert list(pyramid) == [f"P{level}" for level in LEVELS.get(name, [2, 3, 4, 5])]
+    features = keras.Model(model.input, pyramid)(inputs)
+    for level, x in features.items():
+        assert x.shape[1:3] == (IMAGE_HW[0] // 2 ** int(level[1]), IMAGE_HW[1] // 2 ** int(level[1]))
+        assert x.shape[0] == 2 or ("instance" in inputs and x.shape[0] == 2 * 2)
+    queries = {key: value for key, value in model.input.items() if key == "instance"}
+    output = "person_boxes" if "person_boxes" in model.output else "heatmaps"
+    head = keras.Model({**pyramid, **queries}, model.output[output])
+    found = head({**features, **{key: tf.constant(inputs[key]) for key in queries}})
+    np.testing.assert_allclose(found, model(inputs)[output], atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])

@@ -4,7 +4,7 @@ Every convolution or pooling with a stride pads symmetrically before it and then
 references do: "same" pads the far edge alone on even sizes, which is another network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -221,6 +221,12 @@ def image_input(image_hw: tuple[int, int], normalization: str | None):
     if normalization is None:
         return image, image
     return image, PixelNormalization(normalization, name="pixels")(image)
+
+
+def pyramid(image_hw: tuple[int, int], features: Iterable) -> dict:
+    """Returns features by level, "P2" at stride 4, "P3" at stride 8, …; of several at one stride the last."""
+    levels = {f"P{(image_hw[0] // x.shape[1]).bit_length() - 1}": x for x in features}
+    return dict(sorted(levels.items()))
 
 
 def he_normal() -> keras.initializers.Initializer:

@@ -19,6 +19,7 @@ from kpzoo.models.blocks import (
     conv_bn,
     conv_bn_relu,
     image_input,
+    pyramid,
 )
 from kpzoo.models.mimb import InstanceGates
 from kpzoo.models.registry import Spec, register
@@ -74,7 +75,7 @@ def build_cpn(
     num_instances: int = 1,
     mimb_stages: Sequence[str] = ("c4", "c5", "refine"),
 ):
-    """Returns the inputs and outputs of a CPN; with several instances, of a CPN with MIMBs.
+    """Returns the inputs, outputs and feature pyramid (GlobalNet's) of a CPN; with several instances, it has MIMBs.
 
     Args:
         blocks: Number of residual blocks in each ResNet stage.
@@ -99,26 +100,26 @@ def build_cpn(
     for name, x in features.items():
         x = lateral(x, name, width, rule)
         laterals[name] = gates.per_query(x, f"global_{name}_repeat") if gates.needs_repeat(name) else x
-    outputs = pyramids(laterals, num_keypoints, rule, refine, levels, gates)
-    return gates.inputs(image), gates.per_crop(outputs)
+    features = global_pyramid(laterals, rule)
+    outputs = heads(features, num_keypoints, rule, refine, levels, gates)
+    return gates.inputs(image), gates.per_crop(outputs), pyramid(image_hw, features.values())
 
 
-def pyramids(
-    laterals: Mapping,
+def heads(
+    features: Mapping,
     num_keypoints: int,
     rule: Flavour,
     refine: str | None,
     levels: Sequence[str],
     gates: InstanceGates,
 ) -> dict:
-    """GlobalNet and RefineNet over laterals of one width: returns heatmaps and global heatmaps, coarse → fine."""
-    pyramid = global_pyramid(laterals, rule)
-    coarse = [global_head(pyramid[name], name, num_keypoints, rule) for name in reversed(STAGES)]
+    """Returns the heatmaps of RefineNet, and those of GlobalNet's levels, coarse → fine."""
+    coarse = [global_head(features[name], name, num_keypoints, rule) for name in reversed(STAGES)]
     refined = coarse[-1]  # (B, H/4, W/4, K), as all of them
     if refine is not None:
-        x = refine_features(pyramid, refine, levels, rule)
+        x = refine_features(features, refine, levels, rule)
         [x] = gates([x], "refine")
-        refined = refine_head(x, pyramid["c2"].shape[-1], num_keypoints, rule)
+        refined = refine_head(x, features["c2"].shape[-1], num_keypoints, rule)
     return {"heatmaps": refined, "global_heatmaps": StackMaps(name="global_heatmaps")(coarse)}
 
 
@@ -129,18 +130,18 @@ def lateral(x, name: str, width: int, rule: Flavour):
 
 def global_pyramid(laterals: Mapping, rule: Flavour) -> dict:
     """GlobalNet's top-down path: returns the levels c5 … c2, each the lateral plus the coarser level, no ReLU."""
-    pyramid = {"c5": laterals["c5"]}
+    features = {"c5": laterals["c5"]}
     width = laterals["c5"].shape[-1]
     for coarser, name in zip(STAGES[:0:-1], STAGES[-2::-1], strict=True):
         size_hw = laterals[name].shape[1:3]
-        up = ResizeBilinear(size_hw, rule.resize, name=f"global_{name}_up")(pyramid[coarser])
+        up = ResizeBilinear(size_hw, rule.resize, name=f"global_{name}_up")(features[coarser])
         merge = f"global_{name}_merge"
         if rule.merge_norm:
             up = conv_bn(up, width, 1, norm=rule.norm, name=merge)
         else:
             up = conv(up, width, 1, use_bias=True, name=merge)
-        pyramid[name] = layers.Add(name=f"global_{name}_add")([laterals[name], up])
-    return pyramid
+        features[name] = layers.Add(name=f"global_{name}_add")([laterals[name], up])
+    return features
 
 
 def global_head(x, name: str, num_keypoints: int, rule: Flavour):
@@ -156,14 +157,14 @@ def global_head(x, name: str, num_keypoints: int, rule: Flavour):
     return resize(batch_norm(x, rule.norm, dtype=HEAD_DTYPE, name=head, spread=HEAD_SPREAD))
 
 
-def refine_features(pyramid: Mapping, refine: str, levels: Sequence[str], rule: Flavour):
+def refine_features(features: Mapping, refine: str, levels: Sequence[str], rule: Flavour):
     """RefineNet up to its concatenation: bottlenecks per level, all resized to the finest, (B, H/4, W/4, width * L)."""
     if refine not in REFINE_BLOCKS:
         raise unknown("refine", refine, REFINE_BLOCKS, "None builds GlobalNet alone.")
-    size_hw, width = pyramid["c2"].shape[1:3], pyramid["c2"].shape[-1]
+    size_hw, width = features["c2"].shape[1:3], features["c2"].shape[-1]
     parts = []
     for name in checked_levels(levels):
-        x = pyramid[name]
+        x = features[name]
         for index in range(REFINE_BLOCKS[refine][STAGES.index(name)]):
             block = f"refine_{name}_{index}"
             x = bottleneck(x, width // 2, width, project=rule.project, norm=rule.norm, name=block)

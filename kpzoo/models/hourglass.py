@@ -16,6 +16,7 @@ from kpzoo.models.blocks import (
     heatmap_head,
     image_input,
     max_pool,
+    pyramid,
     relu,
 )
 from kpzoo.models.registry import Spec, register
@@ -33,7 +34,9 @@ def build_hourglass(
     width: int = 256,
     depth: int = 4,
 ):
-    """Returns the inputs and outputs of Newell's stacked hourglass, one residual per place.
+    """Returns the inputs, outputs and feature pyramid (the last hourglass's) of Newell's stacked hourglass.
+
+    It has one residual block per place.
 
     Args:
         num_stacks: Hourglasses in a row; each answers heatmaps, the last one's count.
@@ -50,7 +53,7 @@ def build_hourglass(
     maps = []
     for stack in range(num_stacks):
         name = f"stack{stack}"
-        y = hourglass(x, depth, f"{name}_hg")
+        y, *coarser = hourglass(x, depth, f"{name}_hg")
         y = pre_residual(y, width, name=f"{name}_res")
         y = relu(batch_norm(conv(y, width, 1, use_bias=True, name=f"{name}_fc"), name=f"{name}_fc"), name=f"{name}_fc")
         maps.append(heatmap_head(y, num_keypoints, name=f"{name}_score"))
@@ -58,7 +61,7 @@ def build_hourglass(
             back = conv(y, width, 1, use_bias=True, name=f"{name}_fc_back")
             score = conv(maps[-1], width, 1, use_bias=True, name=f"{name}_score_back")
             x = layers.Add(name=f"{name}_add")([x, back, score])
-    return {"image": image}, stacked(maps)
+    return {"image": image}, stacked(maps), pyramid(image_hw, [y, *coarser])
 
 
 def pre_residual(x, filters: int, *, name):
@@ -72,14 +75,17 @@ def pre_residual(x, filters: int, *, name):
     return layers.Add(name=f"{name}_add")([x, shortcut])
 
 
-def hourglass(x, depth: int, name: str):
-    """Halves the input `depth` times by pooling and adds every size back on the way up. Level 0 is inmost."""
+def hourglass(x, depth: int, name: str) -> list:
+    """Halves the input `depth` times by pooling and adds every size back on the way up: returns `depth` + 1 features.
+
+    They are ordered fine → coarse. In layer names, level 0 is the innermost.
+    """
     level, filters = f"{name}{depth - 1}", x.shape[-1]
     skip = pre_residual(x, filters, name=f"{level}_skip")
     low = pre_residual(max_pool(x, 2, name=f"{level}_pool"), filters, name=f"{level}_down")
-    low = hourglass(low, depth - 1, name) if depth > 1 else pre_residual(low, filters, name=f"{level}_inner")
-    low = pre_residual(low, filters, name=f"{level}_up")
-    return layers.Add(name=f"{level}_add")([skip, UpsampleNearest(2, name=f"{level}_nearest")(low)])
+    inner = hourglass(low, depth - 1, name) if depth > 1 else [pre_residual(low, filters, name=f"{level}_inner")]
+    low = pre_residual(inner[0], filters, name=f"{level}_up")
+    return [layers.Add(name=f"{level}_add")([skip, UpsampleNearest(2, name=f"{level}_nearest")(low)]), *inner]
 
 
 def build_corner_hourglass(
@@ -91,7 +97,7 @@ def build_corner_hourglass(
     widths: Sequence[int] = CORNER_WIDTHS,
     blocks: Sequence[int] = CORNER_BLOCKS,
 ):
-    """Returns the inputs and outputs of a stacked hourglass in CornerNet's style, as in mmpose.
+    """Returns the inputs, outputs and feature pyramid of a stacked hourglass in CornerNet's style, as in mmpose.
 
     It halves by strided residual blocks, not by pooling, and its blocks are post-activation.
 
@@ -112,7 +118,7 @@ def build_corner_hourglass(
     maps = []
     for stack in range(num_stacks):
         name = f"stack{stack}"
-        y = corner_hourglass(x, widths, blocks, f"{name}_hg0")
+        y, *coarser = corner_hourglass(x, widths, blocks, f"{name}_hg0")
         y = conv_bn_relu(y, width, 3, name=f"{name}_out")
         maps.append(heatmap_head(y, num_keypoints, name=f"{name}_score"))
         if stack < num_stacks - 1:
@@ -120,21 +126,21 @@ def build_corner_hourglass(
                 [conv_bn(x, width, 1, name=f"{name}_keep"), conv_bn(y, width, 1, name=f"{name}_remap")]
             )
             x = basic_block(relu(merged, name=f"{name}_merge"), width, name=f"{name}_inter_0")
-    return {"image": image}, stacked(maps)
+    return {"image": image}, stacked(maps), pyramid(image_hw, [y, *coarser])
 
 
-def corner_hourglass(x, widths: Sequence[int], blocks: Sequence[int], name: str):
-    """One hourglass; `name` ends in its level, 0 is the outmost."""
+def corner_hourglass(x, widths: Sequence[int], blocks: Sequence[int], name: str) -> list:
+    """One hourglass: returns a feature per level, fine → coarse. `name` ends in its level, 0 is the outermost."""
     (width, inner, *_), (count, inner_count, *_) = widths, blocks
     skip = basic_blocks(x, [width] * count, name=f"{name}_skip")
     low = basic_blocks(x, [inner] * count, strides=2, name=f"{name}_down")
     if len(widths) > 2:
         stem, level = name[:-1], int(name[-1])
-        low = corner_hourglass(low, widths[1:], blocks[1:], f"{stem}{level + 1}")
+        coarser = corner_hourglass(low, widths[1:], blocks[1:], f"{stem}{level + 1}")
     else:
-        low = basic_blocks(low, [inner] * inner_count, name=f"{name}_inner")
-    low = basic_blocks(low, [inner] * (count - 1) + [width], name=f"{name}_up")  # the last one changes the width
-    return layers.Add(name=f"{name}_add")([skip, UpsampleNearest(2, name=f"{name}_nearest")(low)])
+        coarser = [basic_blocks(low, [inner] * inner_count, name=f"{name}_inner")]
+    low = basic_blocks(coarser[0], [inner] * (count - 1) + [width], name=f"{name}_up")  # the last one changes the width
+    return [layers.Add(name=f"{name}_add")([skip, UpsampleNearest(2, name=f"{name}_nearest")(low)]), *coarser]
 
 
 def basic_blocks(x, widths: Sequence[int], strides: int = 1, *, name):

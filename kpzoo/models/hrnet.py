@@ -12,6 +12,7 @@ from kpzoo.models.blocks import (
     conv_bn_relu,
     heatmap_head,
     image_input,
+    pyramid,
     relu,
 )
 from kpzoo.models.mimb import ONE_INSTANCE, InstanceGates
@@ -35,7 +36,7 @@ def build_hrnet(
     num_instances: int = 1,
     mimb_stages: Sequence[str] = ("stage3", "stage4"),
 ):
-    """Returns the inputs and outputs of an HRNet.
+    """Returns the inputs, outputs and feature pyramid (the branches of stage 4) of an HRNet.
 
     Args:
         width: Channels of the finest branch; each coarser one has twice as many.
@@ -49,9 +50,9 @@ def build_hrnet(
     """
     gates = InstanceGates(num_instances, mimb_stages, STAGE_NAMES)
     image, x = image_input(image_hw, normalization)
-    x = hrnet(x, width, stem, stem_blocks, modules, blocks, gates)  # (B * M, H/4, W/4, width)
-    heatmaps = heatmap_head(x, num_keypoints)
-    return gates.inputs(image), gates.per_crop({"heatmaps": heatmaps})
+    branches = hrnet(x, width, stem, stem_blocks, modules, blocks, gates)
+    heatmaps = heatmap_head(branches[0], num_keypoints)  # from (B * M, H/4, W/4, width)
+    return gates.inputs(image), gates.per_crop({"heatmaps": heatmaps}), pyramid(image_hw, branches)
 
 
 def hrnet(
@@ -62,8 +63,8 @@ def hrnet(
     modules: Sequence[int],
     blocks: int,
     gates: InstanceGates = ONE_INSTANCE,
-):
-    """Returns the finest branch after stage 4."""
+) -> list:
+    """Returns the branches after stage 4, fine → coarse; the last module fuses into the finest alone."""
     x = conv_bn_relu(x, stem, 3, 2, name="stem1")
     x = conv_bn_relu(x, stem, 3, 2, name="stem2")
     for index in range(stem_blocks):
@@ -75,7 +76,7 @@ def hrnet(
         for module in range(count):
             last = stage == 4 and module == count - 1
             branches = exchange_module(branches, f"stage{stage}_{module}", blocks, finest_only=last)
-    return gates(branches, "stage4")[0]
+    return [*gates(branches[:1], "stage4"), *branches[1:]]
 
 
 def transition(branches: Sequence, stage: int, width: int) -> list:
@@ -89,14 +90,17 @@ def transition(branches: Sequence, stage: int, width: int) -> list:
 
 
 def exchange_module(branches: Sequence, name: str, blocks: int, finest_only: bool = False) -> list:
-    """Residual blocks on every branch, then every branch becomes the ReLU of the sum of all, resized to it."""
+    """Residual blocks on every branch, then every branch becomes the ReLU of the sum of all, resized to it.
+
+    With `finest_only` the coarser branches stay as their residual blocks return them.
+    """
     deep = []
     for branch, x in enumerate(branches):
         for index in range(blocks):
             x = basic_block(x, x.shape[-1], name=f"{name}_branch{branch}_{index}")
         deep.append(x)
-    targets = 1 if finest_only else len(deep)
-    return [fuse(deep, target, f"{name}_fuse{target}") for target in range(targets)]
+    fused = 1 if finest_only else len(deep)
+    return [*(fuse(deep, target, f"{name}_fuse{target}") for target in range(fused)), *deep[fused:]]
 
 
 def fuse(branches: Sequence, target: int, name: str):

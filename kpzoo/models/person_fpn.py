@@ -13,7 +13,7 @@ from keras import layers
 
 from kpzoo.boxes import STRIDES, CellBoxes
 from kpzoo.errors import unknown
-from kpzoo.models.blocks import HEAD_DTYPE, UpsampleNearest, batch_norm, conv_bn, he_normal, image_input, relu
+from kpzoo.models.blocks import HEAD_DTYPE, UpsampleNearest, batch_norm, conv_bn, he_normal, image_input, pyramid, relu
 from kpzoo.models.efficientnet_lite import LITE0, LITE_TINY, STEM, efficientnet_lite
 from kpzoo.models.registry import Spec, register
 from kpzoo.models.resnet import RESNET_BLOCKS, RESNET_WIDTHS, resnet
@@ -24,7 +24,7 @@ START_SIDE = 1.0  # a fresh cell's box reaches e times the stride to each side
 PRIOR = 0.01  # what a fresh network scores everywhere, so that the many cells without a person start quietly
 
 
-def pyramid(features: dict, width: int) -> list:
+def person_levels(features: dict, width: int) -> list:
     """Returns p3, p4, p5, each `width` wide: 1x1 laterals, sums from coarse to fine, a 3x3 on each."""
     sums, above = [], None
     for level in reversed(LEVELS):
@@ -84,7 +84,7 @@ def build_person_fpn(
     width: int = 64,
     depth: int = 2,
 ):
-    """Returns the inputs and outputs of a person detector.
+    """Returns the inputs, outputs and feature pyramid (p3, p4, p5) of a person detector.
 
     Args:
         trunk: A key of `TRUNKS`.
@@ -95,7 +95,8 @@ def build_person_fpn(
         raise unknown("trunk", trunk, TRUNKS)
     image, x = image_input(image_hw, normalization)
     features = TRUNKS[trunk](x)  # c2 … c5
-    return {"image": image}, person_head(pyramid(features, width), width, depth)
+    levels = person_levels(features, width)
+    return {"image": image}, person_head(levels, width, depth), pyramid(image_hw, levels)
 
 
 TRUNKS = {

@@ -51,8 +51,9 @@ class Spec:
 
     Args:
         family: What the builder builds, such as "cpn".
-        builder: `builder(image_hw, num_keypoints, normalization, **options) -> (inputs, outputs)`, without
-            `num_keypoints` for a `PersonModel`; its keyword-only arguments are the model's options.
+        builder: `builder(image_hw, num_keypoints, normalization, **options) -> (inputs, outputs, pyramid)`, without
+            `num_keypoints` for a `PersonModel`. The results are dicts of Keras tensors; `pyramid` has the features that
+            become `pyramid_outputs`. Its keyword-only arguments are the model's options.
         config: The options in which this row differs from the builder's defaults.
         codec: Key of `heatmaps.CODECS`, or a mapping from the option "flavour" to one.
         normalization: The default pixel normalisation, or a mapping from the option "flavour" to one.
@@ -226,7 +227,7 @@ def build(
         normalization = _by_flavour(spec.normalization, resolved)
     with fresh.no_garbage_collection():
         with nullcontext({}) if weights is None else fresh.undrawn() as undrawn:
-            inputs, outputs = spec.builder(image_hw, *counts, normalization, **resolved)
+            inputs, outputs, pyramid = spec.builder(image_hw, *counts, normalization, **resolved)
             model = spec.model_class(inputs, outputs, name=name)
         model.preset = Preset(
             name=name,
@@ -237,6 +238,7 @@ def build(
             num_instances=resolved.get("num_instances", 1),
             options=json.loads(json.dumps(options)),
         )
+        model.pyramid_layers = {level: _layer_of(model, feature) for level, feature in pyramid.items()}
         remarks = ()
         if weights is not None:
             report = load_weights(model, weights)
@@ -271,6 +273,11 @@ def _skeleton_of(row: published.Weights, tag: str, given: str | Skeleton | None)
             "Or leave `skeleton=` out.",
         )
     return given
+
+
+def _layer_of(model: ZooModel, feature) -> str:
+    """Returns the name of the layer that computes a feature; it identifies the feature in saved models."""
+    return next(layer.name for layer in model.layers if layer.output is feature)
 
 
 def _by_flavour(value: str | Mapping[str, str], options: Mapping) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from kpzoo.errors import UserError
-from kpzoo.models.blocks import HEAD_DTYPE, ResizeBilinear, deconv_bn_relu, heatmap_head, image_input
+from kpzoo.models.blocks import HEAD_DTYPE, ResizeBilinear, deconv_bn_relu, heatmap_head, image_input, pyramid
 from kpzoo.models.mimb import InstanceGates
 from kpzoo.models.registry import Spec, register
 from kpzoo.models.resnet import RESNET_BLOCKS, RESNET_WIDTHS, STAGES, resnet
@@ -24,7 +24,7 @@ def build_simplebaseline(
     num_instances: int = 1,
     mimb_stages: Sequence[str] = ("c4", "c5"),
 ):
-    """Returns the inputs and outputs of a ResNet with three deconvolutions.
+    """Returns the inputs, outputs and feature pyramid (the ResNet's stages) of a ResNet with three deconvolutions.
 
     Args:
         blocks: Number of residual blocks in each ResNet stage.
@@ -37,9 +37,10 @@ def build_simplebaseline(
     """
     gates = InstanceGates(num_instances, mimb_stages, STAGES)
     image, x = image_input(image_hw, normalization)
-    x = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem, gates=gates)["c5"]  # (B * M, H/32, W/32, C5)
-    heatmaps = deconv_head(x, deconvs, num_keypoints)
-    return gates.inputs(image), gates.per_crop({"heatmaps": heatmaps})
+    features = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem, gates=gates)
+    heatmaps = deconv_head(features["c5"], deconvs, num_keypoints)  # from (B * M, H/32, W/32, C5)
+    outputs = gates.per_crop({"heatmaps": heatmaps})
+    return gates.inputs(image), outputs, pyramid(image_hw, features.values())
 
 
 def deconv_head(x, deconvs: Sequence[int], num_keypoints: int):
@@ -62,7 +63,7 @@ def build_dilated(
     stem: int = 64,
     trunk_stride: int = 8,
 ):
-    """Returns the inputs and outputs of a ResNet that trades strides for dilation, with a 1x1 head.
+    """Returns the inputs, outputs and feature pyramid of a ResNet that trades strides for dilation, with a 1x1 head.
 
     Args:
         blocks: Residual blocks of the ResNet's stages.
@@ -78,8 +79,8 @@ def build_dilated(
     image, x = image_input(image_hw, normalization)
     features = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem, strides=strides, dilations=dilations)
     x = heatmap_head(features["c5"], num_keypoints)  # at the trunk's stride
-    size_hw = tuple(side // 4 for side in image_hw)
-    return {"image": image}, {"heatmaps": ResizeBilinear(size_hw, "half_pixel", dtype=HEAD_DTYPE, name="heatmaps")(x)}
+    resize = ResizeBilinear([side // 4 for side in image_hw], "half_pixel", dtype=HEAD_DTYPE, name="heatmaps")
+    return {"image": image}, {"heatmaps": resize(x)}, pyramid(image_hw, features.values())
 
 
 NANO = dict(blocks=(1, 2, 2, 1), widths=(48, 96, 160, 256), bottlenecks=False, stem=32)
