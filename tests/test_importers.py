@@ -575,6 +575,37 @@ def test_safetensors_that_point_elsewhere_are_refused(offsets, shape, tmp_path):
         read_state(tmp_path / "bad.safetensors")
 
 
+@pytest.mark.parametrize(
+    "header, message",
+    [
+        ({"a": ("U8", [2], [0, 2]), "b": ("U8", [2], [1, 3])}, "overlap, or bytes belong to none"),
+        ({"a": ("U8", [2], [1, 3])}, "overlap, or bytes belong to none"),
+        ({"a": ("U8", [2], [0, 2])}, "overlap, or bytes belong to none"),
+        ({"a": ("F8_E4M3", [3], [0, 3])}, "unsupported dtype 'F8_E4M3'"),
+        ({"__metadata__": {"kpzoo_version": 1}, "a": ("U8", [3], [0, 3])}, "must map strings to strings"),
+        ({"__metadata__": [], "a": ("U8", [3], [0, 3])}, "must map strings to strings"),
+        ([], "not a readable weights file"),
+    ],
+)
+def test_safetensors_of_three_bytes_that_break_the_format_are_refused(header, message, tmp_path):
+    if isinstance(header, dict):
+        keys = ("dtype", "shape", "data_offsets")
+        header = {
+            name: dict(zip(keys, row, strict=True)) if isinstance(row, tuple) else row for name, row in header.items()
+        }
+    text = json.dumps(header).encode() + b" "
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 3)
+    with pytest.raises(UserError, match=message if isinstance(header, dict) else "none of .safetensors|readable"):
+        read_state(path)
+
+
+def test_the_same_weights_give_the_same_safetensors_file(tmp_path):
+    model = with_random_values(tiny())
+    first, second = (save_weights(model, tmp_path / f"{name}.safetensors").read_bytes() for name in "ab")
+    assert first == second
+
+
 def test_tensorflow_1_checkpoints_load_by_prefix_or_any_file(tmp_path):
     model = with_random_values(tiny("cpn_tiny"))
     arrays = published(model, "tf-cpn")
@@ -793,7 +824,7 @@ def test_a_file_cut_short_is_refused(suffix, share, state, torch, tmp_path):
     else:
         save_weights(tiny("simplebaseline_tiny"), path)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(UserError, match="not a readable weights file|Fetch it again"):
+    with pytest.raises(UserError, match="not a readable weights file|Download it again"):
         read_state(path)
 
 

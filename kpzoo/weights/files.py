@@ -20,6 +20,7 @@ WRAPPERS = ("state_dict", "latest_state_dict", "best_state_dict", "model_state_d
 
 H5_START = b"\x89HDF\r\n\x1a\n"
 MAX_HEADER = 100_000_000  # bytes of a safetensors header, as its own library allows
+AGAIN = "Download it again."
 MAX_EXPANSION = 50  # how many times larger than its file the content may be
 
 
@@ -125,25 +126,43 @@ _SAFETENSORS_DTYPES = {
 }
 
 
+class Header(NamedTuple):
+    """The start of a `.safetensors` file: where its tensors are."""
+
+    tensors: Mapping[str, Mapping]
+    metadata: Mapping[str, str]
+    size: int  # bytes before the first tensor
+
+
+def safetensors_header(path: Path) -> Header:
+    """Reads and checks the header of a `.safetensors` file, not its tensors."""
+    with path.open("rb") as file:
+        length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+        if length > min(MAX_HEADER, size - 8):
+            raise UserError(f"{str(path)!r} announces a header of {length} bytes and has {size}. {AGAIN}")
+        tensors = json.loads(file.read(length))
+    metadata = tensors.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise UserError(f"The metadata of {str(path)!r} must map strings to strings. {AGAIN}")
+    return Header(tensors, metadata, 8 + length)
+
+
 def _read_safetensors(path: Path) -> tuple[Mapping, Mapping]:
-    data = np.memmap(path, np.uint8, "r")
-    length = int.from_bytes(data[:8].tobytes(), "little")
-    if length > min(MAX_HEADER, len(data) - 8):
-        raise UserError(f"{str(path)!r} announces a header of {length} bytes and has {len(data)}. Fetch it again.")
-    header = json.loads(data[8 : 8 + length].tobytes())
-    metadata = header.pop("__metadata__", {})
-    body, arrays = data[8 + length :], {}
-    for name, entry in header.items():
-        dtype, shape, (start, stop) = (
-            np.dtype(_SAFETENSORS_DTYPES[entry["dtype"]]),
-            entry["shape"],
-            entry["data_offsets"],
-        )
+    header = safetensors_header(path)
+    body, arrays = np.memmap(path, np.uint8, "r")[header.size :], {}
+    for name, entry in header.tensors.items():
+        kind, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if kind not in _SAFETENSORS_DTYPES:
+            raise UserError(f"Tensor {name!r} of {str(path)!r} has the unsupported dtype {kind!r}. Convert it to F32.")
+        dtype = np.dtype(_SAFETENSORS_DTYPES[kind])
         if not 0 <= start <= stop <= len(body) or stop - start != math.prod(shape) * dtype.itemsize:
-            raise UserError(f"{str(path)!r} ends before tensor {name!r} does. Fetch it again.")
+            raise UserError(f"{str(path)!r} ends before tensor {name!r} does. {AGAIN}")
         array = np.frombuffer(body[start:stop].tobytes(), dtype).reshape(shape)
-        arrays[name] = (array.astype(np.uint32) << 16).view(np.float32) if entry["dtype"] == "BF16" else array
-    return arrays, metadata
+        arrays[name] = (array.astype(np.uint32) << 16).view(np.float32) if kind == "BF16" else array
+    spans = sorted(tuple(entry["data_offsets"]) for entry in header.tensors.values())
+    if [0, *(stop for _, stop in spans)] != [*(start for start, _ in spans), len(body)]:
+        raise UserError(f"The tensors of {str(path)!r} overlap, or bytes belong to none. {AGAIN}")
+    return arrays, header.metadata
 
 
 # How many variables a Keras layer has tells which they are, in the order in which it saves them.

@@ -11,7 +11,7 @@ from kpzoo.errors import UserError
 from kpzoo.files import written_whole
 from kpzoo.pose_model import PoseModel
 from kpzoo.skeletons import Skeleton
-from kpzoo.weights.files import H5_START, MAX_HEADER
+from kpzoo.weights.files import H5_START, safetensors_header
 
 # Arguments of `kpzoo.build` that are no options of a model.
 NAMED = ("name", "image_hw", "skeleton", "weights", "normalization")
@@ -74,16 +74,11 @@ def read_description(path: str | Path) -> dict[str, str]:
     path = Path(path).expanduser()
     try:
         with path.open("rb") as file:
-            start = file.read(9)
-            length = int.from_bytes(start[:8], "little")
-            is_safetensors = start[8:] == b"{" and 0 < length <= MAX_HEADER
-            found = json.loads(b"{" + file.read(length - 1)).get("__metadata__") if is_safetensors else None
-        if start.startswith(H5_START):
-            found = _h5_attributes(path)
-    except (OSError, ValueError, AttributeError, RuntimeError, KeyError, RecursionError):
+            is_h5 = file.read(len(H5_START)) == H5_START
+        found = _h5_attributes(path) if is_h5 else safetensors_header(path).metadata
+    except (OSError, ValueError, AttributeError, TypeError, RuntimeError, KeyError):
         return {}
-    items = found.items() if isinstance(found, Mapping) else ()
-    return {key: value for key, value in items if key.startswith("kpzoo_") and isinstance(value, str)}
+    return {key: value for key, value in found.items() if key.startswith("kpzoo_") and isinstance(value, str)}
 
 
 def build_arguments(description: Mapping[str, str]) -> dict:
@@ -136,6 +131,7 @@ def _write_half(model: PoseModel, path: Path) -> None:
     _write_safetensors(model, path, {name: array.astype("f2") for name, array in arrays.items() if array.ndim > 1})
 
 
+# Not the `safetensors` package, which writes the metadata in random order: the same weights would have other digests.
 def _write_safetensors(model: PoseModel, path: Path, rounded: Mapping[str, np.ndarray] | None = None) -> None:
     arrays, header, offset = {**_arrays(model), **(rounded or {})}, {"__metadata__": describe(model)}, 0
     for name, array in arrays.items():
