@@ -1,4 +1,4 @@
-"""Functional Keras models that know what they were built as and how a step of training goes."""
+"""The model classes of kpzoo, with their configuration and training step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,23 +11,23 @@ from kpzoo.errors import UserError
 from kpzoo.heatmaps import CODECS, HEATMAP_STRIDE, Codec
 from kpzoo.skeletons import Skeleton
 
-# A predicted peak is right for the training PCK within this share of the heatmap's height: about 0.2 torso lengths.
+# PCK threshold in training, as a fraction of the heatmap's height: about 0.2 torso lengths.
 PCK_RADIUS = 0.05
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What a model was built as; it travels inside the model's configuration.
+    """Configuration of a model. It is saved with the model.
 
     Args:
-        name: The zoo name, such as "cpn_res50".
+        name: Name of the model in the zoo, such as "cpn_res50".
         image_hw: (height, width) of the crops in pixels.
-        skeleton: The keypoints that the heatmaps stand for, in order; None for a person detector.
+        skeleton: The keypoints, in the order of the heatmaps' channels; None for a person detector.
         normalization: Name of the pixel normalisation in the model's first layer, None for none.
         codec: Name of the codec: how boxes are cropped, keypoints encoded and heatmaps decoded. A key of
             `heatmaps.CODECS`; `rules` is the codec. "boxes" for a person detector.
-        num_instances: How many people of one box the model can be asked for (N); 1 for single-instance models.
-        options: The builder's options that were given.
+        num_instances: N, number of persons the model predicts per box; 1 for single-instance models.
+        options: Options passed to `kpzoo.build`.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Preset:
         return self.image_hw[0] // HEATMAP_STRIDE, self.image_hw[1] // HEATMAP_STRIDE
 
     def to_config(self) -> dict:
-        """Returns plain JSON values; `from_config` makes the same preset of them."""
+        """Returns the preset as JSON-serialisable values, the argument of `from_config`."""
         skeleton = self.skeleton and self.skeleton.to_config()
         return {**self.__dict__, "skeleton": skeleton, "options": dict(self.options)}
 
@@ -63,16 +63,15 @@ class Preset:
 
 
 class ZooModel(keras.Model):
-    """A functional model whose batches are dicts of inputs and targets.
+    """Base class of `PoseModel` and `PersonModel`: a functional Keras model with dicts as batches.
 
-    It has no constructor of its own, so that Keras saves and loads it as it does any functional model. `preset` is set
-    by `kpzoo.build`. The loss is a `keras.losses.Loss` over `(targets, outputs)` that returns one value per picture;
-    the terms of one that knows its `terms`, as those of `kpzoo.losses` do, are tracked beside it.
+    A batch holds inputs and targets. The loss is a `keras.losses.Loss` over `(targets, outputs)` that returns one value
+    per image. If the loss defines `terms`, as those of `kpzoo.losses` do, each term is a metric.
     """
 
     preset: Preset
     pyramid_layers: Mapping[str, str] = MappingProxyType({})
-    averages = None  # `averages.WeightAverages`, where a training keeps some
+    averages = None  # `averages.WeightAverages`, set by `kpzoo.training` if moving averages are enabled
     losses_are = "one of `kpzoo.losses`"
 
     @property
@@ -99,22 +98,22 @@ class ZooModel(keras.Model):
         model.preset, model.pyramid_layers = preset, pyramid_layers
         return model
 
-    # XLA's convolutions are slower on a CPU and fail on replicas, so Keras is not asked to choose.
+    # XLA is off by default: its convolutions are slower on CPUs and fail under `MirroredStrategy`.
     def compile(self, *args, jit_compile=False, **kwargs):
         super().compile(*args, jit_compile=jit_compile, **kwargs)
         if self.loss is not None and not callable(self.loss):
             raise UserError(
-                f"The loss of model {self.name!r} is {self.losses_are}, or a function like them. "
+                f"The loss of model {self.name!r} must be {self.losses_are}, or a callable of (targets, outputs). "
                 f"Received: {self.loss!r}."
             )
-        for metric in [*self._metrics]:  # Keras keeps those of an earlier `compile`
+        for metric in [*self._metrics]:  # Keras keeps the metrics of an earlier `compile`
             self._tracker.untrack(metric)
         names = self.loss.term_names(self.preset.num_instances, self.num_levels) if hasattr(self.loss, "terms") else []
         self.term_metrics = [keras.metrics.Mean(name=f"loss_{name}") for name in names]
 
     @property
     def num_levels(self) -> int:
-        """How many heatmaps with intermediate supervision the model answers beside the final one."""
+        """L, number of heatmaps with intermediate supervision; 0 if there are none."""
         return self.output["global_heatmaps"].shape[-4] if "global_heatmaps" in self.output else 0
 
     def compile_from_config(self, config):
@@ -122,13 +121,13 @@ class ZooModel(keras.Model):
         self.optimizer.build(self.trainable_variables)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        """Builds the optimizer. Under a strategy Keras would take a batch from the stream to build the rest, too."""
+        """Builds the optimizer only. Keras would consume a batch of the data set to build the rest."""
         with self.distribute_strategy.scope():
             if self.optimizer is not None and not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
 
     def make_train_function(self, force=False):
-        """Makes the step of `fit`. Over several hosts Keras' own reduces numbers along an axis they do not have."""
+        """Compiles the training step. Keras' multi-worker version reduces scalars along an axis they do not have."""
         strategy = self.distribute_strategy
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             super().make_train_function(force)
@@ -142,11 +141,12 @@ class ZooModel(keras.Model):
             self.train_function = step
 
     def split(self, batch: Mapping) -> tuple[dict, dict]:
-        """Returns the batch's model inputs and its targets, by the names of the model's inputs."""
+        """Splits a batch into model inputs and targets, by the names of the model's inputs."""
         missing = [name for name in self.input if name not in batch]
         if missing:
             raise UserError(
-                f"The batch lacks {missing}. Received: {sorted(batch)}. Model {self.name!r} needs {list(self.input)}."
+                f"The batch must contain the inputs {list(self.input)} of model {self.name!r}. "
+                f"Received: {sorted(batch)}, without {missing}."
             )
         inputs = {name: batch[name] for name in self.input}
         return inputs, {name: value for name, value in batch.items() if name not in inputs}
@@ -169,14 +169,14 @@ class ZooModel(keras.Model):
         return self.track(*self.losses_of(targets, outputs), targets, outputs)
 
     def losses_of(self, targets: Mapping, outputs: Mapping) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Returns the (B,) losses, and the (B,) terms that they are the sum of."""
+        """Returns the (B,) losses and their terms, each (B,)."""
         if not self.term_metrics:
             return self.loss(targets, outputs), {}
         terms = self.loss.terms(targets, outputs)
         return tf.add_n(list(terms.values())), terms
 
     def track(self, losses, terms, targets, outputs) -> dict:
-        """Updates the metrics with one batch and returns their results."""
+        """Updates the metrics with a batch and returns their values."""
         next(metric for metric in self.metrics if metric.name == "loss").update_state(losses)
         for metric, values in zip(self.term_metrics, terms.values(), strict=True):
             metric.update_state(values)
@@ -185,7 +185,77 @@ class ZooModel(keras.Model):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class PoseModel(ZooModel):
-    """A model from crops to heatmaps; see `ZooModel`."""
+    """Functional Keras model that maps image crops to keypoint heatmaps.
+
+    `kpzoo.build` creates it. It is a `keras.Model`: `compile`, `fit`, `predict`, `save` and callbacks work as in Keras.
+    Inputs, outputs and batches are dicts; a batch holds inputs and targets together.
+
+    Inputs:
+        image: (B, H, W, 3) float32, RGB crops, 0 … 255. The first layer normalises them.
+        instance: (B, M, N) float32, MIPNets only. One-hot index of the person to predict (λ in the paper): row [1, 0]
+            selects the person the box is centred on, [0, 1] the second person.
+
+    Outputs:
+        heatmaps: (B, H/4, W/4, K) float32, for a MIPNet (B, M, H/4, W/4, K).
+        global_heatmaps: Heatmaps with intermediate supervision, (B, L, H/4, W/4, K), for a MIPNet
+            (B, M, L, H/4, W/4, K): the levels of a CPN, or the first stacks of an hourglass.
+
+    Targets: `heatmaps` and `weights` (B, K), 0 for unlabelled keypoints; with intermediate supervision also
+    `global_heatmaps` and `global_weights` (B, L, K). `kpzoo.heatmaps.encode` computes them.
+
+    The loss is one of `kpzoo.losses`, or a `keras.losses.Loss` over `(targets, outputs)` that returns one value per
+    crop. `fit` reports the loss, its terms, and the PCK of the training heatmaps.
+
+    Attributes:
+        preset: The configuration of the model; `preset.rules` is its codec.
+
+    Examples:
+
+    Heatmaps and keypoints of two crops:
+
+    >>> import numpy as np
+    >>> import kpzoo
+    >>> model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
+    >>> image = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
+    >>> outputs = model.predict({"image": image}, verbose=0)
+    >>> outputs["heatmaps"].shape
+    (2, 16, 16, 17)
+    >>> keypoints_crop_xy, scores = kpzoo.heatmaps.decode(model.preset.rules, outputs["heatmaps"])
+    >>> tuple(keypoints_crop_xy.shape)
+    (2, 17, 2)
+
+    Training on one batch:
+
+    >>> import tensorflow as tf
+    >>> visibility = np.full((2, 17), 2)  # all keypoints are labelled and visible
+    >>> targets = kpzoo.heatmaps.encode(
+    ...     model.preset.rules, keypoints_crop_xy, visibility, model.preset.image_hw, model.num_levels
+    ... )
+    >>> model.compile("adam", kpzoo.losses.default_loss(model.preset))
+    >>> history = model.fit(tf.data.Dataset.from_tensors({"image": image, **targets}), verbose=0)
+    >>> sorted(history.history)
+    ['loss', 'loss_global', 'loss_refine', 'pck']
+
+    Both persons in a box:
+
+    >>> mipnet = kpzoo.build("mipnet_tiny", image_hw=(64, 64))
+    >>> instance = np.tile(np.eye(2, dtype="float32"), (2, 1, 1))  # (B, M, N)
+    >>> mipnet.predict({"image": image, "instance": instance}, verbose=0)["heatmaps"].shape
+    (2, 2, 16, 16, 17)
+
+    Feature extraction:
+
+    >>> import keras
+    >>> backbone = keras.Model(model.input, model.pyramid_outputs)
+    >>> {level: x.shape for level, x in backbone.predict({"image": image}, verbose=0).items()}
+    {'P2': (2, 16, 16, 8), 'P3': (2, 8, 8, 8), 'P4': (2, 4, 4, 8), 'P5': (2, 2, 2, 8)}
+
+    Saving and loading:
+
+    >>> model.save("pose.keras")
+    >>> keras.saving.load_model("pose.keras").preset == model.preset
+    True
+    """
 
     def compile(self, *args, **kwargs):
         super().compile(*args, **kwargs)
@@ -198,29 +268,29 @@ class PoseModel(ZooModel):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class PersonModel(ZooModel):
-    """A model from pictures to one logit and one box per cell; see `ZooModel` and `kpzoo.boxes`."""
+    """Functional Keras model that maps images to one logit and one person box per cell; see `kpzoo.boxes`."""
 
     losses_are = "`kpzoo.boxes.PersonBoxLoss`"
 
 
 def mean_over_replicas(losses: tf.Tensor) -> tf.Tensor:
-    """Returns this replica's share of the mean over the global batch: the optimizer sums gradients over replicas."""
+    """Returns the replica's sum divided by the global batch size, as the optimizer sums gradients over replicas."""
     count = tf.cast(tf.shape(losses)[0], tf.float32)
     count = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, count)
     return tf.reduce_sum(losses) / count
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer | None) -> keras.optimizers.Optimizer | None:
-    """Returns the optimizer that makes the steps, without the loss scaling of float16 around it."""
+    """Returns the optimizer without the loss-scaling wrapper of mixed_float16."""
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def over_replicas(gradients: list, optimizer: keras.optimizers.Optimizer) -> list:
-    """Returns this replica's gradients, such that what must be looked at in their sum has been looked at.
+    """Applies clipping and overflow checks to the gradients summed over replicas.
 
-    Keras clips to `global_clipnorm` what each replica has, and looks for float16's overflows in the first one alone.
-    Where several replicas do either, gradients are added up, and clipped, here; each replica goes on with its equal
-    share, which Keras adds up again.
+    Keras applies `global_clipnorm` to each replica's gradients separately, and checks only the first replica for
+    float16 overflow. Here the gradients are first summed and clipped. Each replica then returns an equal share of the
+    sum, because the optimizer sums over replicas again.
     """
     context, inner = tf.distribute.get_replica_context(), inner_optimizer(optimizer)
     limit, scales = inner.global_clipnorm, optimizer is not inner
@@ -228,8 +298,9 @@ def over_replicas(gradients: list, optimizer: keras.optimizers.Optimizer) -> lis
         return gradients
     if inner.clipnorm or inner.clipvalue:
         raise UserError(
-            f"Each of {context.num_replicas_in_sync} replicas would clip its own gradients. Received: "
-            f"clipnorm={inner.clipnorm}, clipvalue={inner.clipvalue}. Use `global_clipnorm`, or one device."
+            f"`clipnorm` and `clipvalue` are not supported on {context.num_replicas_in_sync} replicas: they would clip "
+            f"each replica's gradients separately. Received: clipnorm={inner.clipnorm}, clipvalue={inner.clipvalue}. "
+            "Use `global_clipnorm`, or one device."
         )
     if not (limit or scales):
         return gradients
@@ -242,12 +313,14 @@ def over_replicas(gradients: list, optimizer: keras.optimizers.Optimizer) -> lis
 
 
 def peak_hits(targets: tf.Tensor, heatmaps: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns (hits, weights) of the labelled keypoints: is the predicted peak within `PCK_RADIUS` of the target peak?
+    """Returns hits and weights for the PCK metric, each (..., K) float32.
+
+    A hit is a predicted peak within `PCK_RADIUS` of the target's peak.
 
     Args:
         targets: (..., h, w, K) target heatmaps.
         heatmaps: (..., h, w, K) predicted heatmaps.
-        weights: (..., K), 0 for keypoints without a label.
+        weights: (..., K), 0 for unlabelled keypoints.
     """
     distance = tf.norm(_peaks(targets) - _peaks(heatmaps), axis=-1)
     radius = PCK_RADIUS * tf.cast(tf.shape(targets)[-3], tf.float32)
@@ -256,7 +329,7 @@ def peak_hits(targets: tf.Tensor, heatmaps: tf.Tensor, weights: tf.Tensor) -> tu
 
 
 def _peaks(heatmaps: tf.Tensor) -> tf.Tensor:
-    """Returns (..., K, 2): x and y of each map's largest value, in heatmap pixels."""
+    """Returns x and y of each heatmap's maximum, (..., K, 2) in heatmap pixels."""
     shape = tf.shape(heatmaps)
     width = shape[-2]
     flat = tf.reshape(heatmaps, tf.concat([shape[:-3], [shape[-3] * width], shape[-1:]], 0))

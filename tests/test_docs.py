@@ -1,5 +1,7 @@
-"""What the documentation says is true: its programs run, its commands exist, its links lead somewhere."""
+"""What documentation and docstrings say is true: programs run, commands exist, links lead somewhere."""
 
+import doctest
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -95,3 +97,14 @@ def test_the_two_commands_that_set_everything_up_are_there():
     assert "pip install . && python recipes/quickstart.py" in README
     assert "pip install '.[test]' && pytest" in README
     assert "pip install -q '.[test]' && pytest" in (ROOT / ".ci/run").read_text()
+
+
+EXAMPLES = ["data.categories", "errors", "models.registry", "nms", "pose_model", "poses", "scenes.drawn"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_examples_in_docstrings_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(f"kpzoo.{name}")
+    found = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert found.attempted and not found.failed
