@@ -1,7 +1,7 @@
-"""Keypoints to heatmaps and back: the labels and the decoders of both schools, side by side.
+"""Codecs: encode keypoints as heatmaps, and decode heatmaps to keypoints.
 
-A heatmap cell is `HEATMAP_STRIDE` crop pixels wide. CPN's school cuts a coordinate down to its cell, so that cell c
-stands for crop pixel 4c + 2; HRNet's school rounds to the nearest cell, and cell c stands for crop pixel 4c.
+A heatmap cell is `HEATMAP_STRIDE` crop pixels wide. CPN truncates a coordinate to its cell, so the centre of cell c is
+crop pixel 4c + 2. HRNet, SimpleBaseline and MIPNet round to the nearest cell, so the centre of cell c is crop pixel 4c.
 """
 
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ import tensorflow as tf
 from kpzoo import geometry
 from kpzoo.errors import unknown
 
-HEATMAP_STRIDE = 4  # all families of the zoo answer at a quarter of the crop's size
+HEATMAP_STRIDE = 4  # heatmaps of all families have a quarter of the crop's size
 
 
 @dataclass(frozen=True)
 class Codec:
-    """The rules of one school: which crop, which labels, how a heatmap is read.
+    """How a reference implementation crops boxes, encodes keypoints and decodes heatmaps.
 
     Args:
-        crop_rule: Name of the crop rule, a key of `geometry.CROP_RULES`.
-        labels: "blurred" (a one, blurred by a kernel for each level) or "gaussian" (one sigma for all levels).
-        peak: The label's largest value.
-        cell_centre: Crop pixels from a cell's coordinate times the stride to the point that it stands for.
+        crop_rule: Name of the crop rule, a key of `geometry.CROP_RULES`; `crop` is the rule.
+        labels: "blurred" (a one, blurred with one kernel size per level) or "gaussian" (the same sigma for all levels).
+        peak: Maximum of a label.
+        cell_centre: Crop pixels from `cell * HEATMAP_STRIDE` to the centre of the cell.
         decoder: "second_peak" or "sign".
-        flip_shift: Whether the mirrored picture's heatmaps move one cell to the right before they are averaged.
-        widest_last: Whether the finest level has the widest label, and not the coarsest.
-        visibility: The visibility rule for data whose v = 1 means hidden, a key of `VISIBILITY`.
+        flip_shift: Whether heatmaps of the mirrored crop are shifted one cell to the right before averaging.
+        widest_last: Whether the finest level, instead of the coarsest, has the widest label.
+        visibility: Default visibility rule for COCO data, a key of `VISIBILITY`.
     """
 
     crop_rule: str
@@ -42,24 +42,24 @@ class Codec:
 
     @property
     def crop(self) -> geometry.CropRule:
-        """The crop rule: how a person's box becomes the crop."""
+        """How person boxes are enlarged to crops."""
         return geometry.CROP_RULES[self.crop_rule]
 
 
 CODECS = {
-    # tf-cpn pairs its finest level with its widest Gaussian; kept, so that its weights compare.
+    # tf-cpn pairs its finest level with its widest Gaussian. Kept for comparability with its weights.
     "cpn_official": Codec("cpn", "blurred", 255.0, 2.0, "second_peak", False, widest_last=True, visibility="cpn"),
     "cpn_pytorch": Codec("cpn", "blurred", 255.0, 2.0, "second_peak", False, visibility="cpn"),
     "hrnet": Codec("hrnet", "gaussian", 1.0, 0.0, "sign", True),
 }
 
-# What v = 1 (labelled, hidden) and v = 0 (not labelled) mean to the loss: (final, level), each a pair of
-# (lowest v that draws a label, lowest v that the loss counts).
+# How the loss treats v = 1 (labelled, hidden) and v = 0 (not labelled): (final heatmaps, levels), each a pair of
+# (lowest v with a nonzero label, lowest v included in the loss).
 VISIBILITY = {
-    "labelled": ((1, 1), (1, 1)),  # hidden keypoints are learnt as visible ones are (HRNet, MIPNet)
-    "cpn": ((1, 1), (2, 0)),  # GlobalNet learns that hidden and unlabelled keypoints give an empty map
-    "visible": ((2, 2), (2, 2)),  # hidden keypoints are left out
-    "hidden_empty": ((2, 1), (2, 1)),  # hidden keypoints are learnt as empty maps
+    "labelled": ((1, 1), (1, 1)),  # hidden keypoints are treated as visible ones (HRNet, MIPNet)
+    "cpn": ((1, 1), (2, 0)),  # GlobalNet's targets of hidden and unlabelled keypoints are zero
+    "visible": ((2, 2), (2, 2)),  # hidden keypoints are excluded from the loss
+    "hidden_empty": ((2, 1), (2, 1)),  # targets of hidden keypoints are zero
 }
 
 
@@ -71,19 +71,22 @@ def encode(
     num_levels: int = 0,
     visibility_rule: str | None = None,
 ) -> dict[str, tf.Tensor]:
-    """Returns the training targets of a batch of crops.
+    """Encodes keypoints as training targets.
 
     Args:
-        codec: The school.
-        keypoints_crop_xy: (..., K, 2) in crop pixels.
-        visibility: (..., K) of 0, 1, 2.
-        image_hw: (height, width) of the crop.
-        num_levels: How many level outputs the model has, L.
-        visibility_rule: A key of `VISIBILITY`; None for the codec's.
+        codec: The codec of the model, `model.preset.rules`.
+        keypoints_crop_xy: (..., K, 2) keypoints in crop pixels.
+        visibility: (..., K) keypoint visibility: 0 not labelled, 1 labelled but hidden, 2 visible.
+        image_hw: (height, width) of the crop in pixels.
+        num_levels: L, number of heatmaps with intermediate supervision, `model.num_levels`.
+        visibility_rule: A key of `VISIBILITY`. Default: the codec's.
 
     Returns:
-        `heatmaps` (..., h, w, K) and `weights` (..., K); with levels also `global_heatmaps` (..., L, h, w, K), coarse
-        to fine, and `global_weights` (..., L, K). All float32.
+        Dict of float32 tensors: `heatmaps` (..., h, w, K) and `weights` (..., K). If `num_levels` is not 0, also
+        `global_heatmaps` (..., L, h, w, K), coarse to fine, and `global_weights` (..., L, K).
+
+    Raises:
+        UserError: Unknown visibility rule.
     """
     rule = visibility_rule or codec.visibility
     if rule not in VISIBILITY:
@@ -109,15 +112,15 @@ def encode(
 
 
 def label_widths(codec: Codec, heatmap_hw: tuple[int, int], num_levels: int) -> list[float]:
-    """Returns the label width of each level, coarse to fine, and of the final output behind them.
+    """Returns the label widths of the levels, coarse to fine, followed by that of the final heatmaps.
 
-    The width is the kernel size for blurred labels and the sigma in cells for Gaussian ones.
+    A width is the kernel size of blurred labels, or the sigma of Gaussian labels, in cells.
     """
     rows = heatmap_hw[0]
     if codec.labels == "gaussian":
         return [2.0 * rows / 64] * (num_levels + 1)  # sigma 2 at 256 pixels of height, 3 at 384
     kernels = {64: (15, 11, 9, 7), 96: (23, 17, 13, 9)}.get(rows)  # both CPN repositories, by heatmap height
-    if kernels is None:  # sizes that they do not have: the first row, scaled, to odd sizes of at least 5
+    if kernels is None:  # other sizes: the 64-row kernels, scaled and rounded to odd sizes of at least 5
         kernels = tuple(max(5, 2 * round((size * rows / 64 - 1) / 2) + 1) for size in (15, 11, 9, 7))
     levels = np.array(kernels)[np.linspace(0, len(kernels) - 1, max(num_levels, 1)).round().astype(int)].tolist()
     return (levels[::-1] if codec.widest_last else levels)[:num_levels] + [kernels[-1]]
@@ -126,7 +129,7 @@ def label_widths(codec: Codec, heatmap_hw: tuple[int, int], num_levels: int) -> 
 def _outer(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
     """Returns the (..., h, w, K) products of (..., K, h) and (..., K, w).
 
-    The products are taken along w and K at once; `einsum` would make (..., K, h, w) first.
+    Faster than `einsum`, which computes (..., K, h, w) and transposes it.
     """
     rows, columns = tf.linalg.matrix_transpose(rows), tf.linalg.matrix_transpose(columns)
     lead, (height, num_keypoints), width = tf.shape(rows)[:-2], rows.shape[-2:], columns.shape[-2]
@@ -136,12 +139,12 @@ def _outer(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
 
 
 def blur_matrix(size: int, kernel: int, border: str) -> np.ndarray:
-    """Returns the (size, size) float32 matrix that blurs a column as `cv2.GaussianBlur` with sigma 0 does.
+    """Returns a (size, size) float32 matrix equivalent to `cv2.GaussianBlur` with sigma 0 along one axis.
 
     Args:
-        size: Length of the column.
-        kernel: Odd kernel size; sigma follows from it as in OpenCV.
-        border: "reflect" (OpenCV's default, the edge cell not repeated) or "zero".
+        size: Length of the axis.
+        kernel: Odd kernel size. Sigma is derived from it as in OpenCV.
+        border: "reflect" (OpenCV's default; the edge cell is not repeated) or "zero".
     """
     taps = cv2.getGaussianKernel(kernel, 0)[:, 0]
     half = kernel // 2
@@ -158,9 +161,10 @@ def blur_matrix(size: int, kernel: int, border: str) -> np.ndarray:
 
 
 def _blurred_labels(keypoints_crop_xy, heatmap_hw, kernel):
-    """A one at the keypoint's cell, blurred by `kernel`, scaled to a peak of 1 (both CPN repositories).
+    """Blurs a one at the keypoint's cell with `kernel` and scales it to a peak of 1 (both CPN repositories).
 
-    Returns (..., K, h) and (..., K, w), whose products are the label, and (..., K) whether it is inside.
+    Returns (..., K, h) rows and (..., K, w) columns, whose outer product is the label, and (..., K) whether the
+    keypoint lies inside the heatmap.
     """
     cells = tf.cast(tf.floor(keypoints_crop_xy / HEATMAP_STRIDE), tf.int32)
     size = tf.constant([heatmap_hw[1], heatmap_hw[0]])
@@ -174,12 +178,12 @@ def _blurred_labels(keypoints_crop_xy, heatmap_hw, kernel):
 
 
 def _gaussian_labels(keypoints_crop_xy, heatmap_hw, sigma):
-    """An unnormalised Gaussian about the nearest cell, cut at three sigma in x and y (HRNet, SimpleBaseline).
+    """Computes an unnormalised Gaussian at the nearest cell, truncated at three sigma (HRNet, SimpleBaseline).
 
-    Returns as `_blurred_labels` does.
+    Returns the same values as `_blurred_labels`.
     """
     reach = 3 * sigma
-    # Truncation towards zero, as the references have it: a keypoint up to 1.5 cells outside still lands on cell 0.
+    # Truncation towards zero, as in the references: a keypoint up to 1.5 cells outside is assigned to cell 0.
     cells = tf.cast(tf.cast(keypoints_crop_xy / HEATMAP_STRIDE + 0.5, tf.int32), tf.float32)
     size = tf.constant([heatmap_hw[1], heatmap_hw[0]], tf.float32)
     inside = tf.reduce_all((cells - reach < size) & (cells + reach + 1 >= 0), axis=-1)
@@ -192,14 +196,15 @@ def _gaussian_labels(keypoints_crop_xy, heatmap_hw, sigma):
 
 
 def decode(codec: Codec, heatmaps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the keypoints that heatmaps show.
+    """Decodes heatmaps to keypoints.
 
     Args:
-        codec: The school.
-        heatmaps: (..., h, w, K) in the units of the labels.
+        codec: The codec of the model, `model.preset.rules`.
+        heatmaps: (..., h, w, K) heatmaps, scaled as the labels are.
 
     Returns:
-        (..., K, 2) x and y in crop pixels, and (..., K) scores, 1 for a perfect peak.
+        Keypoints (..., K, 2) as x and y in crop pixels, and scores (..., K): heatmap values divided by the peak of a
+        label, so 1 for a perfect prediction.
     """
     find = {"second_peak": _toward_second_peak, "sign": _toward_higher_neighbour}[codec.decoder]
     *lead, height, width, num_keypoints = heatmaps.shape
@@ -218,9 +223,9 @@ def _peak(flat: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _toward_second_peak(maps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """A quarter of a cell from the peak of the blurred map towards its second highest cell (CPN, section 4.1)."""
+    """Shifts the peak of the blurred heatmap a quarter cell towards the second highest cell (CPN, section 4.1)."""
     height, width = maps.shape[-2:]
-    # 21 cells at every size in the reference, which has no crops below 256 pixels: smaller maps get a narrower blur.
+    # The reference uses 21 cells at every size, but has no crops below 256 pixels. Smaller maps use a narrower blur.
     kernel = 21 if height >= 64 else max(3, 2 * (21 * height // 128) + 1)
     rows, columns = blur_matrix(height, kernel, "zero"), blur_matrix(width, kernel, "zero")
     blurred = rows @ maps @ columns.T
@@ -236,7 +241,7 @@ def _toward_second_peak(maps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _toward_higher_neighbour(maps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """A quarter of a cell from the peak towards the higher neighbour, in x and in y (HRNet, SimpleBaseline)."""
+    """Shifts the peak a quarter cell towards the higher neighbour, in x and in y (HRNet, SimpleBaseline)."""
     height, width = maps.shape[-2:]
     flat = tf.reshape(maps, [-1, maps.shape[1], height * width])
     index, peak = _peak(flat, width)
@@ -253,14 +258,17 @@ def _toward_higher_neighbour(maps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def merge_flipped(codec: Codec, heatmaps: tf.Tensor, mirrored: tf.Tensor, flip_order: np.ndarray) -> tf.Tensor:
-    """Returns the mean of a crop's heatmaps and those of the mirrored crop, turned back.
+    """Averages the heatmaps of a crop and of the mirrored crop (flip test).
 
     Args:
-        codec: The school; HRNet's moves the turned maps by one cell, since its crops mirror about pixel (W - 1) / 2
-            and its cells do not.
-        heatmaps: (..., h, w, K).
-        mirrored: (..., h, w, K), answered for the crop with its columns reversed.
+        codec: The codec of the model. HRNet's shifts the mirrored heatmaps by one cell: its crops are mirrored about
+            pixel (W - 1) / 2, which is not the centre of the heatmap.
+        heatmaps: (..., h, w, K) heatmaps of the crop.
+        mirrored: (..., h, w, K) heatmaps of the crop with reversed columns.
         flip_order: (K,) the skeleton's `flip_order`.
+
+    Returns:
+        (..., h, w, K) averaged heatmaps.
     """
     turned = tf.gather(tf.reverse(mirrored, axis=[-2]), flip_order, axis=-1)
     if codec.flip_shift:
@@ -275,11 +283,20 @@ RESCORING = {
 
 
 def pose_scores(codec: Codec, keypoint_scores: tf.Tensor, box_scores: tf.Tensor) -> tf.Tensor:
-    """Returns the (...,) scores of poses from (..., K) keypoint scores and (...,) box scores, as each school ranks."""
+    """Computes pose scores from keypoint and box scores, as the codec's reference does.
+
+    Args:
+        codec: The codec of the model.
+        keypoint_scores: (..., K) keypoint scores.
+        box_scores: (...,) scores of the person boxes.
+
+    Returns:
+        (...,) pose scores.
+    """
     keypoint_scores = tf.convert_to_tensor(keypoint_scores)
     if codec.decoder == "second_peak":
-        # Both CPN repositories add a half to the map before they read its score. The division keeps their order of
-        # poses and lets a perfect pose have the score of its box.
+        # Both CPN repositories add 0.5 to the score. Dividing by 1.5 does not change the order of poses, and gives a
+        # perfect pose the score of its box.
         return box_scores * tf.reduce_mean(keypoint_scores + 0.5, axis=-1) / 1.5
     sure = tf.cast(keypoint_scores > 0.2, keypoint_scores.dtype)  # HRNet, TEST.IN_VIS_THRE
     total = tf.reduce_sum(keypoint_scores * sure, axis=-1)

@@ -1,4 +1,4 @@
-"""Losses over dicts of targets and outputs; each returns one value per crop, which the train step averages."""
+"""Losses of pose models. They take dicts of targets and outputs and return one value per crop."""
 
 import keras
 import tensorflow as tf
@@ -6,39 +6,51 @@ import tensorflow as tf
 from kpzoo.errors import UserError, unknown
 from kpzoo.pose_model import Preset
 
-# tf-cpn averages its four levels and halves, pytorch-cpn sums them and halves.
+# Factor of the loss summed over four levels: tf-cpn halves their mean, pytorch-cpn halves their sum.
 GLOBAL_SCALE = {"official": 1 / 8, "pytorch": 1 / 2}
 
 
 def keypoint_errors(targets: tf.Tensor, heatmaps: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Returns the (..., K) mean squared differences of (..., h, w, K) heatmaps, times the (..., K) weights."""
+    """Returns weighted mean squared errors per keypoint, (..., K).
+
+    Args:
+        targets: (..., h, w, K) target heatmaps.
+        heatmaps: (..., h, w, K) predicted heatmaps.
+        weights: (..., K) keypoint weights.
+    """
     heatmaps = tf.cast(heatmaps, tf.float32)
     return tf.reduce_mean(tf.math.squared_difference(heatmaps, targets), axis=[-3, -2]) * weights
 
 
 def hardest(errors: tf.Tensor, top_k: int) -> tf.Tensor:
-    """Returns the (...,) sums of the `top_k` largest of (..., K) keypoint errors, divided by `top_k`.
+    """Averages the `top_k` largest errors: online hard keypoint mining (arXiv:1711.07319, section 3.2.2).
 
-    Online hard keypoint mining (arXiv:1711.07319, section 3.2.2). The divisor stays `top_k` where fewer keypoints are
-    labelled, as in both reference implementations.
+    The divisor is `top_k` even if fewer keypoints are labelled, as in both reference implementations.
+
+    Args:
+        errors: (..., K) keypoint errors.
+        top_k: Number of keypoints to keep, at most K.
+
+    Returns:
+        (...,) losses.
     """
     num_keypoints = errors.shape[-1]
     if num_keypoints is not None and top_k > num_keypoints:
-        raise UserError(f"`top_k=` must be at most the {num_keypoints} keypoints. Received: {top_k}.")
+        raise UserError(f"`top_k` must be at most {num_keypoints}, the number of keypoints. Received: {top_k}.")
     return tf.reduce_sum(tf.math.top_k(errors, top_k, sorted=False).values, axis=-1) / top_k
 
 
 def _checked_top_k(top_k: int) -> int:
     if not isinstance(top_k, int) or top_k < 1:
-        raise UserError(f"`top_k=` must be a whole number of at least 1. Received: {top_k!r}.")
+        raise UserError(f"`top_k` must be an integer of at least 1. Received: {top_k!r}.")
     return top_k
 
 
 class PerCropLoss(keras.losses.Loss):
-    """Base of the losses: Keras leaves the values as they are, one per crop, and each is a sum of named terms.
+    """Base class of losses that return one value per crop, the sum of named terms.
 
-    A loss defines `terms(targets, outputs)`, a dict of (B,) tensors, and `term_names(num_instances, num_levels)`, the
-    keys of it for a model with that many instances and levels. The train step tells the terms beside their sum.
+    Subclasses define `terms(targets, outputs)`, a dict of (B,) tensors, and `term_names(num_instances, num_levels)`,
+    its keys for a model with that many instances and levels. `fit` reports each term as `loss_<name>`.
     """
 
     def __init__(self, name=None):
@@ -53,13 +65,13 @@ class PerCropLoss(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class CPNLoss(PerCropLoss):
-    """CPN's loss: L2 on every level of GlobalNet plus OHKM on RefineNet (arXiv:1711.07319, tables 6 and 7).
+    """CPN's loss: L2 on the levels of GlobalNet plus OHKM on RefineNet (arXiv:1711.07319, tables 6 and 7).
 
     Args:
-        top_k: How many keypoints of a person OHKM keeps, M in the paper; 1 … K.
-        global_loss: "l2", "ohkm" or None, for the levels.
-        refine_loss: "ohkm" or "l2", for the final heatmaps.
-        flavour: Which reference weighs the levels, "official" (an eighth of their sum) or "pytorch" (a half).
+        top_k: Number of keypoints per person that OHKM keeps, M in the paper; 1 … K.
+        global_loss: Loss of the levels: "l2", "ohkm", or None to train on the final heatmaps only.
+        refine_loss: Loss of the final heatmaps: "ohkm" or "l2".
+        flavour: Weight of the levels: an eighth of their sum ("official", tf-cpn) or half ("pytorch", pytorch-cpn).
     """
 
     def __init__(self, top_k=8, global_loss="l2", refine_loss="ohkm", flavour="official", name="cpn_loss"):
@@ -98,10 +110,10 @@ class CPNLoss(PerCropLoss):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class HeatmapLoss(PerCropLoss):
-    """Half the mean squared difference, over keypoints, of the final heatmaps and of every level (HRNet's loss).
+    """HRNet's loss: half the mean squared error over keypoints, of the final heatmaps and of each level.
 
     Args:
-        top_k: With a number, OHKM over that many keypoints replaces the mean; None for all.
+        top_k: Number of keypoints for OHKM. None averages over all keypoints.
     """
 
     def __init__(self, top_k=None, name="heatmap_loss"):
@@ -127,12 +139,12 @@ class HeatmapLoss(PerCropLoss):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class MultiInstanceLoss(PerCropLoss):
-    """The sum of a loss over the instances of a crop (arXiv:2101.11223).
+    """MIPNet's loss: the sum of a loss over the instances of a crop (arXiv:2101.11223).
 
     Args:
-        loss: The loss of one instance, such as `HeatmapLoss()` or, for OHKM, `CPNLoss()`.
-        missing: "repeat" to learn the first person's pose for instances that are not there, as the paper does, or
-            "ignore" to learn nothing for them; the paper reports that this trains worse.
+        loss: Loss of one instance, such as `HeatmapLoss()`, or `CPNLoss()` for OHKM.
+        missing: Target of instances without a person: "repeat" uses the pose of the first person, as in the paper;
+            "ignore" excludes them from the loss, which the paper reports to be worse.
     """
 
     def __init__(self, loss, missing="repeat", name="multi_instance_loss"):
@@ -160,11 +172,11 @@ class MultiInstanceLoss(PerCropLoss):
 
 
 def default_loss(preset: Preset, missing: str = "repeat") -> PerCropLoss:
-    """Returns the loss of the paper that the model's school comes from.
+    """Returns the loss of the model's reference implementation.
 
     Args:
-        preset: Of the model.
-        missing: See `MultiInstanceLoss`, for models with several instances.
+        preset: Configuration of the model, `model.preset`.
+        missing: `missing` of `MultiInstanceLoss`; used for MIPNets only.
     """
     loss = HeatmapLoss()
     if preset.codec.startswith("cpn"):

@@ -1,4 +1,4 @@
-"""Skeletons: what the keypoints of a pose are called, which mirror each other, how exactly they can be placed."""
+"""Skeletons: names, flip pairs, sigmas and links of the keypoints of a pose."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,16 +11,19 @@ from kpzoo.errors import UserError, unknown
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The keypoints of one kind of annotation, in file order.
+    """Definition of the keypoints of a data set.
 
     Args:
-        name: The name in `SKELETONS`, or that of the file's category.
-        keypoints: K names. Left and right are the person's own.
-        flip_pairs: Name pairs that change places in a mirrored picture.
-        sigmas: K standard deviations of the annotators, as COCO's `sigmas` (not doubled), in units of sqrt(area).
-        links: Name pairs that a picture connects with a line.
-        upper_body: Names that half-body augmentation counts as the upper half.
-        sides_known: Whether `flip_pairs` has every pair. If not, nothing is mirrored, in training and in the flip test.
+        name: Key of `SKELETONS`, or name of the category in the annotation file.
+        keypoints: K keypoint names, in the order of the annotations. Left and right are from the person's view.
+        flip_pairs: Pairs of names that are swapped when an image is mirrored.
+        sigmas: K per-keypoint standard deviations, in units of sqrt(area): COCO's `sigmas` (not doubled).
+        links: Pairs of names that are connected by a line in drawings.
+        upper_body: Names of the upper half in half-body augmentation.
+        sides_known: Whether `flip_pairs` is complete. If not, flip augmentation and the flip test are disabled.
+
+    Raises:
+        UserError: Names are not distinct, sigmas do not match, or a pair contains an unknown name.
     """
 
     name: str
@@ -54,7 +57,7 @@ class Skeleton:
 
     @cached_property
     def flip_order(self) -> np.ndarray:
-        """(K,) int: keypoint k of a mirrored person is keypoint `flip_order[k]` of the original."""
+        """(K,) int indices: keypoint k of the mirrored person is keypoint `flip_order[k]` of the original."""
         order = np.arange(self.num_keypoints)
         for left, right in self.flip_pairs:
             left, right = self.keypoints.index(left), self.keypoints.index(right)
@@ -63,13 +66,13 @@ class Skeleton:
 
     @cached_property
     def is_lower(self) -> np.ndarray:
-        """Which keypoints are of hips, legs and feet, told by their names: (K,) bool."""
+        """(K,) bool mask of keypoints of hips, legs and feet, derived from their names."""
         parts = ("hip", "pelvis", "knee", "ankle", "heel", "toe", "foot")
         return np.array([any(part in name for part in parts) for name in self.keypoints], bool)
 
     @cached_property
     def link_indices(self) -> np.ndarray:
-        """(L, 2) int: `links` as indices into `keypoints`."""
+        """(L, 2) int indices of `links` into `keypoints`."""
         pairs = [(self.keypoints.index(a), self.keypoints.index(b)) for a, b in self.links]
         return np.array(pairs, int).reshape(-1, 2)
 
@@ -89,7 +92,7 @@ class Skeleton:
         return "; ".join(parts)
 
     def to_config(self) -> dict:
-        """Returns plain lists and strings; `from_config` makes the same skeleton of them."""
+        """Returns the skeleton as lists and strings, the argument of `from_config`."""
         config = asdict(self)
         return config if not self.sides_known else {key: config[key] for key in config if key != "sides_known"}
 
@@ -124,7 +127,7 @@ COCO17 = Skeleton(
     name="coco17",
     keypoints=("nose", *(name for pair in _sides(*_FACE, *_ARMS, *_LEGS) for name in pair)),
     flip_pairs=_sides(*_FACE, *_ARMS, *_LEGS),
-    # Measured by COCO's authors on 5,000 doubly annotated persons (cocodataset.org, keypoint evaluation).
+    # Measured by COCO's authors on 5,000 persons that were annotated twice (cocodataset.org, keypoint evaluation).
     sigmas=(0.026, *np.repeat([0.025, 0.035, 0.079, 0.072, 0.062, 0.107, 0.087, 0.089], 2).tolist()),
     links=(
         *_limbs(),
@@ -149,7 +152,7 @@ SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, CROWDPOSE14)}
 
 
 def get(skeleton: "str | Skeleton") -> Skeleton:
-    """Returns the skeleton of that name; a `Skeleton` passes as it is."""
+    """Returns a skeleton by name. A `Skeleton` is returned unchanged."""
     if isinstance(skeleton, Skeleton):
         return skeleton
     if skeleton not in SKELETONS:

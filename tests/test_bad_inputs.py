@@ -963,7 +963,7 @@ def test_numbers_out_of_range_are_refused(capsys, tmp_path, compiled):
     maps, ones = np.zeros((1, 4, 4, 3), np.float32), np.ones((1, 3), np.float32)
     targets = {"heatmaps": maps, "weights": ones, "global_heatmaps": maps[:, None], "global_weights": ones[:, None]}
     outputs = {name: targets[name] for name in ("heatmaps", "global_heatmaps")}
-    assert "at most the 3 keypoints" in refusal(CPNLoss(top_k=99), targets, outputs)
+    assert "at most 3, the number of keypoints" in refusal(CPNLoss(top_k=99), targets, outputs)
 
 
 @row(67, "Output that exists or is a folder", "Refused until it is said that it may be replaced")

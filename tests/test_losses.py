@@ -133,7 +133,7 @@ def test_losses_survive_serialisation(case, loss):
     ("options", "message"),
     [
         (dict(top_k=0), "at least 1.*Received: 0"),
-        (dict(top_k=99), "at most the 7 keypoints.*99"),
+        (dict(top_k=99), "at most 7, the number of keypoints.*99"),
         (dict(refine_loss="okhm"), "Did you mean 'ohkm'"),
         (dict(flavour="torch"), "Did you mean 'pytorch'"),
     ],
