@@ -958,7 +958,7 @@ def test_numbers_out_of_range_are_refused(capsys, tmp_path, compiled):
     export = ["export", "--model", "cpn_tiny", "--untrained", "--out", tmp_path / "x"]
     line = refused_command(capsys, *export, "--image-size", "250x190")
     assert "multiples of 32" in line and "(224, 160) or (256, 192)" in line
-    for count, wanted in ((0, "a whole number above 0"), (1, "at least 2")):
+    for count, wanted in ((0, "a positive integer"), (1, "at least 2")):
         assert wanted in refusal(kpzoo.build, "mipnet_tiny", image_hw=(64, 64), num_instances=count)
     maps, ones = np.zeros((1, 4, 4, 3), np.float32), np.ones((1, 3), np.float32)
     targets = {"heatmaps": maps, "weights": ones, "global_heatmaps": maps[:, None], "global_weights": ones[:, None]}

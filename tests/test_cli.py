@@ -48,7 +48,7 @@ def test_models_are_listed_as_a_table_and_as_json(capsys):
     ("pattern", "name", "told"),
     [
         ("cpn_nano", "cpn_nano", "cpn_nano.lspet_"),
-        ("mipnet_hrnet_w3?", "mipnet_hrnet_w32", "of these MIMB"),
+        ("mipnet_hrnet_w3?", "mipnet_hrnet_w32", "in MIMBs"),
     ],
 )
 def test_of_one_model_alone_all_is_told(pattern, name, told, capsys):

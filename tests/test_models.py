@@ -232,7 +232,11 @@ def test_mimb_is_the_formula_of_the_paper():
 
 @pytest.mark.parametrize(
     "shapes, message",
-    [([(2, 4, 4, 8), (2, 3, 2)], "MIMB takes"), ([(2, 8), (2, 2)], "MIMB takes"), ([(2, 4, 4, 3), (2, 2)], "reduce 3")],
+    [
+        ([(2, 4, 4, 8), (2, 3, 2)], "inputs of MIMB must be"),
+        ([(2, 8), (2, 2)], "inputs of MIMB must be"),
+        ([(2, 4, 4, 3), (2, 2)], "at most 3, the number of channels"),
+    ],
 )
 def test_mimb_refuses_other_shapes(shapes, message):
     with pytest.raises(UserError, match=message):
@@ -356,8 +360,8 @@ def test_hourglass_52_of_mmpose_has_its_published_size_but_for_an_unused_block()
     [
         ("dilated_tiny", dict(trunk_stride=2), "`trunk_stride=` must be 4, 8, 16 or 32"),
         ("simplebaseline_tiny", dict(deconvs=(8,)), "3 deconvolutions"),
-        ("simplebaseline_tiny", dict(blocks=(1, 1)), "need 4 entries"),
-        ("hourglass_tiny", dict(num_stacks=0), "`num_stacks` .* must be a whole number above 0"),
+        ("simplebaseline_tiny", dict(blocks=(1, 1)), "must have 4 entries"),
+        ("hourglass_tiny", dict(num_stacks=0), "`num_stacks` .* must be a positive integer"),
         ("hourglass_tiny", dict(depth=5), "multiples of 128"),
         ("hourglass_corner_tiny", dict(widths=(8,)), "one entry per level"),
     ],

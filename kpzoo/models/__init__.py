@@ -1,4 +1,4 @@
-"""The zoo: importing this package registers every family."""
+"""Models of the zoo. Importing this package registers all families."""
 
 from kpzoo.models import cpn, hourglass, hrnet, person_fpn, simplebaseline  # noqa: F401
 from kpzoo.models.registry import ModelInfo, build, info, list_models

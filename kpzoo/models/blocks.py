@@ -1,7 +1,7 @@
-"""What all families are built of: registered layers, and small functions over them.
+"""Layers and building blocks shared by all families.
 
-Every convolution or pooling with a stride pads symmetrically before it and then takes only valid windows, as the
-references do: "same" pads the far edge alone on even sizes, which is another network.
+Strided convolutions and poolings pad symmetrically and use "valid" padding, as the references do. "same" would pad
+even sizes on the far edges only, which is a different network.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,15 +16,15 @@ from keras import layers
 from kpzoo.errors import unknown
 from kpzoo.models import fresh
 
-HEAD_DTYPE = "float32"  # pixels and heatmaps are computed in full precision under every policy
+HEAD_DTYPE = "float32"  # pixels and heatmaps are float32 under every dtype policy
 
-# The filter gradient of a strided 1x1 convolution over fewer channels than this writes beyond its buffer in the oneDNN
-# of TF 2.21 (heap corruption on AVX-512), so such an input is thinned out before the convolution, which is the same.
+# Workaround for oneDNN in TF 2.21: the filter gradient of a strided 1x1 convolution over fewer channels than this
+# writes out of bounds (heap corruption on AVX-512). Such inputs are subsampled first, which is equivalent.
 ONEDNN_VECTOR = 16
 
 
 class Norm(NamedTuple):
-    """The two numbers of a batch normalisation: PyTorch's defaults, in Keras' sense of momentum."""
+    """Epsilon and momentum of batch normalisation. Defaults are PyTorch's, with momentum as Keras defines it."""
 
     epsilon: float = 1e-5
     momentum: float = 0.9
@@ -34,7 +34,7 @@ TORCH_NORM = Norm()
 
 
 class PixelRule(NamedTuple):
-    """Pixels become `(pixel - mean) / std`, channels in the given order; mean and std are listed in that same order."""
+    """Pixel normalisation `(pixel - mean) / std`. `order` is "rgb" or "bgr", for the channels, mean and std."""
 
     order: str
     mean: tuple[float, float, float]
@@ -48,18 +48,18 @@ _BYTE = (255.0, 255.0, 255.0)
 NORMALIZATIONS: Mapping[str, PixelRule] = MappingProxyType(
     {
         "imagenet_rgb": PixelRule("rgb", **_IMAGENET),
-        # The ResNet configurations of HRNet's repository leave the picture in OpenCV's order but keep the RGB figures.
+        # ResNet configurations of HRNet's repository: channels in OpenCV's order, statistics in RGB order.
         "imagenet_bgr": PixelRule("bgr", **_IMAGENET),
         "cpn_rgb": PixelRule("rgb", _CPN_MEAN_RGB, _BYTE),  # pytorch-cpn
         "cpn_bgr": PixelRule("bgr", _CPN_MEAN_RGB[::-1], _BYTE),  # tf-cpn
         "lite_rgb": PixelRule("rgb", (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),  # EfficientNet-Lite
-        "unit_rgb": PixelRule("rgb", (0.0, 0.0, 0.0), _BYTE),  # Newell's hourglass: [0, 1], nothing subtracted
-        # What keras.applications calls "caffe": the preprocessing of its ResNet-50/101/152 weights.
+        "unit_rgb": PixelRule("rgb", (0.0, 0.0, 0.0), _BYTE),  # Newell's hourglass: [0, 1] without mean subtraction
+        # Mode "caffe" of keras.applications, the preprocessing of its ResNet-50/101/152 weights.
         "caffe_bgr": PixelRule("bgr", (103.939, 116.779, 123.68), (1.0, 1.0, 1.0)),
     }
 )
 
-# How TensorFlow's raw resize places samples. "legacy" is TF 1: source = target * in / out, no half-pixel shift.
+# Arguments of TensorFlow's resize operations. "legacy" is TF 1: source = target * in / out, without half-pixel shift.
 RESIZE_CONVENTIONS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
     {
         "legacy": dict(align_corners=False, half_pixel_centers=False),
@@ -71,7 +71,7 @@ RESIZE_CONVENTIONS: Mapping[str, Mapping[str, bool]] = MappingProxyType(
 
 @keras.saving.register_keras_serializable("kpzoo")
 class PixelNormalization(layers.Layer):
-    """Turns RGB pixels of 0 … 255 into what a network was trained on, in float32.
+    """Normalises RGB images of 0 … 255 as the reference does, in float32.
 
     Args:
         normalization: A key of `NORMALIZATIONS`.
@@ -80,7 +80,7 @@ class PixelNormalization(layers.Layer):
     def __init__(self, normalization: str, **kwargs):
         super().__init__(**{**kwargs, "dtype": HEAD_DTYPE})
         if normalization not in NORMALIZATIONS:
-            raise unknown("normalization", normalization, NORMALIZATIONS, "None leaves pixels as they are.")
+            raise unknown("normalization", normalization, NORMALIZATIONS, "Use None for no normalization.")
         self.normalization = normalization
 
     def call(self, image):
@@ -98,11 +98,11 @@ class PixelNormalization(layers.Layer):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class FusedBatchNorm(layers.BatchNormalization):
-    """Keras' batch normalisation over (B, h, w, C), computed by TensorFlow's fused operation.
+    """Batch normalisation of (B, h, w, C) with TensorFlow's fused operation.
 
-    Same variables, so weights interchange. Two differences: it stays in the layer's compute dtype with float32
-    statistics, which makes mixed precision about 1.4 times faster on a CPU, and the moving variance is the unbiased
-    one, as in PyTorch. With `synchronized=True`, also when set later, replicas share the statistics of their batches.
+    Weights are compatible with Keras' layer. Differences: inputs stay in the compute dtype while statistics are
+    float32, which makes mixed precision about 1.4 times faster on CPUs; the moving variance is unbiased, as in PyTorch.
+    With `synchronized=True`, which may be set after building, statistics are computed over all replicas.
     """
 
     def call(self, inputs, training=None, mask=None):
@@ -137,10 +137,10 @@ class FusedBatchNorm(layers.BatchNormalization):
 
 
 def moments_over_replicas(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the (C,) mean, variance and unbiased variance of (B, h, w, C) over all replicas' batches together.
+    """Returns the mean, variance and unbiased variance of (B, h, w, C) over all replicas, each (C,).
 
-    Replicas add up squared distances from the common mean. (Sums of squares, which Keras shares, lose digits where the
-    mean is large.)
+    Replicas sum squared deviations from the common mean. Keras sums squares instead, which loses precision if the mean
+    is large.
     """
     replicas = tf.distribute.get_replica_context()
     mean, variance = tf.nn.moments(tf.cast(x, tf.float32), [0, 1, 2])
@@ -153,10 +153,10 @@ def moments_over_replicas(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
 
 @keras.saving.register_keras_serializable("kpzoo")
 class ResizeBilinear(layers.Layer):
-    """Resizes (B, h, w, C) to (B, H, W, C), placing samples as one of the references does.
+    """Bilinear resize of (B, h, w, C) to (B, H, W, C) with a choice of sampling conventions.
 
     Args:
-        size_hw: (H, W).
+        size_hw: (H, W), size of the output.
         convention: A key of `RESIZE_CONVENTIONS`.
     """
 
@@ -181,9 +181,12 @@ class ResizeBilinear(layers.Layer):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class UpsampleNearest(layers.Layer):
-    """Repeats every cell of (B, h, w, C) `factor` times in both directions.
+    """Nearest-neighbour upsampling of (B, h, w, C) by an integer factor.
 
-    Keras' own nearest upsampling is built of repeats, which ONNX converters turn into hundreds of nodes.
+    Keras' `UpSampling2D` is implemented with repeats, which ONNX converters turn into hundreds of nodes.
+
+    Args:
+        factor: Factor of both height and width.
     """
 
     def __init__(self, factor: int, **kwargs):
@@ -203,7 +206,7 @@ class UpsampleNearest(layers.Layer):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class StackMaps(layers.Layer):
-    """Stacks float32 maps (B, h, w, K) of several levels or stages into (B, L, h, w, K)."""
+    """Stacks L heatmaps (B, h, w, K) to (B, L, h, w, K) in float32."""
 
     def __init__(self, **kwargs):
         super().__init__(**{**kwargs, "dtype": HEAD_DTYPE})
@@ -216,7 +219,7 @@ class StackMaps(layers.Layer):
 
 
 def image_input(image_hw: tuple[int, int], normalization: str | None):
-    """Returns the input "image" (B, H, W, 3), RGB 0 … 255, and the same pixels normalised."""
+    """Returns the input "image" (B, H, W, 3), RGB 0 … 255, and the normalised image."""
     image = keras.Input((*image_hw, 3), name="image", dtype="float32")
     if normalization is None:
         return image, image
@@ -224,25 +227,25 @@ def image_input(image_hw: tuple[int, int], normalization: str | None):
 
 
 def pyramid(image_hw: tuple[int, int], features: Iterable) -> dict:
-    """Returns features by level, "P2" at stride 4, "P3" at stride 8, …; of several at one stride the last."""
+    """Returns the last feature at each stride: "P2" at stride 4, "P3" at stride 8, and so on."""
     levels = {f"P{(image_hw[0] // x.shape[1]).bit_length() - 1}": x for x in features}
     return dict(sorted(levels.items()))
 
 
 def he_normal() -> keras.initializers.Initializer:
-    """He's initialisation by the fan-out, as the references draw convolutions that are followed by a ReLU."""
+    """He initialisation with fan-out, used by the references for convolutions followed by a ReLU."""
     return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
 def small_normal() -> keras.initializers.Initializer:
-    """What SimpleBaseline and HRNet draw deconvolutions and heatmap heads from: maps start close to zero."""
+    """Initialiser of deconvolutions and heatmap heads in SimpleBaseline and HRNet: heatmaps start near zero."""
     return keras.initializers.RandomNormal(stddev=1e-3)
 
 
 def conv(
     x, filters: int, kernel_size: int, strides: int = 1, *, name, dilation=1, use_bias=False, init=None, dtype=None
 ):
-    """Convolves with symmetric zero padding, so that stride 1 keeps the size and stride 2 halves an even one."""
+    """Convolution with symmetric zero padding. Stride 1 keeps the size, stride 2 halves an even size."""
     if kernel_size > 1 and strides > 1:
         x = layers.ZeroPadding2D(dilation * (kernel_size // 2), name=f"{name}_pad")(x)
     elif strides > 1 and x.shape[-1] < ONEDNN_VECTOR:
@@ -263,7 +266,7 @@ def conv(
 
 
 def batch_norm(x, norm: Norm = TORCH_NORM, *, name, dtype=None, spread: float = 1.0):
-    """Batch normalisation whose output starts with the standard deviation `spread`."""
+    """Batch normalisation with gamma initialised to `spread`, the initial standard deviation of the output."""
     start = keras.initializers.Constant(spread)
     layer = FusedBatchNorm(
         momentum=norm.momentum, epsilon=norm.epsilon, gamma_initializer=start, dtype=dtype, name=f"{name}_bn"
@@ -287,14 +290,14 @@ def conv_bn_relu(x, filters: int, kernel_size: int, strides: int = 1, *, name, d
 
 
 def max_pool(x, kernel_size: int, *, name):
-    """Halves the size; odd kernels see zeros beyond the border, which never win after a ReLU."""
+    """Max pooling with stride 2. Odd kernels use zero padding, which has no effect after a ReLU."""
     if kernel_size % 2:
         x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
     return layers.MaxPooling2D(kernel_size, 2, name=name)(x)
 
 
 def deconv_bn_relu(x, filters: int, *, name):
-    """Doubles the size by a 4x4 deconvolution; "same" crops one row and column on every side, as padding 1 does."""
+    """Doubles the size with a 4x4 deconvolution. "same" is equivalent to PyTorch's padding of 1."""
     layer = layers.Conv2DTranspose(
         filters, 4, 2, padding="same", use_bias=False, kernel_initializer=small_normal(), name=f"{name}_conv"
     )
@@ -304,21 +307,21 @@ def deconv_bn_relu(x, filters: int, *, name):
 
 
 def heatmap_head(x, num_keypoints: int, *, name="head"):
-    """1x1 convolution with bias to float32 heatmaps that start close to zero."""
+    """1x1 convolution with bias to float32 heatmaps, initialised near zero."""
     return conv(x, num_keypoints, 1, use_bias=True, init=small_normal(), dtype=HEAD_DTYPE, name=name)
 
 
 def residual(x, shortcut, *, name):
-    """ReLU of the sum."""
+    """ReLU of the sum of `x` and the shortcut."""
     return relu(layers.Add(name=f"{name}_add")([x, shortcut]), name=name)
 
 
 def bottleneck(
     x, inner: int, filters: int, strides: int = 1, *, name, dilation=1, project: bool = False, norm: Norm = TORCH_NORM
 ):
-    """1x1 to `inner` channels, 3x3 with the stride, 1x1 to `filters`, plus a shortcut.
+    """Bottleneck block: 1x1 to `inner` channels, 3x3 with the stride, 1x1 to `filters`, plus a shortcut.
 
-    The shortcut is a 1x1 convolution where the shape changes, or always if `project`.
+    The shortcut is a 1x1 convolution if the shape changes or `project` is true, else the identity.
     """
     shortcut = x
     if project or strides != 1 or x.shape[-1] != filters:
@@ -330,7 +333,7 @@ def bottleneck(
 
 
 def basic_block(x, filters: int, strides: int = 1, *, name, dilation=1, norm: Norm = TORCH_NORM):
-    """Two 3x3 convolutions, the first with the stride, plus a shortcut."""
+    """Basic residual block: two 3x3 convolutions, the first with the stride, plus a shortcut."""
     shortcut = x
     if strides != 1 or x.shape[-1] != filters:
         shortcut = conv_bn(x, filters, 1, strides, norm=norm, name=f"{name}_shortcut")

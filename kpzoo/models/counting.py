@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds, counted on a built model by the rule that `registry.MACS_RULE` spells out."""
+"""Counts parameters and multiply-adds of a model. `registry.MACS_RULE` says which operations are counted."""
 
 from math import prod
 
@@ -6,12 +6,12 @@ import keras
 
 
 def count_macs(model: keras.Model) -> int:
-    """Returns the multiply-adds of one crop, and of one query in a MIPNet."""
+    """Returns the number of multiply-adds for one crop, and one instance in a MIPNet."""
     return sum(layer_macs(layer) for layer in model.layers)
 
 
 def layer_macs(layer: keras.layers.Layer) -> int:
-    """Returns a layer's multiply-adds; layers with parts of their own count themselves in an attribute `macs`."""
+    """Returns the number of multiply-adds of a layer. Composite layers define an attribute `macs`."""
     if hasattr(layer, "macs"):
         return layer.macs
     if isinstance(layer, keras.layers.Conv2DTranspose):
@@ -29,5 +29,5 @@ def _output_shapes(layer: keras.layers.Layer) -> list[tuple]:
 
 
 def count_params(model: keras.Model) -> int:
-    """Returns the number of trainable values."""
+    """Returns the number of trainable parameters."""
     return sum(prod(variable.shape) for variable in model.trainable_variables)

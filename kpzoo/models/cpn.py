@@ -1,4 +1,4 @@
-"""CPN, the Cascaded Pyramid Network (arXiv:1711.07319): GlobalNet finds the easy joints, RefineNet the hidden ones."""
+"""CPN, the Cascaded Pyramid Network (arXiv:1711.07319): GlobalNet, a feature pyramid, followed by RefineNet."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -27,21 +27,21 @@ from kpzoo.models.resnet import RESNET_BLOCKS, RESNET_WIDTHS, STAGES, resnet
 
 
 class Flavour(NamedTuple):
-    """Where the two published CPNs differ."""
+    """Differences between the two published implementations of CPN."""
 
     norm: Norm
     resize: str  # a key of `blocks.RESIZE_CONVENTIONS`
-    merge_norm: bool  # the 1x1 of the top-down path ends in a batch normalisation, else it has a bias
-    norm_at_output_size: bool  # heads are normalised after they are resized
-    project: bool  # shortcuts of RefineNet are always projected
+    merge_norm: bool  # 1x1 convolutions of the top-down path have batch normalisation, else a bias
+    norm_at_output_size: bool  # heads are resized before batch normalisation, else after
+    project: bool  # all shortcuts of RefineNet are projections
     finest_first: bool  # order of the levels in RefineNet's concatenation
 
 
 FLAVOURS: Mapping[str, Flavour] = MappingProxyType(
     {
-        # tf-cpn. It writes epsilon 1e-9; TF 1's fused operation raised that to 1.001e-5 for a while, unseen.
+        # tf-cpn. It passes epsilon 1e-9, which fused batch normalisation of some TF 1 versions raised to 1.001e-5.
         "official": Flavour(Norm(epsilon=1e-9, momentum=0.99), "legacy", False, False, False, True),
-        # GengDavid's pytorch-cpn, which the authors link.
+        # GengDavid's pytorch-cpn, linked by the authors.
         "pytorch": Flavour(TORCH_NORM, "align_corners", True, True, True, False),
     }
 )
@@ -51,9 +51,9 @@ REFINE_BLOCKS: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
     {"cascade": (0, 1, 2, 3), "bottleneck": (1, 1, 1, 1), "concat": (0, 0, 0, 0)}
 )
 
-# Every head ends in a batch normalisation, whose gamma Adam moves by no more than its learning rate a step. CPN's
-# labels reach 255 and have a standard deviation of 11 … 23 over the map: heads that start near it need not travel
-# there. (Both references start at 1 and train for 100,000 steps and more.)
+# Initial gamma of the batch normalisation at the end of each head. Adam changes gamma by at most the learning rate per
+# step, while CPN's labels have a peak of 255 and a standard deviation of 11 … 23. (Both references start at 1 and train
+# for more than 100,000 steps.)
 HEAD_SPREAD = 16.0
 
 MIMB_PLACES = (*STAGES, "refine")
@@ -124,12 +124,12 @@ def heads(
 
 
 def lateral(x, name: str, width: int, rule: Flavour):
-    """Brings a feature of the trunk to the pyramid's width."""
+    """Projects a feature of the backbone to the width of the pyramid."""
     return conv_bn_relu(x, width, 1, norm=rule.norm, name=f"global_{name}_lateral")
 
 
 def global_pyramid(laterals: Mapping, rule: Flavour) -> dict:
-    """GlobalNet's top-down path: returns the levels c5 … c2, each the lateral plus the coarser level, no ReLU."""
+    """GlobalNet's top-down path: levels c5 … c2, each the sum of the lateral and the coarser level, without ReLU."""
     features = {"c5": laterals["c5"]}
     width = laterals["c5"].shape[-1]
     for coarser, name in zip(STAGES[:0:-1], STAGES[-2::-1], strict=True):
@@ -145,20 +145,20 @@ def global_pyramid(laterals: Mapping, rule: Flavour) -> dict:
 
 
 def global_head(x, name: str, num_keypoints: int, rule: Flavour):
-    """Returns a level's heatmaps at the output size, four times that of the finest level's stride."""
+    """Returns the heatmaps of a level, resized to (B, H/4, W/4, K)."""
     size_hw = tuple(side * 2 ** STAGES.index(name) for side in x.shape[1:3])
     head = f"global_{name}_head"
     x = conv_bn_relu(x, x.shape[-1], 1, norm=rule.norm, name=f"global_{name}_predict")
     x = conv(x, num_keypoints, 3, dtype=HEAD_DTYPE, name=head)
     resize = ResizeBilinear(size_hw, rule.resize, dtype=HEAD_DTYPE, name=f"{head}_up")
-    # In inference both orders compute the same function; statistics in training differ.
+    # Both orders are equivalent in inference, but their batch statistics in training differ.
     if rule.norm_at_output_size:
         return batch_norm(resize(x), rule.norm, dtype=HEAD_DTYPE, name=head, spread=HEAD_SPREAD)
     return resize(batch_norm(x, rule.norm, dtype=HEAD_DTYPE, name=head, spread=HEAD_SPREAD))
 
 
 def refine_features(features: Mapping, refine: str, levels: Sequence[str], rule: Flavour):
-    """RefineNet up to its concatenation: bottlenecks per level, all resized to the finest, (B, H/4, W/4, width * L)."""
+    """RefineNet up to the concatenation: bottlenecks on each level, resized to (B, H/4, W/4, width * L)."""
     if refine not in REFINE_BLOCKS:
         raise unknown("refine", refine, REFINE_BLOCKS, "None builds GlobalNet alone.")
     size_hw, width = features["c2"].shape[1:3], features["c2"].shape[-1]
@@ -176,7 +176,7 @@ def refine_features(features: Mapping, refine: str, levels: Sequence[str], rule:
 
 
 def refine_head(x, width: int, num_keypoints: int, rule: Flavour):
-    """RefineNet's last bottleneck and the refined heatmaps (B, H/4, W/4, K)."""
+    """RefineNet's last bottleneck and its heatmaps, (B, H/4, W/4, K)."""
     x = bottleneck(x, width // 2, width, project=rule.project, norm=rule.norm, name="refine_final")
     x = conv(x, num_keypoints, 3, dtype=HEAD_DTYPE, name="refine_head")
     return batch_norm(x, rule.norm, dtype=HEAD_DTYPE, name="refine_head", spread=HEAD_SPREAD)
@@ -189,7 +189,7 @@ def checked_flavour(flavour: str) -> Flavour:
 
 
 def checked_levels(levels: Sequence[str]) -> list[str]:
-    """Returns the levels fine → coarse."""
+    """Returns the levels ordered fine → coarse, or raises an error."""
     for name in levels:
         if name not in STAGES:
             raise unknown("pyramid level", name, STAGES)
@@ -198,10 +198,9 @@ def checked_levels(levels: Sequence[str]) -> list[str]:
     return sorted(levels, key=STAGES.index)
 
 
-# Convolutions are drawn by He's rule on the fan-out.
 RESNETS = {f"res{depth}": dict(blocks=blocks) for depth, blocks in RESNET_BLOCKS.items()}
 SMALL = {
-    # About 0.2 GMACs at 128x96: channels are wide where maps are small, and both pyramids get a third of the work.
+    # About 0.2 GMACs at 128x96, a third of them in the two pyramids. Coarse stages are wide.
     "nano": dict(
         blocks=(1, 2, 2, 1), widths=(48, 96, 160, 256), bottlenecks=False, stem=32, width=64, flavour="pytorch"
     ),

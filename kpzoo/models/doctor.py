@@ -1,4 +1,4 @@
-"""What is in a weights file, and which model of the zoo takes it."""
+"""`diagnose`: describes a weights file and finds the model that it fits."""
 
 import re
 from collections.abc import Mapping
@@ -16,27 +16,27 @@ from kpzoo.weights.load import load_weights
 from kpzoo.weights.save import build_arguments
 from kpzoo.weights.sources import SOURCES, detect
 
-TRIED = 3  # models of about the right size that are built to see whether the file fits
+TRIED = 3  # number of models of similar size to try
 
-# A source's options of `build`, where the defaults build another network.
+# Options of `build` that a source needs, by source.
 _OPTIONS = {"pytorch-cpn": {"flavour": "pytorch"}}
 _STATISTICS = re.compile(r".*(running_mean|running_var|moving_mean|moving_variance|num_batches_tracked)")
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a weights file is.
+    """Description of a weights file.
 
     Args:
-        path: The file.
-        source: Key of `SOURCES`, "" if the names tell of none.
-        num_tensors: How many arrays of floats it holds that a model could use.
-        num_params: Numbers in them, without batch statistics.
-        metadata: What a file of ours says about itself.
+        path: Path of the file.
+        source: Project that wrote it, a key of `SOURCES`; "" if unknown.
+        num_tensors: Number of float arrays that a model can use.
+        num_params: Number of parameters in them, without batch statistics.
+        metadata: Metadata of a file written by `save_weights`.
         broken: Names of arrays with NaN or infinity.
-        others: Names of arrays that hold no floats, such as texts.
-        fits: Name of the model that takes all of it, "" if none of those that were tried does.
-        findings: What `load_weights` said, for the model that fits or for each that was tried.
+        others: Names of arrays that are not floats, such as strings.
+        fits: Name of the model that the file fits, "" if it fits none of those tried.
+        findings: Reports of `load_weights`: of the model that fits, or of all models tried.
     """
 
     path: str
@@ -50,23 +50,26 @@ class Diagnosis:
     findings: tuple[str, ...]
 
     def __str__(self) -> str:
-        about = SOURCES[self.source].about if self.source else "no project that is known here"
-        lines = [f"{self.path}: {self.num_tensors} tensors, {self.num_params / 1e6:.3f} M parameters, of {about}"]
+        about = SOURCES[self.source].about if self.source else "unknown"
+        lines = [f"{self.path}: {self.num_tensors} tensors, {self.num_params / 1e6:.3f} M parameters, source: {about}"]
         lines += [f"  {key}: {value}" for key, value in self.metadata.items()]
         if self.broken:
             lines.append(f"NaN or infinity in {len(self.broken)} tensors, such as {self.broken[0]}.")
         if self.others:
-            lines.append(f"No floats in {len(self.others)} arrays, such as {self.others[0]}.")
-        lines.append(f"It fits {self.fits}." if self.fits else "It fits none of the models that were tried.")
+            lines.append(f"{len(self.others)} arrays are not floats, such as {self.others[0]}.")
+        lines.append(f"It fits {self.fits}." if self.fits else "It fits none of the models tried.")
         return "\n".join([*lines, *self.findings])
 
 
 def diagnose(path: str | Path, model: str | None = None) -> Diagnosis:
-    """Returns what a weights file is, by reading it and by trying it on models of about its size.
+    """Describes a weights file, and tries to load it into models of similar size.
 
     Args:
-        path: A file, or the prefix of a TensorFlow 1 checkpoint.
-        model: The only model to try; None for those whose parameter count is nearest.
+        path: A weights file, or the prefix of a TensorFlow 1 checkpoint.
+        model: Name of the only model to try. Default: the models with the most similar number of parameters.
+
+    Raises:
+        UserError: The file cannot be read, or the model name is unknown.
     """
     if model is not None:
         spec_of(model)
@@ -100,7 +103,7 @@ def diagnose(path: str | Path, model: str | None = None) -> Diagnosis:
 
 
 def _candidates(source: str, num_params: int, metadata: Mapping[str, str]) -> list[str]:
-    """Returns the models to try, the likeliest first; files of a trunk alone fit all that have this trunk."""
+    """Returns the models to try, most likely first. Weights of a backbone fit all models with that backbone."""
     names = list_models()
     if metadata.get("kpzoo_model") in names:
         return [metadata["kpzoo_model"]]
@@ -122,7 +125,7 @@ def _try(
             except UserError:
                 findings.append(str(error))
                 continue
-            remark = "Its heads are of another number of keypoints: build with that skeleton, or pass head='new'."
+            remark = "Its heads have a different number of keypoints. Build with that skeleton, or pass head='new'."
             return name, (str(report), remark)
         return name, (str(report),)
     return "", tuple(findings)

@@ -1,6 +1,6 @@
-"""Fresh weights: drawn when a layer is built, or only those that a file leaves open.
+"""Deferred weight initialisation: kernels that a weights file fills are not initialised first.
 
-Drawing the 64 million numbers of a large network, only to overwrite them, takes a third of the time of building it.
+Initialising the 64 million parameters of a large network takes a third of the time of building it.
 """
 
 import gc
@@ -10,14 +10,14 @@ from contextvars import ContextVar
 
 import keras
 
-Undrawn = dict[str, keras.initializers.Initializer]  # what would draw a kernel, by the variable's path
+Undrawn = dict[str, keras.initializers.Initializer]  # initialisers of kernels, by the variable's path
 
 _UNDRAWN: ContextVar[Undrawn | None] = ContextVar("undrawn", default=None)
 
 
 @contextmanager
 def undrawn() -> Iterator[Undrawn]:
-    """Leaves the kernels of the layers that are built meanwhile at zero, and says what `draw` needs to draw them."""
+    """Sets the kernels of layers built in this context to zero. Yields their initialisers, an argument of `draw`."""
     found = {}
     token = _UNDRAWN.set(found)
     try:
@@ -28,7 +28,7 @@ def undrawn() -> Iterator[Undrawn]:
 
 @contextmanager
 def kernel_of(layer: keras.layers.Layer) -> Iterator[None]:
-    """To be put around the building of a layer with a drawn kernel; the layer's configuration stays as it is."""
+    """Wraps the building of a layer with a kernel, to support `undrawn`. The layer's configuration is unchanged."""
     found = _UNDRAWN.get()
     if found is None:
         yield
@@ -42,7 +42,7 @@ def kernel_of(layer: keras.layers.Layer) -> Iterator[None]:
 
 
 def draw(model: keras.Model, undrawn: Undrawn, paths: Collection[str]) -> None:
-    """Draws those kernels of a model that `paths` name, to the numbers that building alone would have given them."""
+    """Initialises the kernels in `paths`, to the same values as without `undrawn`."""
     for variable in model.variables:
         if variable.path in undrawn and variable.path in paths:
             variable.assign(undrawn[variable.path](variable.shape, variable.dtype))
@@ -50,7 +50,7 @@ def draw(model: keras.Model, undrawn: Undrawn, paths: Collection[str]) -> None:
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Pauses Python's search for cycles: it walks again and again through the objects of a model that all stay."""
+    """Disables the cyclic garbage collector, which would scan the many live objects of a model repeatedly."""
     paused = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Stacked hourglasses: Newell's (arXiv:1603.06937), and the other network of that name, CornerNet's."""
+"""Stacked hourglasses: Newell's (arXiv:1603.06937), and CornerNet's variant (arXiv:1808.01244)."""
 
 from collections.abc import Sequence
 
@@ -39,9 +39,9 @@ def build_hourglass(
     It has one residual block per place.
 
     Args:
-        num_stacks: Hourglasses in a row; each answers heatmaps, the last one's count.
+        num_stacks: Number of hourglasses. Each predicts heatmaps; those of the last are the final ones.
         width: Channels inside the hourglasses.
-        depth: How often an hourglass halves its input.
+        depth: Number of times an hourglass halves its input.
     """
     _check(image_hw, depth)
     image, x = image_input(image_hw, normalization)
@@ -65,7 +65,7 @@ def build_hourglass(
 
 
 def pre_residual(x, filters: int, *, name):
-    """Bottleneck whose normalisations and ReLUs stand before its convolutions; the shortcut is the raw input."""
+    """Pre-activation bottleneck. The shortcut takes the input before normalisation."""
     shortcut = x
     if x.shape[-1] != filters:
         shortcut = conv(x, filters, 1, use_bias=True, name=f"{name}_shortcut")
@@ -76,9 +76,9 @@ def pre_residual(x, filters: int, *, name):
 
 
 def hourglass(x, depth: int, name: str) -> list:
-    """Halves the input `depth` times by pooling and adds every size back on the way up: returns `depth` + 1 features.
+    """Pools the input `depth` times, then upsamples and adds skip connections.
 
-    They are ordered fine → coarse. In layer names, level 0 is the innermost.
+    Returns `depth` + 1 features, fine → coarse. In layer names, level 0 is the innermost.
     """
     level, filters = f"{name}{depth - 1}", x.shape[-1]
     skip = pre_residual(x, filters, name=f"{level}_skip")
@@ -99,16 +99,17 @@ def build_corner_hourglass(
 ):
     """Returns the inputs, outputs and feature pyramid of a stacked hourglass in CornerNet's style, as in mmpose.
 
-    It halves by strided residual blocks, not by pooling, and its blocks are post-activation.
+    It downsamples with strided residual blocks instead of pooling, and its blocks are post-activation.
 
     Args:
-        num_stacks: Hourglasses in a row; each answers heatmaps, the last one's count.
-        widths: Channels per level, outmost first; one more than the hourglass halves its input.
-        blocks: Residual blocks per place of each level.
+        num_stacks: Number of hourglasses. Each predicts heatmaps; those of the last are the final ones.
+        widths: Channels of each level, outermost first. An hourglass halves its input `len(widths) - 1` times.
+        blocks: Number of residual blocks per place, for each level.
     """
     if len(widths) != len(blocks) or len(widths) < 2:
         raise UserError(
-            f"`widths=` and `blocks=` need one entry per level, two or more. Received: {list(widths)}, {list(blocks)}."
+            f"`widths` and `blocks` must have one entry per level, at least two. "
+            f"Received: {list(widths)}, {list(blocks)}."
         )
     _check(image_hw, len(widths) - 1)
     image, x = image_input(image_hw, normalization)
@@ -150,7 +151,7 @@ def basic_blocks(x, widths: Sequence[int], strides: int = 1, *, name):
 
 
 def stacked(maps: Sequence) -> dict:
-    """Returns the outputs of a model whose stacks each answer heatmaps."""
+    """Returns the outputs of a model with heatmaps of each stack."""
     if len(maps) == 1:
         return {"heatmaps": maps[0]}
     return {"heatmaps": maps[-1], "global_heatmaps": StackMaps(name="global_heatmaps")(maps[:-1])}
@@ -159,7 +160,7 @@ def stacked(maps: Sequence) -> dict:
 def _check(image_hw: tuple[int, int], depth: int) -> None:
     if depth < 1 or any(side % _multiple(depth) for side in image_hw):
         raise UserError(
-            f"An hourglass that halves {depth} times needs an `image_hw=` of multiples of {_multiple(depth)}. "
+            f"`image_hw` of an hourglass of depth {depth} must be multiples of {_multiple(depth)}. "
             f"Received: {image_hw}."
         )
 

@@ -1,4 +1,4 @@
-"""HRNet (arXiv:1902.09212) and its MIPNet twin: branches at strides 4, 8, 16 and 32 that exchange what they see."""
+"""HRNet (arXiv:1902.09212) and MIPNet on it: parallel branches at strides 4, 8, 16 and 32 with repeated fusion."""
 
 from collections.abc import Sequence
 
@@ -64,7 +64,7 @@ def hrnet(
     blocks: int,
     gates: InstanceGates = ONE_INSTANCE,
 ) -> list:
-    """Returns the branches after stage 4, fine → coarse; the last module fuses into the finest alone."""
+    """Returns the branches after stage 4, fine → coarse. Only the finest is fused in the last module."""
     x = conv_bn_relu(x, stem, 3, 2, name="stem1")
     x = conv_bn_relu(x, stem, 3, 2, name="stem2")
     for index in range(stem_blocks):
@@ -80,7 +80,7 @@ def hrnet(
 
 
 def transition(branches: Sequence, stage: int, width: int) -> list:
-    """Returns `stage` branches: a coarser one grows out of the coarsest; before stage 2 both come from stage 1."""
+    """Adds a branch at the next coarser stride, computed from the coarsest one. Before stage 2, both are new."""
     name = f"transition{stage - 1}"
     kept = list(branches)
     if stage == 2:
@@ -90,9 +90,9 @@ def transition(branches: Sequence, stage: int, width: int) -> list:
 
 
 def exchange_module(branches: Sequence, name: str, blocks: int, finest_only: bool = False) -> list:
-    """Residual blocks on every branch, then every branch becomes the ReLU of the sum of all, resized to it.
+    """Residual blocks on each branch, then fusion of all branches into each.
 
-    With `finest_only` the coarser branches stay as their residual blocks return them.
+    With `finest_only`, only the finest branch is fused; the others are the outputs of their residual blocks.
     """
     deep = []
     for branch, x in enumerate(branches):
@@ -104,7 +104,7 @@ def exchange_module(branches: Sequence, name: str, blocks: int, finest_only: boo
 
 
 def fuse(branches: Sequence, target: int, name: str):
-    """ReLU of the sum of all branches at the target's size and width."""
+    """Resizes all branches to the size and width of the target, and returns the ReLU of their sum."""
     filters = branches[target].shape[-1]
     parts = []
     for source, x in enumerate(branches):

@@ -1,7 +1,7 @@
-"""MIMB, the multi-instance modulation block (arXiv:2101.11223), and how queries pass through a network.
+"""MIMB, the multi-instance modulation block (arXiv:2101.11223).
 
-A query asks for one of the N people of a box: a one-hot vector, λ in the paper. The trunk before the first MIMB runs
-once per crop; there its features are repeated, and from there on a batch of B crops with M queries each has B * M rows.
+A MIPNet predicts one of N persons in a box, selected by a query: a one-hot vector, λ in the paper. The network before
+the first MIMB runs once per crop. Its features are then repeated, so that B crops with M queries each have B * M rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,27 @@ from kpzoo.models.blocks import HEAD_DTYPE, TORCH_NORM, FusedBatchNorm
 
 
 def _linear_init() -> keras.initializers.Initializer:
-    """What PyTorch draws linear layers from, and with it the reference's ResNet.
+    """PyTorch's default initialiser of linear layers, used by MIPNet's ResNet.
 
-    Gates start near one half, different for each instance. The reference's HRNet draws from a normal distribution of
-    deviation 0.001 instead: gates then start equal and part later.
+    Gates start near 0.5 and differ between instances. MIPNet's HRNet uses a normal distribution with a standard
+    deviation of 0.001 instead, so that gates start equal.
     """
     return keras.initializers.VarianceScaling(1 / 3, "fan_in", "uniform")
 
 
 @keras.saving.register_keras_serializable("kpzoo")
 class MIMB(layers.Layer):
-    """Multiplies features by two gates per channel: F_ex from the image, F_em from the instance that is asked for.
+    """Multi-instance modulation block: multiplies features by two gates per channel (arXiv:2101.11223, section 3.2).
 
-    `MIMB(reduction=4)([features, instance_onehot])` takes features (B, h, w, C) and instance_onehot (B, N), returns
-    (B, h, w, C). F_ex is a squeeze-and-excitation; F_em does not see the image. Gates are computed in float32.
+    `MIMB(reduction=4)([features, instance_onehot])` maps features (B, h, w, C) and instance_onehot (B, N) to
+    (B, h, w, C). The gate F_ex is a squeeze-and-excitation of the features; F_em depends on the instance only. Gates
+    are computed in float32.
 
     Args:
-        reduction: How many times narrower than C the hidden layers of both gates are.
+        reduction: Ratio of C to the width of the hidden layers of both gates.
+
+    Raises:
+        UserError: The inputs have other shapes, or fewer channels than `reduction`.
     """
 
     def __init__(self, reduction: int = 4, **kwargs):
@@ -43,14 +47,16 @@ class MIMB(layers.Layer):
     def build(self, input_shape):
         if len(input_shape) != 2 or len(input_shape[0]) != 4 or len(input_shape[1]) != 2:
             raise UserError(
-                "MIMB takes [features (B, h, w, C), instance_onehot (B, N)]. "
+                "The inputs of MIMB must be [features (B, h, w, C), instance_onehot (B, N)]. "
                 f"Received shapes: {[tuple(shape) for shape in input_shape]}. "
                 "Make the second with `keras.ops.one_hot(index, num_instances)`."
             )
         channels, num_instances = input_shape[0][-1], input_shape[1][-1]
         hidden = channels // self.reduction
         if hidden < 1:
-            raise UserError(f"MIMB cannot reduce {channels} channels {self.reduction} times.")
+            raise UserError(
+                f"`reduction` must be at most {channels}, the number of channels. Received: {self.reduction}."
+            )
         self.image_squeeze = self._dense(hidden, channels, "image_squeeze", use_bias=False)
         self.image_excite = self._dense(channels, hidden, "image_excite", use_bias=False)
         self.instance_squeeze = self._dense(hidden, num_instances, "instance_squeeze")
@@ -90,7 +96,7 @@ class MIMB(layers.Layer):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class RepeatPerQuery(layers.Layer):
-    """Repeats each of B feature maps for its M queries: [(B, h, w, C), (B, M, N)] → (B * M, h, w, C)."""
+    """Repeats features for each query: [(B, h, w, C), (B, M, N)] → (B * M, h, w, C)."""
 
     def call(self, inputs):
         features, instance = inputs
@@ -103,7 +109,7 @@ class RepeatPerQuery(layers.Layer):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class FlattenQueries(layers.Layer):
-    """(B, M, N) → (B * M, N)."""
+    """Flattens queries: (B, M, N) → (B * M, N)."""
 
     def call(self, instance):
         return tf.reshape(instance, [-1, instance.shape[-1]])
@@ -114,7 +120,7 @@ class FlattenQueries(layers.Layer):
 
 @keras.saving.register_keras_serializable("kpzoo")
 class SplitQueries(layers.Layer):
-    """Undoes the repetition: [(B * M, …), (B, M, N)] → float32 (B, M, …)."""
+    """Splits rows into crops and queries: [(B * M, …), (B, M, N)] → (B, M, …), float32."""
 
     def __init__(self, **kwargs):
         super().__init__(**{**kwargs, "dtype": HEAD_DTYPE})

@@ -1,4 +1,4 @@
-"""The zoo's door: every model is a row (`Spec`), and `build` is the only way to make one."""
+"""Registry of models: `build`, `info` and `list_models`. Each model is a `Spec`, a row of the registry."""
 
 import inspect
 import json
@@ -20,18 +20,18 @@ from kpzoo.pose_model import PersonModel, PoseModel, Preset, ZooModel
 from kpzoo.skeletons import Skeleton
 from kpzoo.weights import load_weights, published
 
-DEFAULT = "default"  # the model's own normalisation; None already means "leave the pixels as they are"
+DEFAULT = "default"  # the normalization of the model's `Spec`; None means no normalization
 
 MACS_RULE = (
-    "multiply-adds of convolutions, deconvolutions (by input positions) and dense layers for one crop and one query; "
-    "biases, normalisation, activations, pooling and resizing are not counted"
+    "multiply-adds of convolutions, deconvolutions (per input position) and dense layers, for one crop and one "
+    "instance; biases, normalization, activations, pooling and resizing are not counted"
 )
 
 
 MIPNET_OPTIONS = ("num_instances", "mimb_stages")
 
-# What an option must be, by its builder's annotation.
-_WANTED = {int: "a whole number above 0", Sequence[int]: "a list of whole numbers above 0"}
+# Valid values of options, by the annotation in the builder.
+_WANTED = {int: "a positive integer", Sequence[int]: "a list of positive integers"}
 
 
 def _is_count(value) -> bool:
@@ -39,7 +39,7 @@ def _is_count(value) -> bool:
 
 
 def _fits(value, annotation) -> bool:
-    """Returns whether an option is what its annotation asks for, if that is in `_WANTED`."""
+    """Returns whether the value of an option matches its annotation; annotations not in `_WANTED` match anything."""
     if annotation is int:
         return _is_count(value)
     return annotation != Sequence[int] or (isinstance(value, list | tuple) and all(map(_is_count, value)))
@@ -47,20 +47,20 @@ def _fits(value, annotation) -> bool:
 
 @dataclass(frozen=True)
 class Spec:
-    """A row of the zoo.
+    """A row of the registry.
 
     Args:
-        family: What the builder builds, such as "cpn".
+        family: Family of the model, such as "cpn".
         builder: `builder(image_hw, num_keypoints, normalization, **options) -> (inputs, outputs, pyramid)`, without
-            `num_keypoints` for a `PersonModel`. The results are dicts of Keras tensors; `pyramid` has the features that
-            become `pyramid_outputs`. Its keyword-only arguments are the model's options.
-        config: The options in which this row differs from the builder's defaults.
+            `num_keypoints` for a `PersonModel`. The results are dicts of Keras tensors; `pyramid` has the features of
+            `pyramid_outputs`. Its keyword-only arguments are the model's options.
+        config: Options that differ from the builder's defaults.
         codec: Key of `heatmaps.CODECS`, or a mapping from the option "flavour" to one.
         normalization: The default pixel normalisation, or a mapping from the option "flavour" to one.
-        paper: Where the network is described.
-        multiple: What both sides of a crop must be multiples of.
-        image_hw: The crop's size where the user gives none.
-        model_class: `PoseModel`, or `PersonModel` for what finds person boxes.
+        paper: The paper that describes the network.
+        multiple: Both sides of a crop must be multiples of this.
+        image_hw: Default (height, width) of crops in pixels.
+        model_class: `PoseModel`, or `PersonModel` for a person detector.
     """
 
     family: str
@@ -74,7 +74,7 @@ class Spec:
     model_class: type[ZooModel] = PoseModel
 
     def options(self, name: str, given: Mapping) -> dict:
-        """Returns all options of the row: `given` over `config` over the builder's defaults."""
+        """Returns all options of the model: the builder's defaults, updated with `config` and `given`."""
         parameters = inspect.signature(self.builder).parameters
         own = {p.name: p.default for p in parameters.values() if p.kind is p.KEYWORD_ONLY}
         hint = ""
@@ -94,14 +94,20 @@ class Spec:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a model without building it.
+    """Properties of a model, available without building it.
 
     Args:
-        num_params: Trainable parameters with 17 keypoints and the default options.
-        macs: Multiply-adds by the crop's size, such as {"256x192": 7230615552}, counted as `macs_rule` says.
+        name: Name of the model.
+        family: Family of the model, such as "cpn".
+        paper: The paper that describes the network.
+        num_params: Number of trainable parameters with 17 keypoints and default options.
+        macs: Multiply-adds by crop size, such as {"256x192": 7230615552}; see `macs_rule`.
         options: Keyword options of `build` with their defaults.
+        normalization: Default pixel normalization, a key of `blocks.NORMALIZATIONS`.
+        codec: Name of the codec, a key of `heatmaps.CODECS`.
         weights: Tags of published weights.
-        mimb_params: Those of `num_params` that belong to MIMBs, 0 for single-instance models.
+        mimb_params: Number of parameters in MIMBs, 0 for single-instance models.
+        macs_rule: Which operations `macs` counts.
     """
 
     name: str
@@ -121,17 +127,17 @@ class ModelInfo:
             f"{self.name}: {self.family} ({self.paper})",
             f"  parameters     {self.num_params / 1e6:.3f} M",
             *(f"  MACs {size:<9} {count / 1e9:.3f} G" for size, count in self.macs.items()),
-            f"  counted        {self.macs_rule}",
+            f"  MACs count     {self.macs_rule}",
             f"  normalization  {self.normalization}",
             f"  codec          {self.codec}",
             f"  options        {', '.join(f'{key}={value!r}' for key, value in self.options.items())}",
             *(f"  weights        {tag}: {published.ROWS[tag]}" for tag in self.weights),
         ]
         if not self.weights:
-            lines.append("  weights        none are published yet")
+            lines.append("  weights        none published yet")
         if self.mimb_params:
             share = self.mimb_params / (self.num_params - self.mimb_params)
-            lines.insert(2, f"  of these MIMB  {self.mimb_params:,} ({share:.1%} of the twin without them)")
+            lines.insert(2, f"  in MIMBs       {self.mimb_params:,} ({share:.1%} of the model without MIMBs)")
         return "\n".join(lines)
 
 
@@ -139,26 +145,37 @@ _SPECS: dict[str, Spec] = {}
 
 
 def register(name: str, spec: Spec) -> None:
-    """Adds a row to the zoo."""
+    """Adds a model to the registry."""
     if name in _SPECS:
         raise ValueError(f"Model name {name!r} is registered twice.")
     _SPECS[name] = spec
 
 
 def spec_of(name: str) -> Spec:
-    """Returns the row of that name, or says which names are near."""
+    """Returns the `Spec` of a model. Unknown names raise an error that lists similar ones."""
     if name not in _SPECS:
         raise unknown("model name", name, _SPECS, "See `kpzoo.list_models()`.")
     return _SPECS[name]
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Returns the names of the zoo that match a shell pattern, such as "mipnet_*", in alphabetical order."""
+    """Lists the names of models, sorted.
+
+    Args:
+        pattern: Shell pattern that names must match, such as "mipnet_*".
+    """
     return sorted(name for name in _SPECS if fnmatchcase(name, pattern))
 
 
 def info(name: str) -> ModelInfo:
-    """Returns what is known of a model without building it; printed, it is a small table."""
+    """Returns the properties of a model without building it. `print` formats them as a table.
+
+    Args:
+        name: Name of a model, see `list_models`.
+
+    Raises:
+        UserError: Unknown name.
+    """
     spec = spec_of(name)
     options = spec.options(name, {})
     counts = _counts()[name]
@@ -185,24 +202,30 @@ def build(
     normalization: str | None = DEFAULT,
     **options,
 ) -> ZooModel:
-    """Builds a model of the zoo, ready to compile, fit or predict.
+    """Builds a model.
 
     Args:
-        name: A name of `list_models()`.
-        image_hw: (height, width) of the crops in pixels, multiples of 32 (deep hourglasses: 64). Default 256x192, for
-            person detectors 416x416.
-        skeleton: The keypoints to find: a name, or a `Skeleton`. Default "coco17"; person detectors take none.
-        weights: A tag of published weights, see `info(name).weights`, which also sets what is not given here, or any
-            file that `kpzoo.load_weights` reads and that fits as it is, or None for fresh weights. What else to know
-            before using them is warned of.
-        normalization: A key of `blocks.NORMALIZATIONS`; None leaves pixels as they are.
+        name: Name of a model, see `list_models`.
+        image_hw: (height, width) of crops in pixels, multiples of 32 (deep hourglasses: 64). Default: that of the
+            model, (256, 192) for most pose models, (416, 416) for person detectors.
+        skeleton: Keypoints to predict: a name in `skeletons.SKELETONS`, or a `Skeleton`. Default: "coco17".
+            Person detectors have none.
+        weights: Initial weights: a tag of published weights (see `info(name).weights`), a weights file that
+            `kpzoo.load_weights` reads, or None for random initialization. A tag also sets the default `image_hw`,
+            `skeleton` and options. Warns if the weights were trained with different settings.
+        normalization: Pixel normalization in the first layer, a key of `blocks.NORMALIZATIONS`, or None for none.
+            Default: that of the model.
         **options: Options of the model, see `info(name).options`.
 
     Returns:
-        A functional model from {"image": (B, H, W, 3) RGB 0 … 255} to {"heatmaps": (B, H/4, W/4, K)}; CPN and stacked
-        hourglasses add "global_heatmaps" (B, L, H/4, W/4, K); MIPNets also take "instance" (B, M, N) and answer
-        "heatmaps" (B, M, H/4, W/4, K). Person detectors answer "person_logits" (B, A) and "person_boxes" (B, A, 4) of
-        A cells, see `kpzoo.boxes`.
+        A `PoseModel`: a functional Keras model from {"image": (B, H, W, 3) RGB, 0 … 255} to
+        {"heatmaps": (B, H/4, W/4, K)}. CPNs and stacked hourglasses also return "global_heatmaps"
+        (B, L, H/4, W/4, K). MIPNets have a second input, "instance" (B, M, N), and return "heatmaps"
+        (B, M, H/4, W/4, K). For a person detector a `PersonModel`, which returns "person_logits" (B, A) and
+        "person_boxes" (B, A, 4) of A cells, see `kpzoo.boxes`.
+
+    Raises:
+        UserError: Unknown name or option, invalid value, or weights that do not fit the model.
 
     >>> build("cpn_tiny", image_hw=(64, 64)).output["heatmaps"].shape
     (None, 16, 16, 17)
@@ -210,7 +233,7 @@ def build(
     spec = spec_of(name)
     if row := _row_of(weights):
         if row.model != name:
-            raise UserError(f"The weights {weights!r} belong to {row.model!r}. Received: model {name!r}.")
+            raise UserError(f"The weights {weights!r} are weights of model {row.model!r}. Received: model {name!r}.")
         skeleton = _skeleton_of(row, weights, skeleton) if row.skeleton else skeleton
         image_hw, options = image_hw or row.image_hw, {**row.options, **options}
         weights = published.fetch(weights)
@@ -250,27 +273,26 @@ def build(
 
 
 def _row_of(weights: str | Path | None) -> published.Weights | None:
-    """Returns the row of published weights if `weights` is a tag, None for a file; refuses what looks like a tag."""
+    """Returns the row of published weights if `weights` is a tag, None if it is a file. Unknown tags raise an error."""
     if not isinstance(weights, str) or weights in published.ROWS:
         return published.ROWS.get(weights)
-    if re.fullmatch(r"\w+\.\w*_\w*", weights) and not Path(weights).exists():  # no suffix of a file has a "_"
+    if re.fullmatch(r"\w+\.\w*_\w*", weights) and not Path(weights).exists():  # a tag, as no file suffix contains "_"
         if not published.ROWS:
-            raise UserError(f"There is no weights file {weights!r}, and no weights are published yet: name a file.")
-        raise unknown("weights tag", weights, published.ROWS, "There is no file of that name either.")
+            raise UserError(f"No weights file {weights!r} exists, and no weights are published yet. Pass a file.")
+        raise unknown("weights tag", weights, published.ROWS, "No file of this name exists either.")
     return None
 
 
 def _skeleton_of(row: published.Weights, tag: str, given: str | Skeleton | None) -> Skeleton:
-    """Returns the skeleton of published weights, or the given one if it has the same keypoints."""
+    """Returns the skeleton of published weights, or `given` if it has the same keypoints."""
     own = skeletons.get(row.skeleton)
     if given is None:
         return own
     given = skeletons.get(given)
     if given.keypoints != own.keypoints:
         raise UserError(
-            f"The weights {tag!r} are for the keypoints of {own.name!r}. Received: skeleton {given.name!r}.",
-            "Leave `weights=` out.",
-            "Or leave `skeleton=` out.",
+            f"The weights {tag!r} were trained with skeleton {own.name!r}. Received: skeleton {given.name!r}. "
+            "Omit `skeleton`, or `weights`."
         )
     return given
 
@@ -288,7 +310,7 @@ def _checked_size(name: str, image_hw, multiple: int) -> tuple[int, int]:
     try:
         height, width = (index(side) for side in image_hw)
     except (TypeError, ValueError):
-        raise UserError(f"`image_hw=` must be (height, width), whole pixels. Received: {image_hw!r}.") from None
+        raise UserError(f"`image_hw` must be (height, width), two integers. Received: {image_hw!r}.") from None
     if min(height, width) < multiple or height % multiple or width % multiple:
         below, above = (
             tuple(max(multiple, side + extra - (side + extra) % multiple) for side in (height, width))

@@ -1,7 +1,7 @@
-"""ResNets (arXiv:1512.03385): the trunk of CPN, SimpleBaseline and MIPNet.
+"""ResNets (arXiv:1512.03385): the backbone of CPN, SimpleBaseline and MIPNet.
 
-Geometry as in torchvision: the stride stands in the 3x3 of a bottleneck. Stages carry the names of their outputs,
-c2 … c5, at strides 4, 8, 16 and 32.
+As in torchvision, the 3x3 convolution of a bottleneck has the stride. Stages are named after their outputs, c2 … c5,
+at strides 4, 8, 16 and 32.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,14 @@ from kpzoo.models.blocks import TORCH_NORM, Norm, basic_block, bottleneck, conv_
 from kpzoo.models.mimb import ONE_INSTANCE, InstanceGates
 
 STAGES = ("c2", "c3", "c4", "c5")
-EXPANSION = 4  # a bottleneck's output is four times as wide as its 3x3
+EXPANSION = 4  # output channels of a bottleneck, relative to its 3x3 convolution
 
 RESNET_BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # Table 1 of the paper
 RESNET_WIDTHS = (64, 128, 256, 512)
 
 
 def resnet_stem(image, width: int = 64, norm: Norm = TORCH_NORM):
-    """Returns (B, H/4, W/4, width)."""
+    """7x7 convolution and max pooling: returns (B, H/4, W/4, width)."""
     x = conv_bn_relu(image, width, 7, 2, norm=norm, name="stem")
     return max_pool(x, 3, name="stem_pool")
 
@@ -26,9 +26,9 @@ def resnet_stem(image, width: int = 64, norm: Norm = TORCH_NORM):
 def resnet_stage(
     x, name: str, num_blocks: int, width: int, *, bottlenecks=True, strides=2, dilation=1, norm: Norm = TORCH_NORM
 ):
-    """One of c2 … c5: `num_blocks` residual blocks, the first with the stride.
+    """One of the stages c2 … c5: `num_blocks` residual blocks, the first with the stride.
 
-    Bottlenecks give 4 * `width` channels, basic blocks `width`.
+    The output has 4 * `width` channels with bottlenecks, `width` channels with basic blocks.
     """
     for index in range(num_blocks):
         step = strides if index == 0 else 1
@@ -52,12 +52,12 @@ def resnet(
     norm: Norm = TORCH_NORM,
     gates: InstanceGates = ONE_INSTANCE,
 ) -> dict:
-    """Returns the features {"c2": (B, H/4, W/4, C2), … "c5": (B, H/32, W/32, C5)}; strides of 1 keep the size.
+    """Returns the features {"c2": (B, H/4, W/4, C2), … "c5": (B, H/32, W/32, C5)}, for the default strides.
 
-    `gates` modulate the input of their stages; from the first of these on features are per query.
+    `gates` modulate the input of their stages. From the first of these on, features are repeated per query.
     """
     if len(blocks) != len(STAGES) or len(widths) != len(STAGES):
-        raise UserError(f"`blocks=` and `widths=` need 4 entries, one per stage. Received: {blocks} and {widths}.")
+        raise UserError(f"`blocks` and `widths` must have 4 entries, one per stage. Received: {blocks} and {widths}.")
     x = resnet_stem(image, stem, norm)
     features = {}
     for name, count, width, step, dilation in zip(STAGES, blocks, widths, strides, dilations, strict=True):

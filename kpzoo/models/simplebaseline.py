@@ -1,4 +1,4 @@
-"""SimpleBaseline (arXiv:1804.06208), its MIPNet twin (arXiv:2101.11223), and the dilated ResNets CPN compares with."""
+"""SimpleBaseline (arXiv:1804.06208), MIPNet on it (arXiv:2101.11223), and dilated ResNets, CPN's baselines."""
 
 from collections.abc import Sequence
 
@@ -44,9 +44,9 @@ def build_simplebaseline(
 
 
 def deconv_head(x, deconvs: Sequence[int], num_keypoints: int):
-    """Returns heatmaps (B, H/4, W/4, K) of the coarsest feature."""
+    """Three deconvolutions and a heatmap head: (B, H/32, W/32, C) → (B, H/4, W/4, K)."""
     if len(deconvs) != len(DECONVS):
-        raise UserError(f"`deconvs=` must list the channels of 3 deconvolutions. Received: {list(deconvs)}.")
+        raise UserError(f"`deconvs` must be the channels of 3 deconvolutions. Received: {list(deconvs)}.")
     for index, filters in enumerate(deconvs):
         x = deconv_bn_relu(x, filters, name=f"deconv{index}")
     return heatmap_head(x, num_keypoints)
@@ -63,14 +63,15 @@ def build_dilated(
     stem: int = 64,
     trunk_stride: int = 8,
 ):
-    """Returns the inputs, outputs and feature pyramid of a ResNet that trades strides for dilation, with a 1x1 head.
+    """Returns the inputs, outputs and feature pyramid of a ResNet with dilation instead of strides and a 1x1 head.
 
     Args:
-        blocks: Residual blocks of the ResNet's stages.
-        widths: Widths of those stages.
-        bottlenecks: Whether the ResNet is made of bottlenecks, else of basic blocks.
+        blocks: Number of residual blocks in each ResNet stage.
+        widths: Width of each ResNet stage.
+        bottlenecks: Whether the residual blocks are bottlenecks, else basic blocks.
         stem: Channels of the ResNet's first convolution.
-        trunk_stride: Of the last feature: 32 is the plain ResNet, 16 dilates res5, 8 res4-5, 4 res3-5 (Table 3 of CPN).
+        trunk_stride: Stride of the last feature: 32 is the plain ResNet, 16 dilates c5, 8 c4 and c5, 4 c3 to c5
+            (Table 3 of CPN).
     """
     if trunk_stride not in (4, 8, 16, 32):
         raise UserError(f"`trunk_stride=` must be 4, 8, 16 or 32. Received: {trunk_stride}.")
@@ -100,7 +101,7 @@ DILATED_SIZES = {
 
 def _register(family: str, builder, sizes: dict, paper: str) -> None:
     for size, config in sizes.items():
-        # The references' ResNets see BGR pixels with RGB statistics; small sizes have no such history.
+        # The references' ResNets normalise BGR pixels with RGB statistics. Small sizes have no reference.
         normalization = "imagenet_bgr" if size in RESNETS and family != "dilated" else "imagenet_rgb"
         register(
             f"{family}_{size}",
