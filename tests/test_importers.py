@@ -237,7 +237,7 @@ def test_a_single_person_checkpoint_fills_a_mipnet_but_for_its_mimbs():
 
 def test_half_of_the_mimbs_is_not_enough(state):
     arrays = {key: value for key, value in state.items() if not key.startswith("layer4_se")}
-    with pytest.raises(UserError, match=r"variables have no tensor: c5_mimb_0.* same `mimb_stages=`"):
+    with pytest.raises(UserError, match=r"variables are not in the file: c5_mimb_0.* same `mimb_stages`"):
         load_weights(tiny(), arrays)
 
 
@@ -291,10 +291,10 @@ def round_one(arrays):
 @pytest.mark.parametrize(
     "mistake, message",
     [
-        (drop_one, r"1 of 97 variables have no tensor: c3_0_second_conv/kernel \(layer2.0.conv2.weight\)"),
-        (add_one, "1 tensors have no place: layer9.conv.weight"),
-        (spoil_one, "1 tensors hold NaN, infinity or no floats: stem_bn/beta"),
-        (round_one, "1 tensors hold NaN, infinity or no floats: stem_bn/gamma"),
+        (drop_one, r"1 of 97 variables are not in the file: c3_0_second_conv/kernel \(layer2.0.conv2.weight\)"),
+        (add_one, "1 tensors of the file are not in the model: layer9.conv.weight"),
+        (spoil_one, "1 tensors contain NaN or infinity, or are not floats: stem_bn/beta"),
+        (round_one, "1 tensors contain NaN or infinity, or are not floats: stem_bn/gamma"),
         (negate_a_variance, "1 variances are negative: stem_bn/moving_variance"),
         (widen_one, r"1 shapes differ: c2_0_first_conv/kernel is \(3, 3, 8, 8\), the file's \(3, 3, 8, 9\)"),
         (transpose_one, "1 shapes differ: stem_conv/kernel"),
@@ -317,13 +317,15 @@ def test_the_weights_of_another_network_are_refused(name, state):
 
 def test_flavours_of_cpn_do_not_mix():
     arrays = published(tiny("cpn_tiny", flavour="pytorch"), "pytorch-cpn")
-    with pytest.raises(UserError, match="needs a CPN of `flavour='pytorch'`"):
+    with pytest.raises(UserError, match="Build a CPN with flavour='pytorch'"):
         load_weights(tiny("cpn_tiny", flavour="official"), arrays)
 
 
 def test_imagenet_weights_of_a_resnet_are_nothing_to_an_hrnet():
     arrays = {k: v for k, v in published(tiny("simplebaseline_tiny"), "hrnet").items() if k.startswith("layer")}
-    with pytest.raises(UserError, match="nothing in it belongs to this network|have no tensor|no place"):
+    with pytest.raises(
+        UserError, match="no variable of the model has a counterpart|are not in the file|are not in the model"
+    ):
         load_weights(tiny("hrnet_tiny"), arrays, source="torchvision")
 
 
@@ -352,8 +354,8 @@ def test_a_new_head_is_new_on_every_level(name, source):
     [
         (dict(source="mipnett"), "Unknown source. .* Did you mean 'mipnet'"),
         (dict(head="fresh"), "Unknown head"),
-        (dict(weights={"a": np.zeros(3)}), "not weights of a known project. Received 1 tensors such as"),
-        (dict(weights="nowhere.pth"), "There is no weights file 'nowhere.pth'"),
+        (dict(weights={"a": np.zeros(3)}), "match no known source: .* Received 1 tensors such as"),
+        (dict(weights="nowhere.pth"), "No weights file 'nowhere.pth'"),
     ],
 )
 def test_mistakes_in_the_call_are_refused(arguments, message, state):
@@ -453,7 +455,7 @@ def test_pytorch_files_load_bit_for_bit(write, wrapped, state, torch, tmp_path):
     content["bn1.num_batches_tracked"] = Fake(np.array(7), "LongStorage")
     write(tmp_path / "published.pth", wrapped(content), torch)
     report = load_weights(model := tiny(), tmp_path / "published.pth")
-    assert set(report.ignored.values()) == {"counter of batches"}
+    assert set(report.ignored.values()) == {"batch counter"}
     assert (model.get_layer("stem_conv").kernel.numpy() == state["conv1.weight"].transpose(2, 3, 1, 0)).all()
     assert difference(model, state) <= TOLERANCE
 
@@ -491,7 +493,7 @@ def test_a_pickle_that_would_run_code_is_refused_and_not_run(write, place, state
         "instead": attack,
     }[place]
     write(tmp_path / "evil.pth", content, torch)
-    with pytest.raises(UserError, match=r"asks to run (posix|nt|os)\.mkdir.* was not run"):
+    with pytest.raises(UserError, match=r"calls (posix|nt|os)\.mkdir.* was blocked"):
         load_weights(tiny(), tmp_path / "evil.pth")
     assert not marker.exists()
     with pytest.raises(FileExistsError):  # the file is a real attack: pickle itself falls for it, twice
@@ -505,7 +507,7 @@ def test_no_function_outside_the_table_is_looked_up(name, tmp_path):
     program = f"\x80\x02c{module}\n{function}\n(X\x01\x00\x00\x001tR.".encode("latin-1")
     with zipfile.ZipFile(tmp_path / "evil.pth", "w") as archive:
         archive.writestr("archive/data.pkl", program)
-    with pytest.raises(UserError, match=f"asks to run {name}"):
+    with pytest.raises(UserError, match=f"calls {name}"):
         read_state(tmp_path / "evil.pth")
 
 
@@ -527,7 +529,7 @@ def test_a_tensor_that_reaches_beyond_its_storage_is_refused(torch, tmp_path):
     with zipfile.ZipFile(tmp_path / "short.pth", "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
         archive.writestr("archive/data/0", b"\0" * 8)
-    with pytest.raises(UserError, match="reaches beyond its storage of 2 numbers"):
+    with pytest.raises(UserError, match="exceeds its storage of 2 values"):
         read_state(tmp_path / "short.pth")
 
 
@@ -666,16 +668,16 @@ def test_own_files_say_whose_they_are(suffix, tmp_path):
     metadata = read_state(path).metadata
     assert (metadata["kpzoo_model"], metadata["kpzoo_skeleton"]) == ("simplebaseline_tiny", "coco17")
     report = load_weights(tiny("mipnet_tiny"), path)
-    assert report.remarks == ("The file was written by a model 'simplebaseline_tiny'.",)
+    assert report.remarks == ("The weights were trained with model 'simplebaseline_tiny'.",)
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors"])
 @pytest.mark.parametrize(
     "says, message",
     [
-        ({"kpzoo_version": "999.0.0"}, "written by kpzoo 999.0.0, and this is .*: update kpzoo"),
-        ({"kpzoo_model": "simplebaseline_nano"}, "written by a model 'simplebaseline_nano', and this is 'mipnet_tiny'"),
-        ({"kpzoo_keypoints": "nose,left_knee"}, "its heatmaps are for nose,left_knee, the model's for nose,left_eye"),
+        ({"kpzoo_version": "999.0.0"}, "written by kpzoo 999.0.0, which is newer than .*: update kpzoo"),
+        ({"kpzoo_model": "simplebaseline_nano"}, "written by model 'simplebaseline_nano', not 'mipnet_tiny'"),
+        ({"kpzoo_keypoints": "nose,left_knee"}, "its keypoints are nose,left_knee, the model's are nose,left_eye"),
     ],
 )
 def test_own_files_of_another_model_version_or_skeleton_are_refused(suffix, says, message, tmp_path, monkeypatch):
@@ -694,7 +696,7 @@ def test_options_that_shapes_do_not_show_are_told(tmp_path):
     small = dict(image_hw=IMAGE_HW)
     path = save_weights(build("dilated_tiny", **small, trunk_stride=8), tmp_path / "own.weights.h5")
     (remark,) = load_weights(build("dilated_tiny", **small, trunk_stride=16), path).remarks
-    assert remark.endswith('the options {"trunk_stride": 8}, this one with {"trunk_stride": 16}.')
+    assert remark.endswith('options {"trunk_stride": 8}, but the model has {"trunk_stride": 16}.')
 
 
 @pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors"])
@@ -717,7 +719,7 @@ def test_an_own_file_tells_all_that_its_model_was_built_as(suffix, tmp_path):
     ],
 )
 def test_a_description_that_makes_no_model_is_refused(says):
-    with pytest.raises(UserError, match="says about its model what cannot be read"):
+    with pytest.raises(UserError, match="metadata of the weights file are invalid"):
         build_arguments(says)
 
 
@@ -744,21 +746,21 @@ def test_another_image_size_and_normalization_are_told(tmp_path):
     path = save_weights(tiny("simplebaseline_tiny"), tmp_path / "own.safetensors")
     model = build("simplebaseline_tiny", image_hw=(64, 96), normalization="imagenet_rgb")
     size, pixels = load_weights(model, path).remarks
-    assert size.endswith("the image size 64x64, this one with 64x96.")
-    assert pixels.endswith('the normalization null, this one with "imagenet_rgb".')
+    assert size.endswith("image size 64x64, but the model has 64x96.")
+    assert pixels.endswith('normalization null, but the model has "imagenet_rgb".')
 
 
 def test_arrays_of_text_are_refused(tmp_path):
     model = tiny("simplebaseline_tiny")
     arrays = values_of(model)
     name = next(name for name in arrays if name.endswith("moving_variance"))
-    with pytest.raises(UserError, match=f"1 arrays hold no numbers: {name}"):
+    with pytest.raises(UserError, match=f"1 arrays are not numeric: {name}"):
         load_weights(model, {**arrays, name: np.array("some text")})
 
 
 @pytest.mark.parametrize("name", ["own.h5", "own.pth", "missing/own.npz"])
 def test_weights_are_only_written_where_and_as_they_can_be_read(name, tmp_path):
-    with pytest.raises(UserError, match="A weights file ends in|There is no folder"):
+    with pytest.raises(UserError, match="name of a weights file must end in|does not exist"):
         save_weights(tiny("simplebaseline_tiny"), tmp_path / name)
     assert not list(tmp_path.iterdir())
 
@@ -796,7 +798,7 @@ def test_a_whole_keras_model_is_refused(tmp_path):
 def test_a_zip_bomb_is_not_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.npy", b"\0" * 5_000_000)
-    with pytest.raises(UserError, match="more than weights compress"):
+    with pytest.raises(UserError, match="more than weights can compress"):
         read_state(tmp_path / "bomb.npz")
 
 
@@ -810,7 +812,7 @@ def test_an_h5_file_that_points_elsewhere_or_promises_too_much_is_refused(tmp_pa
         read_state(tmp_path / "outside.weights.h5")
     with h5py.File(tmp_path / "bomb.weights.h5", "w") as file:
         file.create_dataset("a/vars/0", (1 << 30,), "f4", chunks=(1024,))
-    with pytest.raises(UserError, match="more numbers than it can hold"):
+    with pytest.raises(UserError, match="more values than its size allows"):
         read_state(tmp_path / "bomb.weights.h5")
 
 

@@ -91,8 +91,8 @@ def test_info_prints_for_every_model(name):
         (dict(name="cpn_tiny", image_hw=64), r"must be \(height, width\)"),
         (dict(name="cpn_tiny", image_hw=(64, 64, 3)), r"must be \(height, width\)"),
         (dict(name="cpn_tiny", image_hw=(64.5, 64)), r"must be \(height, width\)"),
-        (dict(name="cpn_tiny", weights="cpn.pth"), "There is no weights file 'cpn.pth'"),
-        (dict(name="cpn_tiny", weights="nowhere.weights.h5"), "There is no weights file 'nowhere.weights.h5'"),
+        (dict(name="cpn_tiny", weights="cpn.pth"), "No weights file 'cpn.pth'"),
+        (dict(name="cpn_tiny", weights="nowhere.weights.h5"), "No weights file 'nowhere.weights.h5'"),
     ],
 )
 def test_mistakes_are_refused_with_help(arguments, message):

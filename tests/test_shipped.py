@@ -108,7 +108,7 @@ def test_shipped_weights_are_small_and_say_whose_they_are(tag):
 def test_weights_that_were_changed_are_refused(monkeypatch):
     tag, row = next(iter(SHIPPED.items()))
     monkeypatch.setitem(published.ROWS, tag, replace(row, sha256="0" * 64))
-    with pytest.raises(UserError, match="damaged or gone.*Install kpzoo anew"):
+    with pytest.raises(UserError, match="damaged or missing.*Reinstall kpzoo"):
         published.fetch(tag)
 
 

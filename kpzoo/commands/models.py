@@ -1,4 +1,4 @@
-"""`kpzoo models`: the zoo as a table, or all that is known of one model."""
+"""`kpzoo models`: lists models, or describes one."""
 
 import json
 
@@ -8,8 +8,8 @@ from kpzoo.errors import UserError
 
 
 def add(commands) -> None:
-    parser = command(commands, "models", _run, "List the models of the zoo.", "kpzoo models 'cpn_*'")
-    text = "names to list, with * and ?; of one name alone come its options, tags of weights and share of MIMBs, too"
+    parser = command(commands, "models", _run, "List models, or describe one.", "kpzoo models 'cpn_*'")
+    text = "names to list, with wildcards * and ?. A single match also lists options and published weights"
     parser.add_argument("pattern", nargs="?", default="*", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -18,7 +18,7 @@ def _run(args) -> None:
     import_tensorflow()
     rows = [kpzoo.info(name) for name in kpzoo.list_models(args.pattern)]
     if not rows:
-        raise UserError(f"No model matches {args.pattern!r}. `kpzoo models` lists all.")
+        raise UserError(f"No model matches {args.pattern!r}. `kpzoo models` lists all models.")
     if args.json:
         print(json.dumps([{**vars(row), "macs": dict(row.macs), "options": dict(row.options)} for row in rows]))
         return

@@ -1,4 +1,4 @@
-"""Weights files: the zoo's own, and checkpoints of other projects."""
+"""Reads and writes weights files: those of kpzoo, and checkpoints of other projects."""
 
 from kpzoo import lazy
 

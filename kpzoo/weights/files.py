@@ -1,4 +1,4 @@
-"""Weights files of every kind as plain arrays: {name: float32 array}, recognised by their first bytes."""
+"""Reads weights files as NumPy arrays. The format is detected from the first bytes."""
 
 import json
 import math
@@ -15,32 +15,35 @@ import numpy as np
 from kpzoo.errors import UserError
 from kpzoo.weights.pickles import LEGACY_START, Tensor, TorchFile, read_torch_legacy, read_torch_zip
 
-# Under these names training scripts keep the state dict, beside optimizer states and counters.
+# Keys under which training scripts store the state dict, beside optimizer states and counters.
 WRAPPERS = ("state_dict", "latest_state_dict", "best_state_dict", "model_state_dict", "model")
 
 H5_START = b"\x89HDF\r\n\x1a\n"
-MAX_HEADER = 100_000_000  # bytes of a safetensors header, as its own library allows
+MAX_HEADER = 100_000_000  # bytes of a safetensors header, the limit of the safetensors library
 AGAIN = "Download it again."
-MAX_EXPANSION = 50  # how many times larger than its file the content may be
+MAX_EXPANSION = 50  # largest ratio of the size of the arrays to the size of the file
 
 
 class State(NamedTuple):
-    """Arrays by name, and what a file of ours says about itself."""
+    """Arrays by name, and the metadata of files written by kpzoo."""
 
     arrays: Mapping[str, np.ndarray]
     metadata: Mapping[str, str]
 
 
 def read_state(path: str | Path) -> State:
-    """Returns a weights file's arrays, floats as float32, without executing anything in it.
+    """Reads the arrays of a weights file. Nothing in the file is executed. Floats are converted to float32.
 
     Args:
         path: A `.safetensors`, `.npz`, `.weights.h5`, `.pth` or `.pt` file, or the prefix of a TensorFlow 1 checkpoint.
+
+    Raises:
+        UserError: The file is missing, damaged, or not a weights file.
     """
     path = Path(path).expanduser()
     prefix = _checkpoint_prefix(path)
     if prefix is None and not path.is_file():
-        raise UserError(f"There is no weights file {str(path)!r}.")
+        raise UserError(f"No weights file {str(path)!r} exists.")
     reader = _read_tf_checkpoint if prefix is not None else _reader_of(path)
     try:
         arrays, metadata = reader(prefix or path)
@@ -51,13 +54,13 @@ def read_state(path: str | Path) -> State:
     except (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, MemoryError) as error:
         raise _broken(path, error) from error
     if not arrays:
-        raise UserError(f"{str(path)!r} holds no weights.")
+        raise UserError(f"{str(path)!r} contains no weights.")
     return State({name: _as_float32(array) for name, array in arrays.items()}, metadata)
 
 
 def _broken(path: Path, error: BaseException) -> UserError:
     reason = (str(error) or type(error).__name__).splitlines()[0]
-    return UserError(f"{str(path)!r} is not a readable weights file, or not all of one: {reason}. Fetch it again.")
+    return UserError(f"{str(path)!r} is not a readable weights file, or is incomplete: {reason}. {AGAIN}")
 
 
 def _as_float32(array: np.ndarray) -> np.ndarray:
@@ -66,13 +69,13 @@ def _as_float32(array: np.ndarray) -> np.ndarray:
 
 
 def _reader_of(path: Path) -> Callable[[Path], tuple[Mapping, Mapping]]:
-    """Returns the reader for a file by its first bytes; names it, if it is no weights file."""
+    """Returns the reader of a file by its first bytes. Raises an error that says what the file is instead."""
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
-        raise UserError(f"{str(path)!r} is empty. Fetch it again.")
+        raise UserError(f"{str(path)!r} is empty. {AGAIN}")
     if start.lstrip()[:1] == b"<":
-        raise UserError(f"{str(path)!r} is a web page, not weights: the download needs a click or a login.")
+        raise UserError(f"{str(path)!r} is a web page, not weights. The download may need a click or a login.")
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f"{str(path)!r} is a Git LFS pointer, not the weights. Run `git lfs pull`.")
     if start.startswith(H5_START):
@@ -84,10 +87,10 @@ def _reader_of(path: Path) -> Callable[[Path], tuple[Mapping, Mapping]]:
     if start[8:9] == b"{":
         return _read_safetensors
     if start[257:262] == b"ustar":
-        raise UserError(f"{str(path)!r} is a tar file. Unpack it, or save it anew with a current PyTorch.")
+        raise UserError(f"{str(path)!r} is a tar file. Unpack it, or save it again with a current PyTorch.")
     raise UserError(
         f"{str(path)!r} is none of .safetensors, .npz, .weights.h5, .pth or a TensorFlow checkpoint. "
-        "An older format can be saved anew, say with `torch.save(model.state_dict(), path)`."
+        "Save older formats again, for example with `torch.save(model.state_dict(), path)`."
     )
 
 
@@ -96,19 +99,19 @@ def _read_zip(path: Path) -> tuple[Mapping, Mapping]:
         names = [Path(name).name for name in archive.namelist()]
         size = sum(record.file_size for record in archive.infolist())
     if size > MAX_EXPANSION * path.stat().st_size:
-        raise UserError(f"{str(path)!r} would unpack to {size} bytes, more than weights compress.")
+        raise UserError(f"{str(path)!r} would unpack to {size} bytes, more than weights can compress to its size.")
     if "data.pkl" in names:
         return _state_dict(read_torch_zip(path), path), {}
     if "model.weights.h5" in names:
         raise UserError(f"{str(path)!r} is a whole Keras model. Load it, and save its weights as `.weights.h5`.")
     if not all(name.endswith(".npy") for name in names):
-        raise UserError(f"{str(path)!r} is a zip file, but neither PyTorch's nor NumPy's.")
+        raise UserError(f"{str(path)!r} is a zip file, but not written by PyTorch or NumPy.")
     with np.load(path, allow_pickle=False) as archive:
         return {name: archive[name] for name in archive.files}, {}
 
 
 def _state_dict(file: TorchFile, path: Path) -> dict[str, np.ndarray]:
-    """Returns the tensors of a PyTorch file's state dict, wherever training scripts put it."""
+    """Returns the tensors of the state dict in a PyTorch file, which may be nested under one of `WRAPPERS`."""
     content = file.content
     for _ in WRAPPERS:
         inner = [content.get(name) for name in WRAPPERS] if isinstance(content, Mapping) else []
@@ -116,7 +119,7 @@ def _state_dict(file: TorchFile, path: Path) -> dict[str, np.ndarray]:
     tensors = content.items() if isinstance(content, Mapping) else ()
     arrays = {str(name): value.resolve(file.bytes_of) for name, value in tensors if isinstance(value, Tensor)}
     if not arrays:
-        raise UserError(f"{str(path)!r} holds no state dict. Save `model.state_dict()`.")
+        raise UserError(f"{str(path)!r} contains no state dict. Save `model.state_dict()`.")
     return arrays
 
 
@@ -165,7 +168,7 @@ def _read_safetensors(path: Path) -> tuple[Mapping, Mapping]:
     return arrays, header.metadata
 
 
-# How many variables a Keras layer has tells which they are, in the order in which it saves them.
+# Variables of Keras layers in the order in which they are saved, by their number.
 _KERAS_VARIABLES = {
     1: ("kernel",),
     2: ("kernel", "bias"),
@@ -182,10 +185,10 @@ def _read_h5(path: Path) -> tuple[Mapping, Mapping]:
         datasets = {}
         file.visititems(lambda name, item: datasets.update({name: item}) if isinstance(item, h5py.Dataset) else None)
         if any(item.external or item.is_virtual for item in datasets.values()):
-            raise UserError(f"{str(path)!r} points to other files. Weights of one file are read, nothing else.")
+            raise UserError(f"{str(path)!r} points to other files. External and virtual data sets are not read.")
         if sum(item.nbytes for item in datasets.values()) > MAX_EXPANSION * path.stat().st_size:
-            raise UserError(f"{str(path)!r} announces more numbers than it can hold.")
-        if "layers" in file:  # what Keras 3 saves; beside it may lie the optimizer's state
+            raise UserError(f"{str(path)!r} announces more values than its size allows.")
+        if "layers" in file:  # written by Keras 3; the optimizer's state may be in other groups
             datasets = {name: item for name, item in datasets.items() if name.startswith("layers/")}
         name_of = _keras3_names(file) if "layers" in file else lambda name: re.sub(r":0$", "", _last_two(name))
         arrays = {name_of(name): item[()] for name, item in datasets.items()}
@@ -198,9 +201,9 @@ def _last_two(name: str) -> str:
 
 
 def _keras3_names(file) -> Callable[[str], str]:
-    """Returns a function from "layers/mimb_1/image_squeeze/vars/0" to "c5_mimb_0/image_squeeze/kernel".
+    """Returns a function that maps "layers/mimb_1/image_squeeze/vars/0" to "c5_mimb_0/image_squeeze/kernel".
 
-    Keras 3 files count layers by class; the real names are attributes.
+    Groups of Keras 3 files are numbered by class. The names of layers are attributes.
     """
 
     def name_of(dataset: str) -> str:
@@ -209,14 +212,14 @@ def _keras3_names(file) -> Callable[[str], str]:
         own = [file[path]["vars"].attrs.get("name", path) for path in paths if "vars" in file[path]]
         count = len(file["/".join(groups)]["vars"])
         if count not in _KERAS_VARIABLES:
-            raise UserError(f"Layer {'/'.join(own)!r} has {count} variables, which no layer of the zoo has.")
+            raise UserError(f"Layer {'/'.join(own)!r} has {count} variables, which no layer of kpzoo has.")
         return "/".join([*own, _KERAS_VARIABLES[count][int(index)]])
 
     return name_of
 
 
 def _checkpoint_prefix(path: Path) -> Path | None:
-    """Returns the prefix of a TensorFlow checkpoint that `path` names, or one of whose files it is."""
+    """Returns the prefix of a TensorFlow checkpoint, if `path` is the prefix or a file of one, else None."""
     prefix = Path(re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path)))
     return prefix if prefix.with_name(f"{prefix.name}.index").is_file() else None
 

@@ -1,7 +1,7 @@
-"""Where each variable of ours stands in published checkpoints.
+"""Names of kpzoo's variables in published checkpoints.
 
-One function per source takes the path of a module of ours, such as "c2_0_reduce_bn", and answers the name of the same
-module there, such as "layer1.0.bn1", or None if that source has nothing like it.
+One function per source maps the path of a layer, such as "c2_0_reduce_bn", to the name of the same module in the
+checkpoint, such as "layer1.0.bn1", or to None if the checkpoint has no such module.
 """
 
 import re
@@ -28,7 +28,7 @@ SLIM_LEAVES: Mapping[str, str] = MappingProxyType(
     }
 )
 
-# The convolutions of residual blocks in the order in which all references number them.
+# Numbers of the convolutions of residual blocks, the same in all references.
 _BLOCK_PARTS = {"reduce": 1, "spatial": 2, "expand": 3, "first": 1, "second": 2}
 _MIMB_PARTS = {
     "image_squeeze": "fc.0",
@@ -41,21 +41,21 @@ _PART = rf"({'|'.join(_BLOCK_PARTS)}|shortcut)_(conv|bn)"
 
 
 def torch_key(path: str, module_of: Callable[[str], str | None]) -> str | None:
-    """Returns the PyTorch key of our variable `path`, such as "c2_0_reduce_bn/gamma"."""
+    """Returns the PyTorch key of a variable, given its path, such as "c2_0_reduce_bn/gamma"."""
     module, _, leaf = path.rpartition("/")
     name = module_of(module)
     return name and f"{name}.{TORCH_LEAVES[leaf]}"
 
 
 def slim_key(path: str, module_of: Callable[[str], str | None]) -> str | None:
-    """Returns the TF-slim variable name of our variable `path`."""
+    """Returns the TF-slim name of a variable, given its path."""
     module, _, leaf = path.rpartition("/")
     name = module_of(module)
     return name and f"{name}/{SLIM_LEAVES[leaf]}"
 
 
 def _index(op: str) -> int:
-    """The place of a convolution and its normalisation in PyTorch's sequences."""
+    """Index of a convolution or its batch normalisation in a PyTorch `Sequential`."""
     return 0 if op == "conv" else 1
 
 
@@ -66,7 +66,7 @@ def _torch_block(part: str, op: str) -> str:
 
 
 def resnet_module(module: str) -> str | None:
-    """torchvision's ResNets, and the trunks of all that keep its names."""
+    """torchvision's ResNets, and backbones with the same names."""
     if match := re.fullmatch(r"stem_(conv|bn)", module):
         return f"{match[1]}1"
     if match := re.fullmatch(rf"c(\d)_(\d+)_{_PART}", module):
@@ -93,12 +93,12 @@ def efficientnet_module(module: str) -> str | None:
 
 
 def pytorch_cpn_module(module: str) -> str | None:
-    """GengDavid's pytorch-cpn; its levels count from the coarsest, c5 = 0."""
+    """GengDavid's pytorch-cpn. Its levels are numbered from the coarsest, c5 = 0."""
     if (name := resnet_module(module)) is not None:
         return f"resnet.{name}"
     if match := re.fullmatch(r"global_c(\d)_(lateral|merge|predict|head)_(conv|bn)", module):
         level, part, op = 5 - int(match[1]), match[2], match[3]
-        if part == "merge":  # stands on the way out of the coarser level, behind its upsampling
+        if part == "merge":  # belongs to the coarser level there, after its upsampling
             return f"global_net.upsamples.{level - 1}.{1 if op == 'conv' else 2}"
         name = "laterals" if part == "lateral" else "predict"
         conv_index, bn_index = (3, 5) if part == "head" else (0, 1)
@@ -127,7 +127,7 @@ def hrnet_module(module: str) -> str | None:
         return f"layer1.{match[1]}.{_torch_block(match[2], match[3])}"
     if match := re.fullmatch(r"transition(\d)_(\d)_(conv|bn)", module):
         stage, branch, op = match.groups()
-        nested = "" if branch == "0" else ".0"  # a new branch could be several strides away, so it is a list of steps
+        nested = "" if branch == "0" else ".0"  # a new branch is a `Sequential` of steps there
         return f"transition{stage}.{branch}{nested}.{_index(op)}"
     if match := re.fullmatch(rf"stage(\d)_(\d)_branch(\d)_(\d)_{_PART}", module):
         stage, unit, branch, block, part, op = match.groups()
@@ -139,7 +139,7 @@ def hrnet_module(module: str) -> str | None:
 
 
 def mipnet_module(module: str) -> str | None:
-    """MIPNet's repository, for two instances: HRNet's names, and `layerN_se` or `stageN_se` for the MIMBs."""
+    """MIPNet's repository with two instances: HRNet's names, and `layerN_se` or `stageN_se` for MIMBs."""
     if match := re.fullmatch(r"(c|stage)(\d)_mimb_(\d)/(\w+)", module):
         kind, stage, branch, part = match.groups()
         place = f"layer{int(stage) - 1}" if kind == "c" else f"stage{stage}"
@@ -190,7 +190,7 @@ def hourglass_module(module: str) -> str | None:
 
 
 def tf_cpn_module(module: str) -> str | None:
-    """tf-cpn's TF-slim scopes, the depth in the trunk's left out; convolution and normalisation share one."""
+    """tf-cpn's TF-slim scopes, without the depth of the ResNet. A convolution and its normalisation share a scope."""
     scope = module.removesuffix("_conv").removesuffix("_bn")
     if scope == "stem":
         return "resnet_v1/conv1"
@@ -210,9 +210,9 @@ def tf_cpn_module(module: str) -> str | None:
 
 
 def from_torch(array: np.ndarray) -> np.ndarray:
-    """Turns PyTorch's layouts into Keras': convolutions OIHW → HWIO, deconvolutions IOHW → HWOI, linear OI → IO."""
+    """Converts PyTorch's layouts to Keras': convolutions OIHW → HWIO, deconvolutions IOHW → HWOI, linear OI → IO."""
     if array.ndim == 4:
-        return array.transpose(2, 3, 1, 0)  # the same move for both kinds; no kernel is flipped
+        return array.transpose(2, 3, 1, 0)  # the same for convolutions and deconvolutions; kernels are not flipped
     return array.T if array.ndim == 2 else array
 
 
@@ -224,7 +224,7 @@ def from_torch_depthwise(array: np.ndarray) -> np.ndarray:
 
 
 def keras_key(path: str) -> str | None:
-    """Returns the name of our variable `path` in the ResNet-50/101/152 of keras.applications (version 1)."""
+    """Returns the name of a variable in the ResNet-50/101/152 of keras.applications (version 1), given its path."""
     module, _, leaf = path.rpartition("/")
     if match := re.fullmatch(r"stem_(conv|bn)", module):
         return f"conv1_{match[1]}/{leaf}"

@@ -1,4 +1,4 @@
-"""Published checkpoints into models of the zoo: every variable filled, every tensor accounted for, or nothing done."""
+"""`load_weights`: loads weights files and published checkpoints into models."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -16,21 +16,21 @@ from kpzoo.weights.sources import SOURCES, Source, source_of
 
 HEADS = ("strict", "new")
 
-# Layers whose shape depends on the number of keypoints, and layers that single-instance networks lack.
+# Layers whose shape depends on the number of keypoints, and layers that only MIPNets have.
 _HEAD = re.compile(r"(head|global_c\d_head|refine_head|stack\d_score(_back)?)_(conv|bn)/.*")
 _MIMB = re.compile(r".*_mimb_\d/.*")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What went where.
+    """Result of `load_weights`.
 
     Args:
-        source: Key of `SOURCES`.
-        filled: Our variables' paths and the file's names of the tensors that fill them.
-        fresh: Variables that the file does not provide and that keep what they had, by intention.
-        ignored: Tensors of the file that were knowingly left aside, with the reason.
-        remarks: What else to know before using the weights.
+        source: Project that wrote the file, a key of `SOURCES`.
+        filled: Names of the file's tensors by the paths of the variables that were set to them.
+        fresh: Paths of variables that were left unchanged, as expected for this file.
+        ignored: Reasons by the names of tensors that were not used, as expected for this file.
+        remarks: Warnings, such as different settings in training.
     """
 
     source: str
@@ -40,29 +40,35 @@ class Report:
     remarks: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"{len(self.filled)} variables filled from files of {SOURCES[self.source].about}."]
+        lines = [f"{len(self.filled)} variables loaded, source: {SOURCES[self.source].about}."]
         if self.fresh:
-            lines.append(f"{len(self.fresh)} stay as they were: {_some(self.fresh)}.")
+            lines.append(f"{len(self.fresh)} variables not in the file, left unchanged: {_some(self.fresh)}.")
         for reason in sorted(set(self.ignored.values())):
             names = [name for name, why in self.ignored.items() if why == reason]
-            lines.append(f"{len(names)} tensors left aside as {reason}: {_some(names)}.")
+            lines.append(f"{len(names)} tensors of the file not used ({reason}): {_some(names)}.")
         return "\n".join([*lines, *self.remarks])
 
 
 def load_weights(
     model: keras.Model, weights: str | Path | Mapping[str, np.ndarray], source: str = "auto", head: str = "strict"
 ) -> Report:
-    """Fills a model from a published checkpoint, or leaves it untouched and says why the two do not fit.
+    """Loads a weights file or a published checkpoint into a model.
+
+    Every variable must get a tensor of its shape, and every tensor must be used, except for those that the report
+    lists. Otherwise an error is raised and the model is unchanged.
 
     Args:
-        model: A model of `kpzoo.build`, or a trunk of one.
+        model: A model from `kpzoo.build`, or its backbone.
         weights: A `.safetensors`, `.npz`, `.weights.h5`, `.pth` or `.pt` file, the prefix of a TensorFlow 1
-            checkpoint, or the arrays themselves by the names they have there.
-        source: A key of `SOURCES`, or "auto" to tell it by the names.
-        head: "strict", or "new" to keep the model's own heatmap heads, as for another number of keypoints.
+            checkpoint, or a dict of arrays with the names of the checkpoint.
+        source: Project that wrote the file, a key of `SOURCES`. "auto" detects it from the names of the tensors.
+        head: "strict" loads the heatmap heads; "new" leaves them unchanged, for a different number of keypoints.
 
     Returns:
-        What went where.
+        Which variables were loaded, and which tensors were not used.
+
+    Raises:
+        UserError: The file cannot be read, or does not fit the model.
     """
     if head not in HEADS:
         raise unknown("head", head, HEADS)
@@ -88,13 +94,13 @@ def load_weights(
         *_missing(plan, values),
         *_left_over(unused - set(ignored)),
         *_misshapen(values, shapes),
-        *([f"{len(texts)} arrays hold no numbers: {_some(texts)}"] if texts else []),
+        *([f"{len(texts)} arrays are not numeric: {_some(texts)}"] if texts else []),
         *_senseless(values),
     ]
     if problems:
         label = "the given arrays" if isinstance(weights, Mapping) else repr(str(weights))
         hints = [row.hint, _head_hint(plan, values, shapes)]
-        text = f"The weights in {label}, by their names of {row.about}, do not fit model {model.name!r}: "
+        text = f"The weights {label} (source: {row.about}) do not fit model {model.name!r}: "
         raise UserError(" ".join(filter(None, [f"{text}{'; '.join(problems)}.", *hints])))
     for variable in model.variables:
         if variable.path in values:
@@ -109,7 +115,7 @@ def load_weights(
 
 
 def _fresh(keys: Mapping[str, str | None], state: Mapping, row: Source, head: str) -> list[str]:
-    """Returns the variables that need no tensor: new heads, MIMBs a file has none of, all but the trunk for some."""
+    """Returns the variables that may lack a tensor: new heads, MIMBs, and all but the backbone for some sources."""
     has_mimbs = any(key in state for path, key in keys.items() if _MIMB.fullmatch(path))
     return [
         path
@@ -121,18 +127,18 @@ def _fresh(keys: Mapping[str, str | None], state: Mapping, row: Source, head: st
 
 
 def _of_others(model: keras.Model, metadata: Mapping[str, str], fresh: Iterable[str], head: str) -> Iterable[str]:
-    """Yields what a file of ours says about itself that does not suit the model, whatever the shapes are."""
+    """Yields contradictions between the metadata of a file written by kpzoo and the model."""
     written = metadata.get("kpzoo_version", __version__)
     if _release(written) > _release(__version__):
-        yield f"it was written by kpzoo {written}, and this is {__version__}: update kpzoo"
-    if (preset := getattr(model, "preset", None)) is None:  # a bare trunk
+        yield f"it was written by kpzoo {written}, which is newer than {__version__}: update kpzoo"
+    if (preset := getattr(model, "preset", None)) is None:  # a backbone
         return
     name = metadata.get("kpzoo_model", preset.name)
-    if name != preset.name and not fresh:  # a start for training, such as a MIPNet's from its twin, may be another's
-        yield f"it was written by a model {name!r}, and this is {preset.name!r}: build that one"
+    if name != preset.name and not fresh:  # initial weights for training may be of another model
+        yield f"it was written by model {name!r}, not {preset.name!r}"
     keypoints = ",".join(preset.skeleton.keypoints) if preset.skeleton else ""
     if head == "strict" and (theirs := metadata.get("kpzoo_keypoints", keypoints)) != keypoints:
-        yield f"its heatmaps are for {theirs}, the model's for {keypoints}: build with that skeleton"
+        yield f"its keypoints are {theirs}, the model's are {keypoints}: build with that skeleton"
 
 
 def _release(version: str) -> tuple[int, ...]:
@@ -141,19 +147,19 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _missing(plan: Mapping[str, str | None], values: Mapping) -> list[str]:
     if not plan:
-        return ["nothing in it belongs to this network"]
+        return ["no variable of the model has a counterpart in it"]
     names = [f"{path} ({key})" if key else path for path, key in plan.items() if path not in values]
-    return [f"{len(names)} of {len(plan)} variables have no tensor: {_some(names)}"] if names else []
+    return [f"{len(names)} of {len(plan)} variables are not in the file: {_some(names)}"] if names else []
 
 
 def _left_over(keys: Iterable[str]) -> list[str]:
     keys = sorted(keys)
-    return [f"{len(keys)} tensors have no place: {_some(keys)}"] if keys else []
+    return [f"{len(keys)} tensors of the file are not in the model: {_some(keys)}"] if keys else []
 
 
 def _misshapen(values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> list[str]:
     names = [
-        f"{path} is {shapes[path]}, the file's {tuple(value.shape)}"
+        f"{path} has {shapes[path]}, in the file {tuple(value.shape)}"
         for path, value in values.items()
         if tuple(value.shape) != shapes[path]
     ]
@@ -163,36 +169,36 @@ def _misshapen(values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) ->
 def _senseless(values: Mapping[str, np.ndarray]) -> list[str]:
     broken = [path for path, value in values.items() if value.dtype.kind != "f" or not np.isfinite(value).all()]
     negative = [path for path, value in values.items() if path.endswith("moving_variance") and (value < 0).any()]
-    problems = [f"{len(broken)} tensors hold NaN, infinity or no floats: {_some(broken)}"] if broken else []
+    problems = [f"{len(broken)} tensors contain NaN or infinity, or are not floats: {_some(broken)}"] if broken else []
     return [*problems, *([f"{len(negative)} variances are negative: {_some(negative)}"] if negative else [])]
 
 
 def _head_hint(plan: Mapping, values: Mapping[str, np.ndarray], shapes: Mapping[str, tuple]) -> str:
-    """Returns the way out if only heads stand between the file and the model."""
+    """Returns a hint if only the heads do not fit."""
     wrong = [path for path in plan if path not in values or tuple(values[path].shape) != shapes[path]]
     heads = [path for path in wrong if _HEAD.fullmatch(path)]
-    return "For another number of keypoints pass `head='new'`." if heads and heads == wrong else ""
+    return "For a different number of keypoints, pass head='new'." if heads and heads == wrong else ""
 
 
 def _remarks(model: keras.Model, row: Source, metadata: Mapping[str, str]) -> Iterable[str]:
     if row.remark:
         yield row.remark
-    if (preset := getattr(model, "preset", None)) is None:  # a bare trunk
+    if (preset := getattr(model, "preset", None)) is None:  # a backbone
         return
     pixels = preset.normalization
     if row.pixels and pixels is not None and pixels not in row.pixels:
         yield (
-            f"They were trained with pixels normalised by {' or '.join(map(repr, row.pixels))}, and this model "
-            f"normalises by {pixels!r}. Build it with `normalization={row.pixels[0]!r}` to use them without training."
+            f"The weights were trained with normalization {' or '.join(map(repr, row.pixels))}, but the model uses "
+            f"{pixels!r}. To use them without training, build the model with `normalization={row.pixels[0]!r}`."
         )
     name = metadata.get("kpzoo_model", preset.name)
     if name != preset.name:
-        yield f"The file was written by a model {name!r}."
+        yield f"The weights were trained with model {name!r}."
     ours = describe(model)
     labels = {"kpzoo_image_hw": "image size", "kpzoo_normalization": "normalization", "kpzoo_options": "options"}
     for key, label in labels.items():
         if (theirs := metadata.get(key, ours[key])) != ours[key]:
-            yield f"The file's model was built with the {label} {theirs}, this one with {ours[key]}."
+            yield f"The weights were trained with {label} {theirs}, but the model has {ours[key]}."
 
 
 def _some(names: Iterable[str], count: int = 3) -> str:

@@ -1,7 +1,7 @@
-"""PyTorch's files without PyTorch, and without running what a pickle asks for.
+"""Reads PyTorch files without PyTorch, and without executing the pickle.
 
-A pickle is a program. The few functions that rebuild tensors are replaced by ours, bookkeeping objects of well-known
-packages by empty stand-ins, and anything else is refused before it is looked up: nothing is ever imported.
+A pickle can call any function. Here the functions that rebuild tensors are replaced, objects of well-known packages
+become empty placeholders, and everything else raises an error. Nothing is imported.
 """
 
 import io
@@ -21,7 +21,7 @@ from kpzoo.errors import UserError
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before PyTorch 1.6
 LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 
-# What training scripts leave beside the weights: configurations, histories, optimizer states.
+# Packages of objects that training scripts store beside the weights: configurations, histories, optimizer states.
 BOOKKEEPING = (
     "numpy",
     "argparse",
@@ -35,10 +35,10 @@ BOOKKEEPING = (
     "yacs",
 )
 
-# And single helpers of Python's own, for byte strings and sets; they too become stand-ins.
+# Functions of Python's standard library, for byte strings and sets. They also become placeholders.
 HELPERS = {("_codecs", "encode"), ("builtins", "set"), ("__builtin__", "set"), ("builtins", "complex")}
 
-MAX_MEMO = 1_000_000  # objects that one pickle may remember; HRNet-W48 with its optimizer has 60,000
+MAX_MEMO = 1_000_000  # largest memo index in a pickle; HRNet-W48 with its optimizer has 60,000
 
 _BFLOAT16 = "bfloat16"
 _STORAGES: Mapping[str, Any] = {
@@ -56,7 +56,7 @@ _STORAGES: Mapping[str, Any] = {
 
 
 class StandIn:
-    """Takes the place of an object that has nothing to do with weights."""
+    """Placeholder of an object that is not part of the weights."""
 
     def __init__(self, *args, **kwargs):
         pass
@@ -81,7 +81,7 @@ class StandIn:
 
 
 class Storage(NamedTuple):
-    """A run of numbers elsewhere in the file."""
+    """Reference to an array of values in the file."""
 
     kind: Any
     key: str
@@ -90,7 +90,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-    """A view into a storage, resolved once the pickle has been read."""
+    """A view into a storage, resolved after the pickle has been read."""
 
     storage: Storage
     offset: int
@@ -98,14 +98,16 @@ class Tensor(NamedTuple):
     strides: tuple[int, ...]
 
     def resolve(self, bytes_of: Callable[[str], bytes]) -> np.ndarray:
-        """Returns the array; bfloat16 becomes float32."""
+        """Returns the array. bfloat16 is converted to float32."""
         kind = np.uint16 if self.storage.kind == _BFLOAT16 else self.storage.kind
         data = np.frombuffer(bytes_of(self.storage.key), np.dtype(kind).newbyteorder("<"))
         first = self.storage.offset + self.offset
         last = first + sum((side - 1) * step for side, step in zip(self.shape, self.strides, strict=True))
         size = math.prod(self.shape)
         if min((first, *self.shape, *self.strides)) < 0 or size > len(data) or (size and last >= len(data)):
-            raise UserError(f"A tensor of shape {self.shape} reaches beyond its storage of {len(data)} numbers.")
+            raise UserError(
+                f"A tensor of shape {self.shape} exceeds its storage of {len(data)} values. Download the file again."
+            )
         steps = tuple(step * data.itemsize for step in self.strides)
         array = np.lib.stride_tricks.as_strided(data[first:], self.shape, steps).copy()
         if self.storage.kind == _BFLOAT16:
@@ -115,7 +117,7 @@ class Tensor(NamedTuple):
 
 def _rebuild_tensor(storage, offset, shape, strides, *_):
     if not isinstance(storage, Storage):
-        raise UserError("A tensor has no storage.")
+        raise UserError("A tensor has no storage. Download the file again.")
     return Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -132,7 +134,7 @@ _REBUILDERS: Mapping[tuple[str, str], Callable] = {
 
 
 class RestrictedUnpickler(pickle.Unpickler):
-    """Reads dicts, lists, numbers, strings and tensors, and remembers the storages it met."""
+    """Unpickles dicts, lists, numbers, strings and tensors, and collects their storages."""
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, encoding="utf-8")
@@ -145,7 +147,7 @@ class RestrictedUnpickler(pickle.Unpickler):
             return _STORAGES[name]
         if module.split(".")[0] in BOOKKEEPING or (module, name) in HELPERS:
             return StandIn
-        raise UserError(f"The file asks to run {module}.{name}, which no weights need. It was not run.")
+        raise UserError(f"The file calls {module}.{name}, which weights do not need. The call was blocked.")
 
     def persistent_load(self, pid):
         if not isinstance(pid, tuple) or not pid or pid[0] != "storage":
@@ -156,19 +158,19 @@ class RestrictedUnpickler(pickle.Unpickler):
 
 
 class TorchFile(NamedTuple):
-    """What a file holds, `Tensor`s in place of arrays, and where their numbers are."""
+    """Content of a file, with `Tensor`s instead of arrays, and a function that returns the bytes of a storage."""
 
     content: Any
     bytes_of: Callable[[str], bytes]
 
 
 def load_pickle(file: BinaryIO) -> tuple[Any, dict[str, Storage]]:
-    """Returns the next pickle of a file and the storages it names."""
+    """Reads the next pickle of a file. Returns its content and storages."""
     start = file.tell()
     for opcode, argument, _ in pickletools.genops(file):
-        # Python's unpickler makes room for the highest index it is told, gigabytes for a few bytes of pickle.
+        # Python's unpickler allocates memory for the highest index: gigabytes for a pickle of a few bytes.
         if opcode.name.endswith("PUT") and int(argument) > MAX_MEMO:
-            raise UserError("The file's pickle remembers more objects than weights have.")
+            raise UserError(f"The file's pickle has a memo index above {MAX_MEMO:,}, more than weights need.")
     file.seek(start)
     unpickler = RestrictedUnpickler(file)
     return unpickler.load(), unpickler.storages
@@ -180,7 +182,7 @@ def read_torch_zip(path: Path) -> TorchFile:
         [pickled] = [name for name in archive.namelist() if name.split("/")[-1] == "data.pkl"]
         folder = pickled[: -len("data.pkl")]
         if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-            raise UserError(f"{str(path)!r} is a compressed archive, which PyTorch does not write.")
+            raise UserError(f"{str(path)!r} is a compressed archive. PyTorch writes uncompressed ones.")
         order = archive.read(f"{folder}byteorder") if f"{folder}byteorder" in archive.namelist() else b"little"
         _check_byte_order(path, order == b"little")
         content, storages = load_pickle(io.BytesIO(archive.read(pickled)))
@@ -189,8 +191,8 @@ def read_torch_zip(path: Path) -> TorchFile:
 
 
 def read_torch_legacy(path: Path) -> TorchFile:
-    """Reads a file of PyTorch before 1.6: pickles in a row, then the numbers."""
-    with io.BytesIO(path.read_bytes()) as file:  # in memory a promised length costs nothing, from a disk it does
+    """Reads a file of PyTorch before 1.6: a sequence of pickles, then the values."""
+    with io.BytesIO(path.read_bytes()) as file:  # in memory, reading with a wrong length allocates nothing
         magic, _ = load_pickle(file)
         load_pickle(file)  # version of the protocol
         system, _ = load_pickle(file)
@@ -205,15 +207,17 @@ def read_torch_legacy(path: Path) -> TorchFile:
 
 def _check_byte_order(path: Path, little: bool) -> None:
     if not little:
-        raise UserError(f"{str(path)!r} was written on a big-endian machine. Save it anew on another.")
+        raise UserError(f"{str(path)!r} was written on a big-endian machine. Save it again on a little-endian one.")
 
 
 def _read_storage(file: BinaryIO, storage: Storage) -> bytes:
     count = int.from_bytes(file.read(8), "little", signed=True)
     kind = np.uint16 if storage.kind == _BFLOAT16 else storage.kind
     if count != storage.count:
-        raise UserError(f"Storage {storage.key} holds {count} numbers, {storage.count} were announced.")
+        raise UserError(
+            f"Storage {storage.key} has {count} values instead of {storage.count}. Download the file again."
+        )
     data = file.read(count * np.dtype(kind).itemsize)
     if len(data) != count * np.dtype(kind).itemsize:
-        raise UserError(f"The file ends within storage {storage.key}. Fetch it again.")
+        raise UserError(f"The file ends within storage {storage.key}. Download it again.")
     return data

@@ -1,7 +1,7 @@
-"""Published weights of the zoo: a row for each file, fetched once, and verified before anything reads it.
+"""Published weights: a table of files, which are downloaded once and verified before they are read.
 
-Small files come with the package. Others lie in `$KPZOO_HOME`, or in `~/.cache/kpzoo`; with `KPZOO_OFFLINE=1` nothing
-is ever fetched.
+Small files are part of the package. Others are cached in `$KPZOO_HOME`, by default `~/.cache/kpzoo`. With
+`KPZOO_OFFLINE=1` nothing is downloaded.
 """
 
 import hashlib
@@ -18,25 +18,25 @@ from kpzoo.errors import UserError, unknown
 from kpzoo.progress import Progress
 
 CHUNK = 1 << 20  # bytes
-SHIPPED = "shipped"  # folder of the package
-TIMEOUT = 30  # seconds without a byte before a download counts as failed
+SHIPPED = "shipped"  # folder in the package
+TIMEOUT = 30  # seconds without data until a download fails
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A published weights file of one model, with the evidence of what it is worth.
+    """A published weights file and how it was trained.
 
     Args:
         model: Name of the model.
-        url: Where the file lies, or its name alone if it comes with the package; `.weights.h5` or `.safetensors`.
-        sha256: Full digest of the file, 64 hexadecimal digits.
-        image_hw: (height, width) of the crops that it was trained with.
-        skeleton: Name of its keypoints; None for a person detector.
-        options: The builder's options that it was built with.
-        license: Terms of use of the file.
-        origin: "trained here", or what it was converted from.
-        recipe: The recipe that trained it: a page, or a page and the name of a run, "recipes/hrnet.py NAME".
-        metrics: The committed file that proves its figures.
+        url: URL of the file, or its name if it is part of the package; `.weights.h5` or `.safetensors`.
+        sha256: SHA-256 digest of the file, 64 hexadecimal digits.
+        image_hw: (height, width) of crops in training.
+        skeleton: Name of the skeleton; None for a person detector.
+        options: Options of the model.
+        license: Terms of use.
+        origin: "trained here", or the file that it was converted from.
+        recipe: The recipe of the training: a file, or a file and the name of a run, "recipes/hrnet.py NAME".
+        metrics: File in the repository with the evaluation results.
     """
 
     model: str
@@ -61,13 +61,13 @@ class Weights:
 
     @property
     def is_shipped(self) -> bool:
-        """Whether the file comes with the package."""
+        """Whether the file is part of the package."""
         return "/" not in self.url
 
 
 LSPET = "research use: photos and labels of Leeds Sports Pose Extended, please cite Johnson and Everingham, CVPR 2011"
 
-# Tag -> row; a tag is never used again.
+# By tag. Tags are never reused.
 ROWS: dict[str, Weights] = {
     "cpn_nano.lspet_128x128_v1": Weights(
         model="cpn_nano",
@@ -97,20 +97,23 @@ ROWS: dict[str, Weights] = {
 
 
 def tags_of(model: str) -> tuple[str, ...]:
-    """Returns the tags of a model's published weights."""
+    """Returns the tags of the published weights of a model."""
     return tuple(sorted(tag for tag, row in ROWS.items() if row.model == model))
 
 
 def home() -> Path:
-    """Returns the folder that fetched files lie in."""
+    """Returns the folder of downloaded files."""
     return Path(os.environ.get("KPZOO_HOME") or Path.home() / ".cache" / "kpzoo")
 
 
 def fetch(tag: str) -> Path:
-    """Returns the verified file of a tag; fetches it where it is not there yet.
+    """Returns the path of a published weights file, after downloading it if necessary and verifying its digest.
+
+    Args:
+        tag: Tag of the weights, a key of `ROWS`.
 
     Raises:
-        UserError: no such tag, no way to fetch the file, or a file with another digest.
+        UserError: Unknown tag, failed download, or a file with a different digest.
     """
     if tag not in ROWS:
         raise unknown("weights tag", tag, ROWS)
@@ -120,10 +123,10 @@ def fetch(tag: str) -> Path:
     path = home() / row.file_name
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock").open("w") as lock:
-        files.hold(lock)  # one process fetches
+        files.hold(lock)  # only one process downloads
         if path.exists() and not _is_right(path, row):
             path.unlink()
-            print(f"{path} was not the file of {tag!r} (SHA-256 differs) and has been removed.", file=sys.stderr)
+            print(f"Removed {path}, which is not the file of {tag!r} (SHA-256 differs).", file=sys.stderr)
         if not path.exists():
             _download(tag, row, path)
     return path
@@ -132,7 +135,7 @@ def fetch(tag: str) -> Path:
 def _shipped(tag: str, row: Weights) -> Path:
     path = Path(str(resources.files("kpzoo"))) / SHIPPED / row.file_name
     if not path.exists() or not _is_right(path, row):
-        raise UserError(f"The weights {tag!r} that came with kpzoo are damaged or gone: {path}. Install kpzoo anew.")
+        raise UserError(f"The weights {tag!r} in the package are damaged or missing: {path}. Reinstall kpzoo.")
     return path
 
 
@@ -142,21 +145,21 @@ def _is_right(path: Path, row: Weights) -> bool:
 
 
 def _download(tag: str, row: Weights, path: Path) -> None:
-    advice = f"Put the file of SHA-256 {row.sha256} there by hand: {path}."
+    advice = f"Or put the file with SHA-256 {row.sha256} at {path}."
     if os.environ.get("KPZOO_OFFLINE", "") not in ("", "0"):
         raise UserError(f"The weights {tag!r} are not in {str(home())!r}, and KPZOO_OFFLINE is set. {advice}")
     with files.written_whole(path) as part:
         try:
             with urllib.request.urlopen(row.url, timeout=TIMEOUT) as answer, part.open("wb") as file:
-                _copy(answer, file, f"fetched {row.file_name}:")
+                _copy(answer, file, f"downloaded {row.file_name}:")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:  # `urllib.error.URLError` is one
             reason = getattr(error, "reason", None) or error
-            raise UserError(f"The weights {tag!r} cannot be fetched from {row.url}: {reason}. {advice}") from None
+            raise UserError(f"The weights {tag!r} cannot be downloaded from {row.url}: {reason}. {advice}") from None
         if not _is_right(part, row):
-            given = f"{row.url} gave {part.stat().st_size:,} bytes"
-            raise UserError(f"{given} that are not the weights {tag!r} (SHA-256 differs). {advice}")
+            given = f"{row.url} returned {part.stat().st_size:,} bytes"
+            raise UserError(f"{given}, which are not the weights {tag!r} (SHA-256 differs). {advice}")
 
 
 def _copy(answer, file, label: str) -> None:

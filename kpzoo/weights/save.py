@@ -1,4 +1,4 @@
-"""Weights of the zoo's models as files that say whose they are."""
+"""Writes weights files with metadata that describe the model."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -13,17 +13,23 @@ from kpzoo.pose_model import PoseModel
 from kpzoo.skeletons import Skeleton
 from kpzoo.weights.files import H5_START, safetensors_header
 
-# Arguments of `kpzoo.build` that are no options of a model.
+# Arguments of `kpzoo.build` that are not options of a model.
 NAMED = ("name", "image_hw", "skeleton", "weights", "normalization")
 
 
 def save_weights(model: PoseModel, path: str | Path, *, half: bool = False) -> Path:
-    """Writes a model's variables, under their own names, and what the model was built as.
+    """Writes the variables of a model, by their paths, and metadata that describe the model.
 
     Args:
-        model: A model of `kpzoo.build`.
-        path: Ends in `.weights.h5`, `.safetensors` or `.npz`. The last carries no description of the model.
-        half: Whether kernels are rounded to float16, for half the size; `.safetensors` alone.
+        model: A model from `kpzoo.build`.
+        path: Path of the file, ending in `.weights.h5`, `.safetensors` or `.npz` (which has no metadata).
+        half: Whether to round kernels to float16, for half the size; for `.safetensors` only.
+
+    Returns:
+        Path of the file.
+
+    Raises:
+        UserError: The file name is not supported, the folder does not exist, or the file cannot be written.
     """
     path = Path(path).expanduser()
     writer = writer_of(path, half)
@@ -33,20 +39,20 @@ def save_weights(model: PoseModel, path: str | Path, *, half: bool = False) -> P
 
 
 def writer_of(path: str | Path, half: bool = False) -> Callable[[PoseModel, Path], None]:
-    """Returns what writes a weights file of that name, or says why none can be there."""
+    """Returns the function that writes a weights file of this name, or raises an error."""
     path = Path(path).expanduser()
     if half and path.suffix != ".safetensors":
-        raise UserError(f"Weights of half size are written as .safetensors. Received: {str(path)!r}.")
+        raise UserError(f"float16 weights must be written to a .safetensors file. Received: {str(path)!r}.")
     writer = next((writer for suffix, writer in _WRITERS.items() if path.name.endswith(suffix)), None)
     if writer is None:
-        raise UserError(f"A weights file ends in {', '.join(_WRITERS)}. Received: {str(path)!r}.")
+        raise UserError(f"The name of a weights file must end in {', '.join(_WRITERS)}. Received: {str(path)!r}.")
     if not path.parent.is_dir():
-        raise UserError(f"There is no folder {str(path.parent)!r} to write {path.name!r} to.")
+        raise UserError(f"Cannot write {path.name!r}: the folder {str(path.parent)!r} does not exist. Create it first.")
     return _write_half if half else writer
 
 
 def describe(model: PoseModel) -> dict[str, str]:
-    """Returns what files of ours tell about their model; `build_arguments` makes the model's arguments of it."""
+    """Returns the metadata of a model's weights files. `build_arguments` converts them to arguments of `build`."""
     preset = model.preset
     return {
         "kpzoo_model": preset.name,
@@ -67,9 +73,9 @@ def _describe_skeleton(skeleton: Skeleton) -> dict[str, str]:
 
 
 def read_description(path: str | Path) -> dict[str, str]:
-    """Returns what a file of ours tells about its model without reading its arrays; of any other file, nothing.
+    """Returns the metadata of a file written by `save_weights`, without reading its arrays.
 
-    A file that cannot be read tells nothing either: `read_state` says what is wrong with it.
+    The result is empty for any other file, also if it cannot be read: `read_state` reports what is wrong.
     """
     path = Path(path).expanduser()
     try:
@@ -82,11 +88,11 @@ def read_description(path: str | Path) -> dict[str, str]:
 
 
 def build_arguments(description: Mapping[str, str]) -> dict:
-    """Returns the arguments of `kpzoo.build`, but for name and weights, for the model that a file of ours tells of."""
+    """Converts the metadata of a weights file to arguments of `kpzoo.build`, without `name` and `weights`."""
     try:
         arguments = dict(json.loads(description.get("kpzoo_options", "{}")))
         if strange := sorted(set(arguments) & set(NAMED)):
-            raise ValueError(f"{strange[0]!r} is no option of a model")
+            raise ValueError(f"{strange[0]!r} is not an option of a model")
         if "kpzoo_image_hw" in description:
             height, width = map(int, description["kpzoo_image_hw"].split("x"))
             arguments["image_hw"] = (height, width)
@@ -97,9 +103,7 @@ def build_arguments(description: Mapping[str, str]) -> dict:
             if not isinstance(arguments["normalization"], str | None):
                 raise ValueError(f"normalization {arguments['normalization']!r}")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UserError(
-            f"The weights file says about its model what cannot be read: {error}. Fetch it again."
-        ) from None
+        raise UserError(f"The metadata of the weights file are invalid: {error}. Download it again.") from None
     return arguments
 
 
@@ -123,15 +127,15 @@ def _write_h5(model: PoseModel, path: Path) -> None:
 
 
 def _write_half(model: PoseModel, path: Path) -> None:
-    """Writes kernels as float16; vectors are few, and variances may be too large for it: they stay float32."""
+    """Writes kernels as float16. Vectors stay float32: they are small, and variances may exceed float16."""
     arrays = _arrays(model)
     large = [name for name, array in arrays.items() if array.ndim > 1 and np.abs(array).max() > np.finfo("f2").max]
     if large:
-        raise UserError(f"Variable {large[0]!r} has values too large for float16. Write the weights in full size.")
+        raise UserError(f"Variable {large[0]!r} has values too large for float16. Write the weights in float32.")
     _write_safetensors(model, path, {name: array.astype("f2") for name, array in arrays.items() if array.ndim > 1})
 
 
-# Not the `safetensors` package, which writes the metadata in random order: the same weights would have other digests.
+# The `safetensors` package writes metadata in random order, so that the digest of equal weights would change.
 def _write_safetensors(model: PoseModel, path: Path, rounded: Mapping[str, np.ndarray] | None = None) -> None:
     arrays, header, offset = {**_arrays(model), **(rounded or {})}, {"__metadata__": describe(model)}, 0
     for name, array in arrays.items():

@@ -1,4 +1,4 @@
-"""Which projects' checkpoints load, how each is told by its keys, and what of it is left aside."""
+"""Projects whose checkpoints can be loaded: how they are detected, and which tensors are not used."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -11,7 +11,7 @@ import numpy as np
 from kpzoo.errors import UserError, unknown
 from kpzoo.weights import keys
 
-_COUNTERS = (r"(.*\.)?num_batches_tracked", "counter of batches")
+_COUNTERS = (r"(.*\.)?num_batches_tracked", "batch counter")
 _CLASSIFIER = "ImageNet classifier"
 
 KERAS_EPSILON, TORCH_EPSILON = 1.001e-5, 1e-5  # of the batch normalisations in keras.applications and here
@@ -19,21 +19,21 @@ KERAS_EPSILON, TORCH_EPSILON = 1.001e-5, 1e-5  # of the batch normalisations in 
 
 @dataclass(frozen=True)
 class Source:
-    """A family of published files.
+    """A project that publishes checkpoints.
 
     Args:
-        about: Whose files these are.
-        key_of: From the path of our variable to the key of its tensor; None if there is none.
-        to_keras: From the file's layout of a tensor to Keras'.
-        mark: Pattern of a key that only files of this source have; sources are tried in order.
-        ignored: Patterns of keys that are knowingly left aside, with the reason.
-        trunk_only: Whether the file is a start for training: only the trunk is filled, the rest stays fresh.
-        with_mimbs: Whether such a file fills MIMBs; others leave all of them fresh.
-        pixels: The normalisations that such files were trained with; empty if the file's model decides.
-        renamed: Pattern and replacement that bring keys of all versions to one form.
-        hint: What to do when a file does not fit.
-        remark: What the user should know about every file of this source.
-        prepare: Brings the tensors, by canonical key, to what our layers hold.
+        about: Description of the project.
+        key_of: Function from the path of a variable to the key of its tensor, None if it has none.
+        to_keras: Function from the checkpoint's layout of a tensor to Keras'.
+        mark: Pattern of keys that identify the source. Sources are tried in order.
+        ignored: Patterns of keys of tensors that are not used, each with the reason.
+        trunk_only: Whether files contain weights of the backbone only, as initial weights for training.
+        with_mimbs: Whether files contain weights of MIMBs. Otherwise MIMBs are left unchanged.
+        pixels: Pixel normalizations of the project. Empty if they depend on the model.
+        renamed: Pattern and replacement that convert keys of all versions to the canonical form.
+        hint: Advice if a file does not fit.
+        remark: Warning for all files of the source.
+        prepare: Function that converts the tensors, by canonical key, to those of kpzoo's layers.
     """
 
     about: str
@@ -50,7 +50,7 @@ class Source:
     prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = dict
 
     def reason_to_ignore(self, key: str) -> str | None:
-        """Returns why a tensor of such a file is not used, None if it has to be."""
+        """Returns why a tensor is not used, or None if it must be used."""
         return next((reason for pattern, reason in self.ignored if re.fullmatch(pattern, key)), None)
 
     def canonical(self, key: str) -> str:
@@ -62,9 +62,9 @@ def _torch(module_of: Callable[[str], str | None]) -> dict:
 
 
 def _without_biases(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Folds the biases of convolutions, and the larger epsilon, of keras.applications into batch statistics.
+    """Folds the convolutions' biases and the larger epsilon of keras.applications into the batch statistics.
 
-    A bias in front of a batch normalisation shifts its mean, so the function stays the same.
+    A bias before a batch normalisation shifts its mean, so the network is equivalent.
     """
     folded = {}
     for key, value in state.items():
@@ -80,7 +80,7 @@ def _without_biases(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 SOURCES: Mapping[str, Source] = MappingProxyType(
     {
         "kpzoo": Source(
-            about="this project",
+            about="kpzoo",
             key_of=str,
             to_keras=np.asarray,
             mark=r"(stem|stem1|entry)_conv/kernel",
@@ -93,12 +93,12 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             mark=r"resnet_v1/.*|lateral/res5/weights",
             ignored=(
                 (r".*/(Adam|Adam_1|Momentum)|(.*/)?beta[12]_power", "optimizer state"),
-                (r"(.*/)?global_step|.*learning_rate.*", "counter of steps"),
+                (r"(.*/)?global_step|.*learning_rate.*", "step counter"),
                 (r"resnet_v1/logits/.*|.*mean_rgb", _CLASSIFIER),
             ),
             pixels=("cpn_bgr",),
             renamed=(r"^resnet_v1_\d+/", "resnet_v1/"),
-            hint="It needs a CPN of `flavour='official'`.",
+            hint="Build a CPN with flavour='official'.",
         ),
         "pytorch-cpn": Source(
             about="GengDavid's pytorch-cpn",
@@ -106,15 +106,15 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             mark=r"global_net\..*",
             ignored=(_COUNTERS, (r"resnet\.fc\..*", _CLASSIFIER)),
             pixels=("cpn_rgb",),
-            hint="It needs a CPN of `flavour='pytorch'`.",
+            hint="Build a CPN with flavour='pytorch'.",
         ),
         "mipnet": Source(
-            about="MIPNet's repository, two instances",
+            about="MIPNet's repository",
             **_torch(keys.mipnet_module),
             mark=r"(layer|stage)\d_se\..*",
             with_mimbs=True,
             pixels=("imagenet_rgb", "imagenet_bgr"),
-            hint="It needs a MIPNet of two instances with the same `mimb_stages=`.",
+            hint="Build a MIPNet with two instances and the same `mimb_stages`.",
         ),
         "mmpose": Source(
             about="mmpose, top-down heatmap models",
@@ -123,7 +123,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             ignored=(
                 _COUNTERS,
                 (r"data_preprocessor\..*", "pixel statistics"),
-                (r"backbone\.inters\.\d\..*", "block towards a stack that does not exist"),
+                (r"backbone\.inters\.\d\..*", "unused block after the last stack"),
             ),
             pixels=("imagenet_rgb",),
             renamed=(r"^(module\.)*(keypoint_)?(?=backbone|head)", ""),
@@ -171,8 +171,8 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             trunk_only=True,
             pixels=("caffe_bgr",),
             remark=(
-                "These weights come from a ResNet whose stages halve in their first 1x1 convolution; here the 3x3 "
-                "does. Up to c2 the features are the same; from c3 on they are a start for training, not equal."
+                "The ResNets of keras.applications have strides in 1x1 convolutions, kpzoo's in 3x3 convolutions. "
+                "Features are equal up to c2. From c3 on, use the weights as initial weights for training only."
             ),
         ),
     }
@@ -180,19 +180,19 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
 
 
 def detect(names: Iterable[str]) -> str:
-    """Returns the source of a file by its keys."""
+    """Detects the source of a checkpoint from the names of its tensors."""
     names = list(names)
     for source, row in SOURCES.items():
         if any(re.fullmatch(row.mark, row.canonical(name)) for name in names):
             return source
     raise UserError(
-        f"These are not weights of a known project. Received {len(names)} tensors such as {sorted(names)[:3]}. "
-        f"Known sources are {', '.join(SOURCES)}."
+        f"The names of the weights match no known source: {', '.join(SOURCES)}. "
+        f"Received {len(names)} tensors such as {sorted(names)[:3]}."
     )
 
 
 def source_of(name: str, names: Iterable[str]) -> str:
-    """Returns the source that the user named, or for "auto" the one that the keys tell."""
+    """Returns the source of this name; "auto" detects it from the names of the tensors."""
     if name == "auto":
         return detect(names)
     if name not in SOURCES:
