@@ -36,13 +36,13 @@ def hardest(errors: tf.Tensor, top_k: int) -> tf.Tensor:
     """
     num_keypoints = errors.shape[-1]
     if num_keypoints is not None and top_k > num_keypoints:
-        raise UserError(f"`top_k` must be at most {num_keypoints}, the number of keypoints. Received: {top_k}.")
+        raise UserError(f"`top_k=` must be at most {num_keypoints}, the number of keypoints. Received: {top_k}.")
     return tf.reduce_sum(tf.math.top_k(errors, top_k, sorted=False).values, axis=-1) / top_k
 
 
 def _checked_top_k(top_k: int) -> int:
     if not isinstance(top_k, int) or top_k < 1:
-        raise UserError(f"`top_k` must be an integer of at least 1. Received: {top_k!r}.")
+        raise UserError(f"`top_k=` must be an integer of at least 1. Received: {top_k!r}.")
     return top_k
 
 

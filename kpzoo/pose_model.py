@@ -103,7 +103,7 @@ class ZooModel(keras.Model):
         super().compile(*args, jit_compile=jit_compile, **kwargs)
         if self.loss is not None and not callable(self.loss):
             raise UserError(
-                f"The loss of model {self.name!r} must be {self.losses_are}, or a callable of (targets, outputs). "
+                f"`loss=` of model {self.name!r} must be {self.losses_are}, or a callable of (targets, outputs). "
                 f"Received: {self.loss!r}."
             )
         for metric in [*self._metrics]:  # Keras keeps the metrics of an earlier `compile`
@@ -298,9 +298,10 @@ def over_replicas(gradients: list, optimizer: keras.optimizers.Optimizer) -> lis
         return gradients
     if inner.clipnorm or inner.clipvalue:
         raise UserError(
-            f"`clipnorm` and `clipvalue` are not supported on {context.num_replicas_in_sync} replicas: they would clip "
-            f"each replica's gradients separately. Received: clipnorm={inner.clipnorm}, clipvalue={inner.clipvalue}. "
-            "Use `global_clipnorm`, or one device."
+            f"`clipnorm=` and `clipvalue=` are not supported on {context.num_replicas_in_sync} replicas, as each would "
+            f"clip its own gradients. Received: clipnorm={inner.clipnorm}, clipvalue={inner.clipvalue}.",
+            "Use `global_clipnorm=`.",
+            "Or use one device.",
         )
     if not (limit or scales):
         return gradients

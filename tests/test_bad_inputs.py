@@ -751,7 +751,7 @@ def test_weights_that_are_not_finite_are_refused(model, tmp_path, bad):
     name = next(name for name in arrays if name.endswith("gamma"))
     arrays[name] = np.full_like(arrays[name], bad)
     np.savez(tmp_path / "bad.npz", **arrays)
-    check_refused_and_unchanged(model, tmp_path / "bad.npz", f"NaN, infinity or no floats: {name}")
+    check_refused_and_unchanged(model, tmp_path / "bad.npz", f"NaN or infinity, or are not floats: {name}")
 
 
 class Command:

@@ -361,7 +361,7 @@ def test_hourglass_52_of_mmpose_has_its_published_size_but_for_an_unused_block()
         ("dilated_tiny", dict(trunk_stride=2), "`trunk_stride=` must be 4, 8, 16 or 32"),
         ("simplebaseline_tiny", dict(deconvs=(8,)), "3 deconvolutions"),
         ("simplebaseline_tiny", dict(blocks=(1, 1)), "must have 4 entries"),
-        ("hourglass_tiny", dict(num_stacks=0), "`num_stacks` .* must be a positive integer"),
+        ("hourglass_tiny", dict(num_stacks=0), "`num_stacks=` .* must be a positive integer"),
         ("hourglass_tiny", dict(depth=5), "multiples of 128"),
         ("hourglass_corner_tiny", dict(widths=(8,)), "one entry per level"),
     ],

@@ -108,7 +108,7 @@ def build_corner_hourglass(
     """
     if len(widths) != len(blocks) or len(widths) < 2:
         raise UserError(
-            f"`widths` and `blocks` must have one entry per level, at least two. "
+            f"`widths=` and `blocks=` must have one entry per level, at least two. "
             f"Received: {list(widths)}, {list(blocks)}."
         )
     _check(image_hw, len(widths) - 1)
@@ -160,7 +160,7 @@ def stacked(maps: Sequence) -> dict:
 def _check(image_hw: tuple[int, int], depth: int) -> None:
     if depth < 1 or any(side % _multiple(depth) for side in image_hw):
         raise UserError(
-            f"`image_hw` of an hourglass of depth {depth} must be multiples of {_multiple(depth)}. "
+            f"`image_hw=` of an hourglass of depth {depth} must be multiples of {_multiple(depth)}. "
             f"Received: {image_hw}."
         )
 

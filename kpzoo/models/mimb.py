@@ -48,14 +48,14 @@ class MIMB(layers.Layer):
         if len(input_shape) != 2 or len(input_shape[0]) != 4 or len(input_shape[1]) != 2:
             raise UserError(
                 "The inputs of MIMB must be [features (B, h, w, C), instance_onehot (B, N)]. "
-                f"Received shapes: {[tuple(shape) for shape in input_shape]}. "
-                "Make the second with `keras.ops.one_hot(index, num_instances)`."
+                f"Received shapes: {[tuple(shape) for shape in input_shape]}.",
+                "Make the second with `keras.ops.one_hot(index, num_instances)`.",
             )
         channels, num_instances = input_shape[0][-1], input_shape[1][-1]
         hidden = channels // self.reduction
         if hidden < 1:
             raise UserError(
-                f"`reduction` must be at most {channels}, the number of channels. Received: {self.reduction}."
+                f"`reduction=` must be at most {channels}, the number of channels. Received: {self.reduction}."
             )
         self.image_squeeze = self._dense(hidden, channels, "image_squeeze", use_bias=False)
         self.image_excite = self._dense(channels, hidden, "image_excite", use_bias=False)
@@ -151,7 +151,7 @@ class InstanceGates:
             if stage not in places:
                 raise unknown("MIMB stage", stage, places)
         if not stages:
-            raise UserError(f"`mimb_stages` must name one or more of {tuple(places)}. Received: {stages!r}.")
+            raise UserError(f"`mimb_stages=` must name one or more of {tuple(places)}. Received: {stages!r}.")
         self.stages = sorted(set(stages), key=self.places.index)
         self.instance = keras.Input((None, num_instances), name="instance", dtype="float32")
         self._onehots = FlattenQueries(dtype=HEAD_DTYPE, name="instance_rows")(self.instance)

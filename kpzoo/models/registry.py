@@ -80,15 +80,15 @@ class Spec:
         hint = ""
         if "num_instances" not in self.config:  # the name decides whether a model is a MIPNet
             own = {option: default for option, default in own.items() if option not in MIPNET_OPTIONS}
-            hint = "Only MIPNets predict several instances: `kpzoo.list_models('mipnet_*')`."
+            hint = "Only models named mipnet_* predict several instances."
         for option, value in given.items():
             if option not in own:
                 raise unknown(f"option of model {name!r}", option, own, hint if option in MIPNET_OPTIONS else "")
             if not _fits(value, annotation := parameters[option].annotation):
                 wanted = _WANTED[annotation]
-                raise UserError(f"Option `{option}` of model {name!r} must be {wanted}. Received: {value!r}.")
+                raise UserError(f"Option `{option}=` of model {name!r} must be {wanted}. Received: {value!r}.")
         if given.get("num_instances", 2) < 2:
-            raise UserError(f"`num_instances` must be at least 2 in a MIPNet. Received: {given['num_instances']}.")
+            raise UserError(f"`num_instances=` must be at least 2 in a MIPNet. Received: {given['num_instances']}.")
         return {**own, **self.config, **given}
 
 
@@ -291,8 +291,9 @@ def _skeleton_of(row: published.Weights, tag: str, given: str | Skeleton | None)
     given = skeletons.get(given)
     if given.keypoints != own.keypoints:
         raise UserError(
-            f"The weights {tag!r} were trained with skeleton {own.name!r}. Received: skeleton {given.name!r}. "
-            "Omit `skeleton`, or `weights`."
+            f"The weights {tag!r} were trained with skeleton {own.name!r}. Received: skeleton {given.name!r}.",
+            "Omit `weights=`.",
+            "Or omit `skeleton=`.",
         )
     return given
 
@@ -310,7 +311,7 @@ def _checked_size(name: str, image_hw, multiple: int) -> tuple[int, int]:
     try:
         height, width = (index(side) for side in image_hw)
     except (TypeError, ValueError):
-        raise UserError(f"`image_hw` must be (height, width), two integers. Received: {image_hw!r}.") from None
+        raise UserError(f"`image_hw=` must be (height, width), two integers. Received: {image_hw!r}.") from None
     if min(height, width) < multiple or height % multiple or width % multiple:
         below, above = (
             tuple(max(multiple, side + extra - (side + extra) % multiple) for side in (height, width))

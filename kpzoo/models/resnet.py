@@ -57,7 +57,7 @@ def resnet(
     `gates` modulate the input of their stages. From the first of these on, features are repeated per query.
     """
     if len(blocks) != len(STAGES) or len(widths) != len(STAGES):
-        raise UserError(f"`blocks` and `widths` must have 4 entries, one per stage. Received: {blocks} and {widths}.")
+        raise UserError(f"`blocks=` and `widths=` must have 4 entries, one per stage. Received: {blocks} and {widths}.")
     x = resnet_stem(image, stem, norm)
     features = {}
     for name, count, width, step, dilation in zip(STAGES, blocks, widths, strides, dilations, strict=True):

@@ -46,7 +46,7 @@ def build_simplebaseline(
 def deconv_head(x, deconvs: Sequence[int], num_keypoints: int):
     """Three deconvolutions and a heatmap head: (B, H/32, W/32, C) → (B, H/4, W/4, K)."""
     if len(deconvs) != len(DECONVS):
-        raise UserError(f"`deconvs` must be the channels of 3 deconvolutions. Received: {list(deconvs)}.")
+        raise UserError(f"`deconvs=` must be the channels of 3 deconvolutions. Received: {list(deconvs)}.")
     for index, filters in enumerate(deconvs):
         x = deconv_bn_relu(x, filters, name=f"deconv{index}")
     return heatmap_head(x, num_keypoints)

@@ -98,9 +98,9 @@ def load_weights(
         *_senseless(values),
     ]
     if problems:
-        label = "the given arrays" if isinstance(weights, Mapping) else repr(str(weights))
+        label = "given arrays" if isinstance(weights, Mapping) else f"weights {str(weights)!r}"
         hints = [row.hint, _head_hint(plan, values, shapes)]
-        text = f"The weights {label} (source: {row.about}) do not fit model {model.name!r}: "
+        text = f"The {label} (source: {row.about}) do not fit model {model.name!r}: "
         raise UserError(" ".join(filter(None, [f"{text}{'; '.join(problems)}.", *hints])))
     for variable in model.variables:
         if variable.path in values:
@@ -177,7 +177,7 @@ def _head_hint(plan: Mapping, values: Mapping[str, np.ndarray], shapes: Mapping[
     """Returns a hint if only the heads do not fit."""
     wrong = [path for path in plan if path not in values or tuple(values[path].shape) != shapes[path]]
     heads = [path for path in wrong if _HEAD.fullmatch(path)]
-    return "For a different number of keypoints, pass head='new'." if heads and heads == wrong else ""
+    return "For a different number of keypoints, pass `head='new'`." if heads and heads == wrong else ""
 
 
 def _remarks(model: keras.Model, row: Source, metadata: Mapping[str, str]) -> Iterable[str]:

@@ -98,7 +98,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             ),
             pixels=("cpn_bgr",),
             renamed=(r"^resnet_v1_\d+/", "resnet_v1/"),
-            hint="Build a CPN with flavour='official'.",
+            hint="Build a CPN with `flavour='official'`.",
         ),
         "pytorch-cpn": Source(
             about="GengDavid's pytorch-cpn",
@@ -106,7 +106,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             mark=r"global_net\..*",
             ignored=(_COUNTERS, (r"resnet\.fc\..*", _CLASSIFIER)),
             pixels=("cpn_rgb",),
-            hint="Build a CPN with flavour='pytorch'.",
+            hint="Build a CPN with `flavour='pytorch'`.",
         ),
         "mipnet": Source(
             about="MIPNet's repository",
@@ -114,7 +114,7 @@ SOURCES: Mapping[str, Source] = MappingProxyType(
             mark=r"(layer|stage)\d_se\..*",
             with_mimbs=True,
             pixels=("imagenet_rgb", "imagenet_bgr"),
-            hint="Build a MIPNet with two instances and the same `mimb_stages`.",
+            hint="Build a MIPNet with two instances and the same `mimb_stages=`.",
         ),
         "mmpose": Source(
             about="mmpose, top-down heatmap models",
