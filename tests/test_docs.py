@@ -39,6 +39,7 @@ OUTCOMES = {
     "own_augmentation": "(8, 64, 64, 3)",
     "own_loss": "smooth_l1",
     "own_network": "loss",
+    "features": "(2, 10)",
     "score_results": "AP75",
     "oks_nms": "[0 2]",
     "own_detector": "2",
