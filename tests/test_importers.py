@@ -249,7 +249,7 @@ def test_keras_resnets_fill_trunks_and_equal_them_up_to_c2():
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))  # biases too: they move into the statistics
     ours = build("simplebaseline_res50", image_hw=IMAGE_HW, normalization=None)
     report = load_weights(ours, {variable.path: variable.numpy() for variable in theirs.variables})
-    assert report.source == "keras" and "from c3 on" in report.remarks[0]
+    assert report.source == "keras" and "From c3 on" in report.remarks[0]
     assert all(path.startswith(("deconv", "head")) for path in report.fresh)
     image = inputs_for(ours)["image"]
     expected = keras.Model(theirs.input, theirs.get_layer("conv2_block3_out").output)(image).numpy()
