@@ -140,6 +140,16 @@ def test_what_is_no_model_or_does_not_fit_is_refused(model, given, options, mess
         kpzoo.Predictor(given or model, **options)
 
 
+def test_the_default_detector_is_loaded_when_it_is_needed(model, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(predictor.detectors, "get", lambda name: loaded.append(name) or Unguarded())
+    plain = kpzoo.Predictor(model, accelerated=False)
+    assert len(plain(noise(0), BOXES)) == 2 and not loaded
+    for _ in range(2):
+        assert len(plain(noise(0))) == 1
+    assert loaded == [detectors.DEFAULT]
+
+
 def test_only_an_accelerated_model_can_be_frozen(model):
     with pytest.raises(UserError, match="Received: `accelerated=False`"):
         kpzoo.Predictor(model, accelerated=False).freeze()

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 
 import numpy as np
 
@@ -116,12 +116,12 @@ class Predictor:
         accelerated: bool = True,
     ):
         self.model = as_model(model)
-        self.detector = detectors.get(detectors.DEFAULT if detector is None else detector)
+        self._detector = None if detector is None else detectors.get(detector)
         self.flip, self.nms, self.batch_size = flip, nms, batch_size
         if not accelerated and precision != "float32":
             raise UserError(f"`precision=` must be 'float32' with `accelerated=False`. Received: {precision!r}.")
         self._function = accelerate(self.model, precision) if accelerated else partial(_plain, self.model)
-        self._detector_lock = Lock()
+        self._detector_lock = RLock()
 
     def __call__(self, image: str | Path | np.ndarray, boxes_xywh=None) -> Poses:
         """Returns the poses in one image.
@@ -172,6 +172,14 @@ class Predictor:
             poses = box_poses.poses_of(one, preset)
             kept = np.arange(len(poses)) if nms is None or not len(poses) else box_poses.suppress(poses, preset, nms)
             yield Prediction(one.picture, poses[kept], poses[np.setdiff1d(np.arange(len(poses)), kept)])
+
+    @property
+    def detector(self):
+        """The person detector. The default detector is loaded when it is first needed."""
+        with self._detector_lock:
+            if self._detector is None:
+                self._detector = detectors.get(detectors.DEFAULT)
+            return self._detector
 
     def freeze(self) -> "Predictor":
         """Makes the weights constants of the graph, see `Accelerated.freeze`: for servers. Returns itself."""
