@@ -43,7 +43,7 @@ def spoilt(tmp_path):
 def test_a_good_folder_is_clean_with_its_pictures(small_folder):
     (found,) = checking.check(small_folder)
     assert found.clean and set(found.decoded.values()) == {(120, 160)}
-    assert "6 images, 13 persons of coco17, 6 pictures read: clean" in str(found)
+    assert "6 images, 6 of them decoded, 13 persons of coco17: clean" in str(found)
 
 
 def test_every_fault_is_counted_with_the_first_ten(spoilt):
@@ -53,15 +53,15 @@ def test_every_fault_is_counted_with_the_first_ten(spoilt):
     for what, count in {
         "Annotation ids that occur twice": 1,
         "An annotation has the id 0": 1,
-        "`image_id` that no image has": 1,
+        "`image_id` of no image": 1,
         "Image ids that occur twice": 2,
         "`bbox` that is not x, y and a width and height above 0": 1,
         "`annotations` of other categories than 1": 1,
-        "Pictures that cannot be read": 3,
-        "Pictures of another size than annotated": 1,
+        "Images that cannot be read": 3,
+        "Images of another size than annotated": 1,
     }.items():
         assert told[what].count == count, what
-    assert "'3.jpg'" in str(told["Pictures that cannot be read"]) and "60x160 in the file" in str(found)
+    assert "'3.jpg'" in str(told["Images that cannot be read"]) and "60x160 in the file" in str(found)
     assert any("`keypoints` of [48] numbers" in what for what in told)
 
 
@@ -70,7 +70,7 @@ def test_the_repaired_copy_is_clean_and_holds_the_rest_unchanged(spoilt, tmp_pat
     path, done = repair.write_repaired(found, tmp_path / "mended")
     (again,) = checking.check(tmp_path / "mended")
     assert again.clean, str(again)
-    assert done["images left out"] == 4 and done["annotations renumbered"] == 2
+    assert done["images removed"] == 4 and done["annotations renumbered"] == 2
     data = loading.load(tmp_path / "mended", "train", strict=True)
     assert data.image_paths([1]) == [str(tmp_path / "mended/images/person_keypoints_train/1.jpg")]
     before = json.loads((spoilt / NAME).read_text())["annotations"]
@@ -92,7 +92,7 @@ def test_the_command_tells_it_as_lines_and_json_and_by_its_code(spoilt, small_fo
     out, err = capsys.readouterr()
     (report,) = json.loads(out)
     assert not report["clean"] and report["num_pictures_read"] == len(os.listdir(spoilt / "images/train")) + 1
-    assert "4 images left out" in err and (tmp_path / "mended" / NAME).exists()
+    assert "4 images removed" in err and (tmp_path / "mended" / NAME).exists()
     assert cli.main(["data", "check", str(tmp_path / "mended")]) == 0
     assert cli.main(["data", "check", str(spoilt), "--split", "test"]) == 2
     assert "with 'test' in the name" in capsys.readouterr().err
@@ -119,4 +119,4 @@ def test_a_turned_picture_is_named_by_its_stored_size(small_folder, tmp_path):
     cv2.imwrite(str(path), np.rot90(cv2.imread(str(path))))
     (found,) = checking.check(tmp_path)
     (problem,) = [problem for problem in found.problems if problem.severity == "error"]
-    assert "'1.jpg': 120x160 in the file, the picture is 160x120" in str(problem) and "EXIF" in str(problem)
+    assert "'1.jpg': 120x160 in the file, 160x120 in the image" in str(problem) and "EXIF" in str(problem)

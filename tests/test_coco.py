@@ -115,14 +115,17 @@ REFUSED = {
     "image is a number": (changed("images", 1, 5), r"images\[1\] must be an object"),
     "keypoints with text": (
         changed("annotations", 1, "keypoints", keypoints_with(3, "4,5")),
-        r'no list of numbers, such as "4,5" \(annotation ids 1\)',
+        r'not a list of numbers, such as "4,5" \(annotation ids 1\)',
     ),
     "keypoints with null": (
         changed("annotations", 1, "keypoints", keypoints_with(3, None)),
         r"null, NaN or infinite, such as 'left_eye' at \[nan, 23.0\]",
     ),
     "keypoints of pairs": (changed("annotations", 1, "keypoints", [[1, 2]] * 17), r"numbers, such as \[1, 2\]"),
-    "keypoints are text": (changed("annotations", 1, "keypoints", "1, 2, 2"), 'no list of numbers, such as "1, 2, 2"'),
+    "keypoints are text": (
+        changed("annotations", 1, "keypoints", "1, 2, 2"),
+        'not a list of numbers, such as "1, 2, 2"',
+    ),
     "visibility null": (changed("annotations", 1, "keypoints", keypoints_with(2, None)), r"visibility of \[None\]"),
     "visibility true": (changed("annotations", 1, "keypoints", keypoints_with(2, True)), "of numbers, such as true"),
     "x false": (changed("annotations", 1, "keypoints", keypoints_with(0, False)), "of numbers, such as false"),
@@ -131,26 +134,26 @@ REFUSED = {
         r"NaN or infinite, such as 'nose' at \[nan, 20.0\] \(annotation ids 1",
     ),
     "labelled infinity": (changed("annotations", 1, "keypoints", keypoints_with(1, INFINITY)), "NaN or infinite"),
-    "no id": (changed("annotations", 1, "id", del_), r"without a whole number as `id`, such as null \(entries 1\)"),
-    "id of text": (changed("annotations", 1, "id", "one"), "whole number"),
-    "huge id": (changed("annotations", 1, "id", 10**30), "whole number"),
-    "no image id": (changed("annotations", 1, "image_id", del_), "without a whole number as `image_id`, such as null"),
+    "no id": (changed("annotations", 1, "id", del_), r"without an integer as `id`, such as null \(entries 1\)"),
+    "id of text": (changed("annotations", 1, "id", "one"), "without an integer as `id`"),
+    "huge id": (changed("annotations", 1, "id", 10**30), "without an integer as `id`"),
+    "no image id": (changed("annotations", 1, "image_id", del_), "without an integer as `image_id`, such as null"),
     "iscrowd 2": (changed("annotations", 1, "iscrowd", 2), "neither 0 nor 1, such as 2"),
     "category of text": (
         changed("annotations", 1, "category_id", "person"),
-        r'whole number as `category_id`, such as "person" \(entries 1\)',
+        r'an integer as `category_id`, such as "person" \(entries 1\)',
     ),
-    "image without id": (changed("images", 0, "id", None), r"whole number as `id`, such as null \(entries 0\)"),
+    "image without id": (changed("images", 0, "id", None), r"an integer as `id`, such as null \(entries 0\)"),
     "negative height": (
         changed("images", 0, "height", -5),
-        r"`height` is no number of pixels, such as -5 \(image ids 7\)",
+        r"`height` is not a number of pixels, such as -5 \(image ids 7\)",
     ),
-    "width of text": (changed("images", 0, "width", "160 px"), '`width` is no number of pixels, such as "160 px"'),
-    "file name of numbers": (changed("images", 0, "file_name", 12), "`file_name` is no text, such as 12"),
+    "width of text": (changed("images", 0, "width", "160 px"), '`width` is not a number of pixels, such as "160 px"'),
+    "file name of numbers": (changed("images", 0, "file_name", 12), "`file_name` is not a string, such as 12"),
     "keypoint names twice": (changed("categories", 0, "keypoints", ["a", "b", "a"]), r"Received twice: \['a'\]"),
     "keypoint name is null": (changed("categories", 0, "keypoints", ["a", None]), "list of names. Received: null"),
     "no category": (changed("categories", []), "no category has `keypoints`"),
-    "category without id": (changed("categories", 0, "id", None), "whole number as `id`"),
+    "category without id": (changed("categories", 0, "id", None), "`id` of a category must be an integer"),
     "bad sigmas": (changed("categories", 0, dict(id=1, keypoints=["a", "b"], sigmas=[0.1, 0])), "2 numbers above 0"),
 }
 
@@ -185,15 +188,15 @@ def test_what_is_no_readable_file_is_named(tmp_path, name, message):
 
 
 REPAIRED = {  # what is read, part of the message, a check of the persons
-    "id of digits": (changed("annotations", 1, "id", "1"), "text as `id`", lambda p: p.ids.tolist() == [3, 1, 2]),
+    "id of digits": (changed("annotations", 1, "id", "1"), "string as `id`", lambda p: p.ids.tolist() == [3, 1, 2]),
     "image id of digits": (
         changed("annotations", 1, "image_id", "7"),
-        "text as `image_id`",
+        "string as `image_id`",
         lambda p: p.image_index.tolist() == [1, 0, 1],
     ),
     "num_keypoints of text": (
         changed("annotations", 1, "num_keypoints", "many"),
-        "no count",
+        "not a count",
         lambda p: p.num_keypoints.tolist() == [5, 5, 5],
     ),
     "area NaN": (changed("annotations", 1, "area", NAN), "not a number above 0", lambda p: p.area[1] == 0.53 * 40 * 60),
@@ -202,30 +205,30 @@ REPAIRED = {  # what is read, part of the message, a check of the persons
         'such as "large"',
         lambda p: p.area[1] == 0.53 * 40 * 60,
     ),
-    "area of digits": (changed("annotations", 1, "area", "9.5"), "`area` with text", lambda p: p.area[1] == 9.5),
+    "area of digits": (changed("annotations", 1, "area", "9.5"), "`area` with a string", lambda p: p.area[1] == 9.5),
     "iscrowd of digits": (
         changed("annotations", 1, "iscrowd", "1"),
-        "`iscrowd` with text",
+        "`iscrowd` with a string",
         lambda p: p.is_crowd.tolist() == [False, True, True],
     ),
     "box of digits": (
         changed("annotations", 1, "bbox", ["25", "15.5", "40", 60]),
-        "`bbox` with text or lists",
+        "`bbox` with strings or lists",
         lambda p: p.boxes_image_xywh[1].tolist() == [25, 15.5, 40, 60],
     ),
     "box in a list": (
         changed("annotations", 1, "bbox", [[25, 15.5, 40, 60]]),
-        "`bbox` with text or lists",
+        "`bbox` with strings or lists",
         lambda p: p.boxes_image_xywh[1].tolist() == [25, 15.5, 40, 60],
     ),
     "keypoints in triples": (
         changed("annotations", 1, "keypoints", [[1, 2, 2], None, [], [3, 4, False]] + [[5, 6, 1]] * 13),
-        "`keypoints` with text, lists or false",
+        "`keypoints` with strings, lists or false",
         lambda p: p.visibility[1].tolist() == [2, 0, 0, 0] + [1] * 13,
     ),
     "keypoints of digits": (
         changed("annotations", 1, "keypoints", keypoints_with(0, "30.25")),
-        "`keypoints` with text, lists or false",
+        "`keypoints` with strings, lists or false",
         lambda p: p.keypoints_image_xy[1, 0].tolist() == [30.25, 20],
     ),
     "empty keypoints": (
@@ -243,7 +246,7 @@ REPAIRED = {  # what is read, part of the message, a check of the persons
         "Unlabelled `keypoints`",
         lambda p: p.visibility[1, 16] == 0 and p.visibility[1, 0] > 0,
     ),
-    "width of digits": (changed("images", 0, "width", "160"), "text as `width`", lambda p: True),
+    "width of digits": (changed("images", 0, "width", "160"), "string as `width`", lambda p: True),
     "negative area": (changed("annotations", 1, "area", -5), "`area`", lambda p: p.area[1] == 0.53 * 40 * 60),
     "no keypoints": (
         changed("annotations", 1, "keypoints", del_),
@@ -265,7 +268,7 @@ REPAIRED = {  # what is read, part of the message, a check of the persons
         "without keypoints and box",
         lambda p: p.ids.tolist() == [3, 2],
     ),
-    "crowdIndex of text": (changed("images", 0, "crowdIndex", "hard"), "`crowdIndex` is no number", lambda p: True),
+    "crowdIndex of text": (changed("images", 0, "crowdIndex", "hard"), "`crowdIndex` is not a number", lambda p: True),
 }
 
 
@@ -276,7 +279,7 @@ def test_what_can_be_mended_is_counted_and_strictly_refused(tmp_path, case):
     read = read_annotations(path)
     repairs = [problem for problem in read.problems if problem.severity == "repair"]
     assert check(read.persons) and any(re.search(message, str(repair)) for repair in repairs)
-    with pytest.raises(UserError, match="Refused because of `strict=True`"):
+    with pytest.raises(UserError, match="This is an error because of `strict=True`"):
         read_annotations(path, strict=True)
 
 
@@ -284,10 +287,10 @@ NOTED = {
     "no area anywhere": (lambda row: row.pop("area"), "without `area`"),
     "no num_keypoints anywhere": (lambda row: row.pop("num_keypoints"), "without `num_keypoints`"),
     "no iscrowd anywhere": (lambda row: row.pop("iscrowd"), "without `iscrowd`"),
-    "no category_id anywhere": (lambda row: row.pop("category_id"), "only category is meant"),
+    "no category_id anywhere": (lambda row: row.pop("category_id"), "Read as the only category"),
     "num_keypoints of 0": (lambda row: row.update(num_keypoints=0), "beside labelled keypoints"),
     "num_keypoints too many": (lambda row: row.update(num_keypoints=9), "above the number"),
-    "box over the border": (lambda row: row.update(bbox=[100, 90, 70, 50]), "reach over the border"),
+    "box over the border": (lambda row: row.update(bbox=[100, 90, 70, 50]), "exceed the image"),
 }
 
 
@@ -362,7 +365,7 @@ def test_all_problems_of_a_file_are_told_at_once(tmp_path):
 def test_more_than_ten_ids_are_counted(tmp_path):
     data = content() | dict(annotations=[annotation(i, area=0) for i in range(1, 31)])
     (problem,) = read_annotations(write(tmp_path, data)).problems
-    assert problem.count == 30 and "ids 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, … 30 in all" in str(problem)
+    assert problem.count == 30 and "ids 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, … 30 in total" in str(problem)
 
 
 def two_categories():
@@ -484,7 +487,7 @@ def test_results_with_boxes_take_their_area_from_them_as_the_tools_do(annotation
 
 
 BAD_RESULTS = {
-    "object": ({"annotations": []}, r"must hold a list of results. Received: a dict with keys \['annotations'\]"),
+    "object": ({"annotations": []}, r"must contain a list of results. Received: a dict with keys \['annotations'\]"),
     "number": ([5], "entry 0 must be an object"),
     "wrong length": ([result(keypoints=[1.0] * 42)], r"must be 51 numbers. Received lists of \[42\]"),
     "text": (
@@ -492,12 +495,12 @@ BAD_RESULTS = {
         r"must be 51 numbers. Received lists of \[0\], such as \"5;\"",
     ),
     "null": ([result(keypoints=keypoints_with(1, None))], "with null, NaN or infinity"),
-    "score NaN": ([result(score=NAN)], "Scores that are no finite numbers"),
-    "score of text": ([result(score="high")], 'Scores that are no finite numbers, such as "high"'),
-    "unknown images": ([result(), result(8), result(9)], r"do not have \(image ids 8, 9\)"),
+    "score NaN": ([result(score=NAN)], "Scores that are not finite numbers"),
+    "score of text": ([result(score="high")], 'Scores that are not finite numbers, such as "high"'),
+    "unknown images": ([result(), result(8), result(9)], r"without annotations \(image ids 8, 9\)"),
     "other data": ([result(8), result(9)], r"belongs to another data set.*such as \[8, 9\], expected such as \[1, 7\]"),
-    "image of text": ([result("one.jpg")], r"`image_id` is no whole number \(entries 0\)"),
-    "other category": ([result(category_id=3)], "no result of category 1"),
+    "image of text": ([result("one.jpg")], r"`image_id` is not an integer \(entries 0\)"),
+    "other category": ([result(category_id=3)], "no results of category 1"),
 }
 
 
@@ -511,7 +514,7 @@ def test_bad_results_are_refused_and_named(annotations, tmp_path, case):
 
 def test_results_with_digits_as_image_ids_are_mended(annotations, tmp_path):
     read = read_results(write(tmp_path, [result("7"), result(1)], "r.json"), annotations)
-    assert read.image_ids.tolist() == [7, 1] and "text as `image_id`" in str(read.problems[0])
+    assert read.image_ids.tolist() == [7, 1] and "string as `image_id`" in str(read.problems[0])
 
 
 def results_of(count=3, **fields):
@@ -563,10 +566,10 @@ def test_boxes_of_persons_in_the_pictures_are_kept(annotations, tmp_path):
     assert read.image_ids.tolist() == [1, 7] and read.image_index.tolist() == [1, 0]
     assert [(problem.what, problem.ids) for problem in read.problems] == [
         ("Results of other categories than 1", (1,)),
-        ("Boxes of images that the annotations do not have", (99,)),
+        ("Boxes of images without annotations", (99,)),
         ("Boxes without `score`", (0,)),
         ("Boxes without width or height", (3,)),
-        ("Boxes outside their picture", (4, 5)),
+        ("Boxes outside their image", (4, 5)),
     ]
     assert read_boxes(write(tmp_path, [], "none.json"), annotations).boxes_image_xywh.shape == (0, 4)
 

@@ -41,7 +41,7 @@ def test_what_is_missing_or_ambiguous_is_named(two_splits):
     shutil.rmtree(two_splits / "images")
     with pytest.raises(UserError, match="Pass the folder as `images=`"):
         loading.load(two_splits, "val")
-    with pytest.raises(UserError, match="no folder of pictures at"):
+    with pytest.raises(UserError, match="image folder .* does not exist"):
         loading.load(two_splits, "val", images=two_splits / "nowhere")
 
 

@@ -134,12 +134,12 @@ def test_pictures_that_cannot_be_decoded_are_named_and_not_packed(tmp_path, caps
     arguments = ["data", "pack", tmp_path, tmp_path / "pack", "--image-size", "64x64"]
     assert cli.main([str(argument) for argument in arguments]) == 0
     told = capsys.readouterr()
-    assert "left out of training" in told.err and "1.jpg" in told.err and "packed 6/6 pictures" in told.err
+    assert "skipped" in told.err and "1.jpg" in told.err and "packed 6/6 images" in told.err
     assert told.out.split() == [str(tmp_path / "pack")]
     assert load(tmp_path / "pack").num_persons == 13 - lost
     for path in (tmp_path / "images/train").iterdir():
         path.write_text("<html>")
-    with pytest.raises(UserError, match="No labelled person with a readable picture"):
+    with pytest.raises(UserError, match="No labelled person with a readable image"):
         packing.write_pack(load(tmp_path, "train"), tmp_path / "none", image_hw=(64, 64))
     assert not [path.name for path in tmp_path.iterdir() if "none" in path.name]
 
@@ -155,16 +155,19 @@ def test_what_a_pack_cannot_give_is_refused(data, folder, tmp_path, capsys):
         return batches.make_dataset(pack, kpzoo.build(name, image_hw=image_hw, **options), 2, augment=augment)
 
     for call, message in (
-        (lambda: use(image_hw=(96, 96)), "made for crops of 64x64 or smaller.*'cpn_tiny' takes 96x96"),
-        (lambda: use(image_hw=(64, 32)), "takes 64x32"),
-        (lambda: use("mipnet_tiny", num_instances=6), "holds 4 neighbours of each person, model 'mipnet_tiny' asks"),
-        (lambda: use(augment=augment.Augment((0.5, 1.5))), "room for views grown by 1.35. Received: .* up to 1.5"),
+        (lambda: use(image_hw=(96, 96)), "for crops of 64x64 and smaller.*'cpn_tiny' with 96x96"),
+        (lambda: use(image_hw=(64, 32)), "Received: model 'cpn_tiny' with 64x32"),
+        (lambda: use("mipnet_tiny", num_instances=6), "has 4 neighbours per person, but model 'mipnet_tiny' needs"),
+        (lambda: use(augment=augment.Augment((0.5, 1.5))), "allow a scale of up to 1.35. Received: .* up to 1.5"),
         (lambda: use(skeleton="crowdpose14"), "keypoints of 'coco17', model 'cpn_tiny' those of 'crowdpose14'"),
         (lambda: kpzoo.evaluate(model, pack), "is a pack, .* no annotations. Use the folder"),
-        (lambda: load(folder, "val"), "is a pack of 'person_keypoints_train.json' .* no part 'val'. Validation needs"),
+        (
+            lambda: load(folder, "val"),
+            "is a pack of 'person_keypoints_train.json', .* no split 'val'. Validation needs",
+        ),
         (lambda: packing.write_pack(pack, tmp_path / "again"), "no annotations. Use the folder"),
         (lambda: packing.write_pack(data, folder), "exists already"),
-        (lambda: packing.write_pack(data, Path(data.image_folder)), "is no pack, so it is not replaced"),
+        (lambda: packing.write_pack(data, Path(data.image_folder)), "exists and is not a pack"),
         (lambda: packing.write_pack(data, "gs://bucket/pack"), "written to a local folder"),
         (lambda: packing.write_pack(data, tmp_path / "x", num_shards=14), "13 persons cannot be put into 14 shards"),
         (lambda: packing.write_pack(data, tmp_path / "x", quality=101), "`quality=` must be 1 to 100"),
@@ -235,7 +238,7 @@ def test_a_pack_is_not_written_over_the_folder_one_is_in_and_an_empty_one_will_d
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "here/file").write_text("kept")
-    with pytest.raises(UserError, match="here' exists and is no pack"):
+    with pytest.raises(UserError, match="here' exists and is not a pack"):
         packing.write_pack(data, ".", image_hw=(64, 64))
     (tmp_path / "here/file").unlink()
     assert packing.write_pack(data, ".", image_hw=(64, 64)) == tmp_path / "here"

@@ -121,7 +121,7 @@ def _run(args) -> None:
             **scaling_options(args),
         )
     if training.is_chief():
-        _tell(args, kpzoo.evaluate(model, val) if val else None)
+        _print_results(args, kpzoo.evaluate(model, val) if val else None)
 
 
 def _data(args):
@@ -152,7 +152,7 @@ def _augment(args, settings: Defaults, skeleton):
     return replace(without_mirroring(settings.augment, skeleton), half_body_probability=args.half_body)
 
 
-def _tell(args, found) -> None:
+def _print_results(args, found) -> None:
     """Prints the results of the run: its log, and its metrics on the validation data if there is some."""
     if args.json:
         rows = [{name: float(value) for name, value in row.items() if value} for row in read_log(Path(args.out) / LOG)]

@@ -1,4 +1,4 @@
-"""The annotations of a COCO keypoint file as columns, gathered piece by piece, then checked and repaired as a whole."""
+"""The annotations of a COCO keypoint file as columns, which are validated and repaired."""
 
 from dataclasses import dataclass, fields
 
@@ -9,29 +9,29 @@ from kpzoo.data.problems import Problems
 from kpzoo.errors import UserError
 from kpzoo.skeletons import Skeleton
 
-AREA_OF_BOX = 0.53  # the share of a box that CrowdPose's evaluation takes for the area of a person without a mask
+AREA_OF_BOX = 0.53  # share of the box that CrowdPose's evaluation uses as the area of a person without a mask
 MAX_COUNT = 1e6  # keypoints of a person
-MAX_COORDINATE = 1e6  # pixels; no picture is that large, so a box beyond is a mistake
+MAX_COORDINATE = 1e6  # pixels; larger than any image
 
 _COLUMNS = ("id", "image_id", "category_id", "area", "iscrowd", "num_keypoints", "segmentation")
 
 
 @dataclass(frozen=True, eq=False)
 class Persons:
-    """P annotated persons in file order, the numbers as the file has them.
+    """P annotated persons in file order, with the values of the file.
 
     Args:
         ids: (P,) int64.
         image_ids: (P,) int64.
-        image_index: (P,) int64, places of the images in `Annotations.image_ids`.
-        boxes_image_xywh: (P, 4) in pixels, zeros where the file has no four numbers that a picture could hold.
-        has_box: (P,) bool, whether the box has a size: whether a crop can be made of it.
+        image_index: (P,) int64, indices into `Annotations.image_ids`.
+        boxes_image_xywh: (P, 4) in pixels, zeros if the file has no valid box.
+        has_box: (P,) bool, whether the box has a width and a height above 0.
         keypoints_image_xy: (P, K, 2) in pixels.
-        visibility: (P, K) int8: 0 not labelled, 1 labelled but hidden, 2 visible. CrowdPose's 1 and 2 mean the same.
+        visibility: (P, K) int8: 0 not labelled, 1 labelled but hidden, 2 visible. CrowdPose uses 1 and 2 alike.
         area: (P,) in square pixels.
         is_crowd: (P,) bool.
-        num_keypoints: (P,) int64 as in the file; 0 makes the evaluation ignore a person. CrowdPose counts 12 of its 14.
-        segmentation: P masks as in the file, polygons or run lengths, None where there is none.
+        num_keypoints: (P,) int64; the evaluation ignores persons with 0. CrowdPose counts 12 of its 14 keypoints.
+        segmentation: P masks, polygons or run lengths; None if missing.
     """
 
     ids: np.ndarray
@@ -55,7 +55,7 @@ class Persons:
 
 
 class AnnotationTable:
-    """Takes annotations as `json` gives them and returns `Persons`."""
+    """Collects annotations as returned by `json`, and converts them to `Persons`."""
 
     def __init__(self, path):
         self._path = path
@@ -77,7 +77,7 @@ class AnnotationTable:
     def persons(
         self, known_image_ids: np.ndarray, category_id: int, num_categories: int, skeleton: Skeleton, problems: Problems
     ) -> Persons:
-        """Returns the persons of one category; those with errors, which `problems` names, are left out."""
+        """Returns the persons of a category. Persons with errors are left out and added to `problems`."""
         self._keypoints.finish()
         self._boxes.finish()
         rows = self._rows_of(category_id, num_categories, problems)
@@ -110,11 +110,11 @@ class AnnotationTable:
         ids, bad, _ = whole_numbers(values)
         missing = np.array([value is None for value in values], bool)
         if num_categories == 1:
-            entries, done = np.flatnonzero(missing), "The only category is meant."
+            entries, done = np.flatnonzero(missing), "Read as the only category."
             _missing(problems, "category_id", entries, len(ids), done, "entries")
             ids[missing], bad[missing] = category_id, False
-        done = "Name one of the categories by its number."
-        what = f"`annotations` without a whole number as `category_id`{example(values, bad)}"
+        done = "Set it to the id of a category."
+        what = f"`annotations` without an integer as `category_id`{example(values, bad)}"
         problems.add("error", what, np.flatnonzero(bad), done, "entries")
         others = np.flatnonzero(~bad & (ids != category_id))
         problems.add("note", f"`annotations` of other categories than {category_id}", others, "Not read.", "entries")
@@ -122,17 +122,17 @@ class AnnotationTable:
 
 
 def _missing(problems: Problems, key: str, ids, num_rows: int, done: str, unit: str = "annotation ids") -> None:
-    """Adds a field that is missing: what no annotation has is the data set's way, what some lack is a mistake."""
+    """Adds a missing field: a note if all annotations lack it, a repair if only some do."""
     severity = "note" if len(ids) == num_rows else "repair"
     problems.add(severity, f"`annotations` without `{key}`", ids, done, unit)
 
 
 def _identities(values: dict, rows: np.ndarray, known: np.ndarray, problems: Problems):
-    """Returns ids, image ids, places of the images, and which rows to keep."""
+    """Returns ids, image ids, image indices, and a mask of the rows to keep."""
     ids, bad, text = whole_numbers(values["id"])
-    what = f"`annotations` without a whole number as `id`{example(values['id'], bad)}"
+    what = f"`annotations` without an integer as `id`{example(values['id'], bad)}"
     problems.add("error", what, rows[bad], "Number them from 1.", "entries")
-    problems.add("repair", "`annotations` with text as `id`", ids[text], "Read as numbers.")
+    problems.add("repair", "`annotations` with a string as `id`", ids[text], "Read as numbers.")
     unique, counts = np.unique(ids[~bad], return_counts=True)
     twice = unique[counts > 1]
     problems.add("error", "Annotation ids that occur twice", twice, "Give each annotation its own id.")
@@ -140,21 +140,21 @@ def _identities(values: dict, rows: np.ndarray, known: np.ndarray, problems: Pro
     zero = keep & (ids == 0)
     if zero.any():
         ids[zero] = max(int(ids.max()), 0) + 1
-        done = f"Renumbered to {ids[zero][0]}: COCO's tools take 0 for 'no match'."
+        done = f"Renumbered to {ids[zero][0]}: in COCO's tools, 0 means 'no match'."
         problems.add("repair", "An annotation has the id 0", [0], done)
     image_ids, bad, text = whole_numbers(values["image_id"])
-    what = f"`annotations` without a whole number as `image_id`{example(values['image_id'], bad & keep)}"
+    what = f"`annotations` without an integer as `image_id`{example(values['image_id'], bad & keep)}"
     problems.add("error", what, ids[bad & keep], "Add it.")
-    problems.add("repair", "`annotations` with text as `image_id`", ids[text], "Read as numbers.")
+    problems.add("repair", "`annotations` with a string as `image_id`", ids[text], "Read as numbers.")
     image_index, found = places(image_ids, known)
     lost = np.unique(image_ids[keep & ~bad & ~found])
     done = "Add the images, or remove the annotations."
-    problems.add("error", "`image_id` that no image has", lost, done, "image ids")
+    problems.add("error", "`image_id` of no image", lost, done, "image ids")
     return ids, image_ids, image_index, keep & ~bad & found
 
 
 def places(ids: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns where in `known` each id is, and a mask of the ids that are there at all."""
+    """Returns the index of each id in `known`, and a mask of the ids that are found."""
     if not len(known):
         return np.zeros(len(ids), np.int64), np.zeros(len(ids), bool)
     order = np.argsort(known, kind="stable")
@@ -163,16 +163,16 @@ def places(ids: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _keypoints(column: NumberLists, rows, ids, keep, skeleton: Skeleton, problems: Problems):
-    """Returns (P, K, 2) places, (P, K) visibility and (P,) counts of labelled keypoints; errors leave `keep`."""
+    """Returns (P, K, 2) keypoints, (P, K) visibility and (P,) counts of labelled ones; clears `keep` for errors."""
     count = skeleton.num_keypoints
     table, wrong = column.of_length(3 * count, rows)
     lengths, converted = column.lengths[rows], column.converted[rows]
     missing, no_numbers = lengths == MISSING, lengths == NO_NUMBERS
-    what = "`keypoints` with text, lists or false for numbers"
+    what = "`keypoints` with strings, lists or false as numbers"
     problems.add("repair", what, ids[keep & converted], "Read as numbers.")
-    _missing(problems, "keypoints", ids[keep & missing], len(rows), "Taken as persons without any.")
+    _missing(problems, "keypoints", ids[keep & missing], len(rows), "Read as persons without keypoints.")
     done = f"Give x, y, v for each of {count} keypoints."
-    what = f"`keypoints` that are no list of numbers{column.fault(rows[keep & no_numbers])}"
+    what = f"`keypoints` that are not a list of numbers{column.fault(rows[keep & no_numbers])}"
     problems.add("error", what, ids[keep & no_numbers], done)
     short = keep & wrong & ~missing & ~no_numbers
     received = np.unique(lengths[short]).tolist()[:5]
@@ -202,24 +202,24 @@ def _keypoints(column: NumberLists, rows, ids, keep, skeleton: Skeleton, problem
 
 
 def _counts(values: dict, ids, keep, num_labelled, problems: Problems) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `iscrowd` and `num_keypoints`; errors leave `keep`."""
+    """Returns `iscrowd` and `num_keypoints`; clears `keep` for errors."""
     crowd, bad, missing, text = numbers([int(value) if type(value) is bool else value for value in values["iscrowd"]])
-    _missing(problems, "iscrowd", ids[keep & missing], len(ids), "Taken as 0.")
-    problems.add("repair", "`iscrowd` with text for a number", ids[keep & text], "Read as numbers.")
+    _missing(problems, "iscrowd", ids[keep & missing], len(ids), "Read as 0.")
+    problems.add("repair", "`iscrowd` with a string as number", ids[keep & text], "Read as numbers.")
     bad |= ~missing & ~np.isin(crowd, (0, 1))
     what = f"`iscrowd` that is neither 0 nor 1{example(values['iscrowd'], keep & bad)}"
     problems.add("error", what, ids[keep & bad], "Correct it.")
     keep &= ~bad
     given, wrong, missing, text = numbers(values["num_keypoints"])
-    problems.add("repair", "`num_keypoints` with text for a number", ids[keep & text], "Read as numbers.")
+    problems.add("repair", "`num_keypoints` with a string as number", ids[keep & text], "Read as numbers.")
     wrong |= ~missing & ((given < 0) | (given > MAX_COUNT) | (given != np.floor(given)))
     done = "Counted: keypoints with v > 0."
     _missing(problems, "num_keypoints", ids[keep & missing], len(ids), done)
-    what = f"`num_keypoints` that is no count{example(values['num_keypoints'], keep & wrong)}"
+    what = f"`num_keypoints` that is not a count{example(values['num_keypoints'], keep & wrong)}"
     problems.add("repair", what, ids[keep & wrong], done)
     computed = wrong | missing
     above = ids[keep & ~computed & (given > num_labelled)]
-    done = "Kept: the evaluation only asks whether it is 0."
+    done = "Kept: the evaluation only uses whether it is 0."
     problems.add("note", "`num_keypoints` above the number of keypoints with v > 0", above, done)
     hidden = ids[keep & ~computed & (given == 0) & (num_labelled > 0)]
     done = "Kept: the evaluation ignores these persons. CrowdPose does not count head and neck."
@@ -228,26 +228,26 @@ def _counts(values: dict, ids, keep, num_labelled, problems: Problems) -> tuple[
 
 
 def _boxes(column: NumberLists, rows, ids, keep, problems: Problems):
-    """Returns (P, 4) boxes, which of them are four numbers, and which of these have a size."""
+    """Returns (P, 4) boxes, a mask of valid boxes, and a mask of the boxes with a width and a height above 0."""
     boxes, wrong = column.of_length(4, rows)
     converted = column.converted[rows] & ~wrong
-    problems.add("repair", "`bbox` with text or lists for numbers", ids[keep & converted], "Read as numbers.")
+    problems.add("repair", "`bbox` with strings or lists as numbers", ids[keep & converted], "Read as numbers.")
     numeric = ~wrong & (np.abs(boxes) <= MAX_COORDINATE).all(axis=1)
     boxes = np.where(numeric[:, None], boxes, 0.0)
     has_box = numeric & (boxes[:, 2:] > 0).all(axis=1)
-    done = "No crop is made of them; where they have keypoints and an area, the evaluation counts them."
+    done = "Not used for training. Evaluated if they have keypoints and an area."
     what = f"`bbox` that is not x, y and a width and height above 0{column.fault(rows[keep & ~has_box])}"
     problems.add("repair", what, ids[keep & ~has_box], done)
     return boxes, numeric, has_box
 
 
 def _areas(values: list, boxes, has_box, ignored, ids, keep, problems: Problems) -> np.ndarray:
-    """Returns areas, NaN where there is none and no box to take it from."""
+    """Returns areas, NaN if there is neither an area nor a box."""
     area, bad, missing, text = numbers(values)
-    problems.add("repair", "`area` with text for a number", ids[keep & text], "Read as numbers.")
+    problems.add("repair", "`area` with a string as number", ids[keep & text], "Read as numbers.")
     # Crowds and persons without keypoints may have an area of 0: the reference tools use it as it is.
     bad |= (area < 0) | (area == 0) & ~ignored
-    rule = f"Taken as {AREA_OF_BOX} * width * height of the box, as CrowdPose does."
+    rule = f"Set to {AREA_OF_BOX} * width * height of the box, as in CrowdPose."
     _missing(problems, "area", ids[keep & missing], len(ids), rule)
     what = f"`area` that is not a number above 0{example(values, keep & bad & has_box)}"
     problems.add("repair", what, ids[keep & bad & has_box], rule)

@@ -14,18 +14,19 @@ from kpzoo.skeletons import Skeleton
 
 @dataclass(frozen=True)
 class Augment:
-    """How a crop varies in training.
+    """Random augmentation of training crops. The defaults change nothing.
 
     Args:
-        scale: Smallest and largest factor on the view's size.
-        rotation: Largest turn to either side, in degrees.
-        rotation_probability: Share of crops that are turned.
-        flip_probability: Share of crops that are mirrored.
-        brightness: Smallest and largest factor on each colour channel.
-        normal: Whether scale and rotation are drawn from clipped normal distributions, and not uniformly.
-        half_body_probability: Share of crops that show one half of a well labelled person alone.
-        erase_probability: Share of crops of which a rectangle is hidden (random erasing, arXiv:1708.04896); keypoints
-            under it keep their labels.
+        scale: Minimum and maximum scale of the view.
+        rotation: Maximum rotation in degrees, in both directions.
+        rotation_probability: Probability that a crop is rotated.
+        flip_probability: Probability that a crop is mirrored.
+        brightness: Minimum and maximum factor of each colour channel.
+        normal: Whether scale and rotation are drawn from clipped normal distributions. Defaults to uniform ones.
+        half_body_probability: Probability that a crop shows only the upper or lower body, for persons with more than 8
+            labelled keypoints.
+        erase_probability: Probability that a rectangle of the crop is erased (arXiv:1708.04896). Keypoints in it stay
+            labelled.
     """
 
     scale: tuple[float, float] = (1.0, 1.0)
@@ -39,10 +40,10 @@ class Augment:
 
 
 AUGMENTS = {
-    # Both CPN repositories: of four crops of a person, two are turned by up to 45 degrees, one is mirrored. Their views
-    # end at 1.25 since they cut from a padded picture; these may grow to 1.35.
+    # Both CPN repositories: of four crops of a person, two are rotated by up to 45 degrees and one is mirrored. Their
+    # scale is limited to 1.25, because they crop a padded image.
     "cpn": Augment((0.7, 1.35), 45.0, 0.5, 0.5, brightness=(0.8, 1.2)),
-    # HRNet W32 on COCO: 0.35 and 45 degrees are one sigma.
+    # HRNet-W32 on COCO: 0.35 and 45 degrees are one standard deviation.
     "hrnet": Augment((0.65, 1.35), 90.0, 0.6, 0.5, normal=True, half_body_probability=0.3),
     "simplebaseline": Augment((0.7, 1.3), 80.0, 0.6, 0.5, normal=True),  # its ResNets: 0.3 and 40 degrees
 }
@@ -66,7 +67,7 @@ def without_mirroring(augment: str | Augment | None, skeleton: Skeleton) -> Augm
 
 
 def augmentation(augment: str | Augment | None) -> Augment | None:
-    """Returns the augmentation that a key of `AUGMENTS` names, or what was given if it is none."""
+    """Returns the augmentation of a name in `AUGMENTS`. An `Augment` or None is returned unchanged."""
     if augment is None or isinstance(augment, Augment):
         return augment
     if augment not in AUGMENTS:
@@ -74,18 +75,18 @@ def augmentation(augment: str | Augment | None) -> Augment | None:
     return AUGMENTS[augment]
 
 
-# What an augmentation draws: `draws(name, size)` returns `size` uniform numbers in [0, 1) of one crop.
+# Random numbers of a crop: `draws(name, size)` returns (size,) uniform numbers in [0, 1).
 Draws = Callable[[str, int], tf.Tensor]
 
 
 def draws_of(seed: int, count: tf.Tensor) -> Draws:
-    """Returns the random numbers of the crop number `count`, by name.
+    """Returns the random numbers of a crop, by name.
 
-    Each name has its own random stream: an augmentation that is added, or draws more, changes no other's numbers.
+    Each name has its own random stream, so that a new augmentation does not change the numbers of the others.
 
     Args:
         seed: Seed of the data set.
-        count: () int64, the crop's place in the stream.
+        count: () int64, number of the crop.
     """
 
     def draws(name: str, size: int) -> tf.Tensor:
@@ -140,17 +141,18 @@ def augmented_pixels(augment: Augment | None, image: tf.Tensor, draws: Draws, fi
     return image
 
 
-# HRNet's half bodies: of persons with more labelled keypoints than this, most often the upper half, in a wider view.
+# HRNet's half bodies: minimum number of labelled keypoints, probability of the upper body, and factor of its extent.
 _HALF_BODY_LABELLED = 8
 _UPPER_SHARE = 0.69
 HALF_BODY_GROWTH = 1.5
 
 
 def half_body(view: View, augment: Augment, draws: Draws, person: Person) -> View:
-    """Shows one half of the person, as often as `half_body_probability` says.
+    """Restricts the view to the upper or lower body with probability `half_body_probability`.
 
-    As in HRNet: about the mean of the half's labelled keypoints, wide enough for 1.5 times their extent. The half that
-    was drawn needs three of them, else the other one is shown; a half with less than two shows nothing of use.
+    As in HRNet, the view is centred at the mean of the labelled keypoints of that half, and covers 1.5 times their
+    extent. If the chosen half has fewer than three labelled keypoints, the other half is shown. If that one has fewer
+    than two, the view does not change.
     """
     if not augment.half_body_probability:
         return view
@@ -164,7 +166,7 @@ def half_body(view: View, augment: Augment, draws: Draws, person: Person) -> Vie
         & (tf.math.count_nonzero(labelled) > _HALF_BODY_LABELLED)
         & (tf.math.count_nonzero(chosen) >= 2)
     )
-    points = tf.boolean_mask(person.keypoints_image_xy, chosen | ~wanted)  # not empty where it does not count
+    points = tf.boolean_mask(person.keypoints_image_xy, chosen | ~wanted)  # never empty, also if it is not used
     width, height = tf.unstack(tf.reduce_max(points, axis=0) - tf.reduce_min(points, axis=0))
     aspect = view.box[2] / view.box[3]
     grown = HALF_BODY_GROWTH * tf.maximum(tf.maximum(width, height * aspect), 1.0)
@@ -173,7 +175,7 @@ def half_body(view: View, augment: Augment, draws: Draws, person: Person) -> Vie
 
 
 def scaled(view: View, augment: Augment, draws: Draws, person: Person) -> View:
-    """Grows or shrinks the view by a factor from `scale`."""
+    """Scales the view by a factor in the range `scale`."""
     low, high = augment.scale
     [draw] = tf.unstack(draws("scale", 1))
     if augment.normal:  # clipped at one sigma, as in HRNet
@@ -182,7 +184,7 @@ def scaled(view: View, augment: Augment, draws: Draws, person: Person) -> View:
 
 
 def rotated(view: View, augment: Augment, draws: Draws, person: Person) -> View:
-    """Turns the view by up to `rotation` degrees, as often as `rotation_probability` says."""
+    """Rotates the view by up to `rotation` degrees with probability `rotation_probability`."""
     chance, draw = tf.unstack(draws("rotation", 2))
     if augment.normal:  # clipped at two sigmas, as in HRNet
         degrees = augment.rotation / 2 * tf.clip_by_value(_normal(draw), -2.0, 2.0)
@@ -193,7 +195,7 @@ def rotated(view: View, augment: Augment, draws: Draws, person: Person) -> View:
 
 
 def flipped(view: View, augment: Augment, draws: Draws, person: Person) -> View:
-    """Mirrors the view, as often as `flip_probability` says."""
+    """Mirrors the view with probability `flip_probability`."""
     return view._replace(mirrored=draws("flip", 1)[0] < augment.flip_probability)
 
 
@@ -202,13 +204,13 @@ def _normal(uniform: tf.Tensor) -> tf.Tensor:
 
 
 def brightened(image: tf.Tensor, augment: Augment, draws: Draws, fill_rgb: Sequence[float]) -> tf.Tensor:
-    """Scales each channel by a factor from `brightness`, within 0 … 255."""
+    """Multiplies each channel by a factor in the range `brightness`, and clips to 0 … 255."""
     low, high = augment.brightness
     if low == high == 1.0:
         return image
     height, width, channels = image.shape
     factors = low + (high - low) * draws("brightness", channels)
-    factors = tf.tile(factors, [width])  # a row of pixels at once: channels alone are slow to repeat
+    factors = tf.tile(factors, [width])  # whole rows: broadcasting over the channels is slower
     bright = tf.clip_by_value(tf.reshape(image, (height, -1)) * factors, 0.0, 255.0)
     return tf.reshape(bright, (height, width, channels))
 
@@ -218,9 +220,9 @@ _ERASED_ASPECT = 2.0  # height to width lies between this and its inverse
 
 
 def erased(image: tf.Tensor, augment: Augment, draws: Draws, fill_rgb: Sequence[float]) -> tf.Tensor:
-    """Fills a rectangle with `fill_rgb`, as often as `erase_probability` says.
+    """Fills a rectangle with `fill_rgb` with probability `erase_probability`.
 
-    The rectangle's centre lies anywhere in the crop, so that some of it may lie outside.
+    The centre of the rectangle is uniform in the crop. Parts of it can be outside.
     """
     if not augment.erase_probability:
         return image
@@ -238,6 +240,6 @@ def erased(image: tf.Tensor, augment: Augment, draws: Draws, fill_rgb: Sequence[
     return tf.where(hidden[..., None], tf.constant(fill_rgb, tf.float32), image)
 
 
-# To add an augmentation: a field of `Augment` that is off by default, a step here, and its test in tests/test_crops.py.
+# A new augmentation needs a field of `Augment` that is off by default, a step here, and a test in tests/test_crops.py.
 VIEW_STEPS = (half_body, scaled, rotated, flipped)  # (view, augment, draws, person) -> view
 PIXEL_STEPS = (brightened, erased)  # (image, augment, draws, fill_rgb) -> image

@@ -1,4 +1,4 @@
-"""Annotated persons to an endless stream of training batches, a pure function of the seed and the step."""
+"""Training batches: an endless data set of crops and targets that depends only on the seed and the step."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,18 +17,18 @@ from kpzoo.data.pack import Pack
 from kpzoo.errors import UserError, unknown
 from kpzoo.pose_model import PoseModel, Preset
 
-# How many keypoints of another person must lie in the crop for it to be a target: the paper's text has k = 3, the
-# authors' code drops who is left with three or fewer.
+# Minimum number of keypoints in the crop for another person to be a target. MIPNet's paper states k = 3; its authors'
+# code requires more than three.
 INSTANCE_RULES = {"paper": 3, "official": 4}
 
 
 class Scenes(Protocol):
-    """Generated scenes that stand in for a share of the crops, such as `kpzoo.scenes.composed.Crowd`."""
+    """Generated scenes that replace a share of the crops, such as `kpzoo.scenes.Crowd`."""
 
     share: float
 
     def scene(self, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-        """Returns (H, W, 3) uint8 pixels, boxes (P, 4), keypoints (P, K, 2), visibility (P, K), the crop's person."""
+        """Returns (H, W, 3) uint8 pixels, (P, 4) boxes, (P, K, 2) keypoints, (P, K) visibility, the person's index."""
 
 
 def make_dataset(
@@ -91,7 +91,7 @@ def make_dataset(
         raise UserError(f"`batch_size=` must be 1 to {geometry.MAX_CROPS}. Received: {batch_size}.")
     index, count = host
     if batch_size % count:
-        raise UserError(f"A batch of {batch_size} does not split over {count} hosts.")
+        raise UserError(f"A batch of {batch_size} cannot be split over {count} hosts.")
     rows = batch_size // count  # B of what is returned
     preset = model if isinstance(model, Preset) else getattr(model, "preset", None)
     if preset is None:
@@ -117,7 +117,7 @@ def make_dataset(
         if check_images:
             pack.check_shards(data)
         photo = _packed_photo(preset, data)
-        # Each record comes with its count, so that rows of the batches can be picked before anything is decoded.
+        # Each record has its count, so that a host can select its rows before anything is decoded.
         stream = tf.data.Dataset.zip(stream, pack.records(data, seed, start_step * batch_size))
     else:
         photo = _photo(preset, _persons(data, check_images), seed)
@@ -141,25 +141,25 @@ def make_dataset(
         stream = stream.filter(lambda number, *_: number % batch_size // rows == index)
     batches = stream.map(load, tf.data.AUTOTUNE).batch(rows, drop_remainder=True)
     options = tf.data.Options()
-    # The stream knows no files: replicas on one host share it.
+    # The replicas of a host share one data set, which has no files to shard.
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     return batches.map(add_targets, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE).with_options(options)
 
 
 def fill_missing(points: tf.Tensor, visibility: tf.Tensor, image_hw: tuple[int, int], min_keypoints: int):
-    """Returns the targets of all instances of a batch of crops, by MIPNet's rule.
+    """Replaces missing instances by the first person of the crop, as MIPNet does.
 
-    Keypoints outside the crop lose their label. An instance that is left with fewer than `min_keypoints` is missing:
-    the first person, whom the crop is about, stands in for it.
+    Keypoints outside the crop become unlabelled. An instance with fewer than `min_keypoints` labelled keypoints is
+    missing.
 
     Args:
-        points: (B, N, K, 2) in crop pixels, the crop's own person first.
+        points: (B, N, K, 2) keypoints in crop pixels, with the person of the crop first.
         visibility: (B, N, K).
         image_hw: (height, width) of the crop.
-        min_keypoints: See above.
+        min_keypoints: Minimum number of labelled keypoints of an instance.
 
     Returns:
-        Points and visibility as they came, and (B, N) 1 for those who are there.
+        Points and visibility of the same shapes, and (B, N) float32: 1 for present and 0 for missing instances.
     """
     size = tf.constant([image_hw[1], image_hw[0]], points.dtype)
     inside = tf.reduce_all((points >= 0) & (points <= size), axis=-1)
@@ -173,12 +173,12 @@ def fill_missing(points: tf.Tensor, visibility: tf.Tensor, image_hw: tuple[int, 
 
 
 def nearest_persons(image_ids: np.ndarray, boxes_image_xywh: np.ndarray, count: int) -> np.ndarray:
-    """Returns (S, count) places of the persons of the same picture, nearest box centre first, -1 where there are none.
+    """Returns the (S, count) indices of the nearest persons of the same image, by box centres; -1 if there are fewer.
 
     Args:
         image_ids: (S,) of all persons that can be a target.
         boxes_image_xywh: (S, 4).
-        count: How many neighbours each person gets.
+        count: Number of neighbours per person.
     """
     centres = boxes_image_xywh[:, :2] + boxes_image_xywh[:, 2:] / 2
     nearest = np.full((len(image_ids), count), -1)
@@ -199,27 +199,27 @@ def num_persons(data: PoseData | Pack) -> int:
 
 
 def _persons(data: PoseData, check_images: bool) -> dict[str, np.ndarray]:
-    """Returns the trainable persons' arrays and paths, without those whose picture cannot be decoded."""
+    """Returns `training_persons` and the `paths` of their images, without images that cannot be decoded."""
     persons = training_persons(data.annotations)
     persons["paths"] = np.array(data.image_paths(persons["image_ids"]), object)
     if check_images:
         bad = files.undecodable(persons["paths"], progress=True)
-        files.tell_left_out(bad)
+        files.report_undecodable(bad)
         good = np.array([path not in bad for path in persons["paths"]], bool)
         persons = {name: values[good] for name, values in persons.items()}
     if not len(persons["paths"]):
-        raise UserError(f"No labelled person with a readable picture in {str(data.image_folder)!r}.")
+        raise UserError(f"No labelled person with a readable image in {str(data.image_folder)!r}.")
     return persons
 
 
 def person_of(count: tf.Tensor, seed: int, num_persons: int) -> tf.Tensor:
-    """Returns whose crop the stream's `count`-th is: of each epoch another permutation."""
+    """Returns the person of the crop number `count`: each epoch is a permutation of the persons."""
     epoch, place = count // num_persons, count % num_persons
     return tf.random.experimental.index_shuffle(place, tf.stack([tf.constant(seed, tf.int64), epoch]), num_persons - 1)
 
 
 def _photo(preset, persons: dict[str, np.ndarray], seed: int) -> Callable:
-    """Returns the function from a count of crops to a person of a photo, see `_loader`."""
+    """Returns the function `photo` of `_loader` for a data set of images."""
     rule = preset.rules.crop
     views = geometry.views(persons["boxes_image_xywh"], rule, preset.image_hw)
     paths = tf.constant(persons["paths"].astype(str))
@@ -239,7 +239,7 @@ def _photo(preset, persons: dict[str, np.ndarray], seed: int) -> Callable:
 
 
 def _packed_photo(preset, data: Pack) -> Callable:
-    """Returns the function from a count of crops and its record to a person of a photo, see `_loader`."""
+    """Returns the function `photo` of `_loader` for a pack."""
     rule = preset.rules.crop
 
     def photo(count, record):
@@ -257,12 +257,12 @@ def _packed_photo(preset, data: Pack) -> Callable:
 
 
 def _loader(preset, photo: Callable, augment, seed, crowd):
-    """Returns the function from a count of crops to one crop with the keypoints (N, K, 2) of its instances.
+    """Returns the function from the number of a crop to the augmented crop and its keypoints (N, K, 2).
 
     Args:
-        preset: Of the model.
-        photo: From a count, and the record of a pack where there is one, to the view of a person, the instances'
-            keypoints and visibility, and the function from a map of crop to image pixels to the crop.
+        preset: Preset of the model.
+        photo: Function of the number of a crop, and its record in a pack. Returns the view of a person, the keypoints
+            and visibility of all instances, and the function from a crop-to-image map to the crop.
         augment: See `make_dataset`.
         seed: See `make_dataset`.
         crowd: See `make_dataset`.
@@ -301,12 +301,12 @@ def _loader(preset, photo: Callable, augment, seed, crowd):
 
 
 def _composer(preset, crowd, seed):
-    """Returns the function from a count of crops to a composed picture, a view of it, and the instances' keypoints."""
+    """Returns the function from the number of a crop to a composed image, a view, keypoints and visibility."""
     rule, lock = preset.rules.crop, Lock()
     shape = (preset.num_instances, preset.skeleton.num_keypoints)
 
     def draw(count):
-        with lock:  # cut-outs are kept for the next scene
+        with lock:  # the cut-outs are cached
             image, boxes, points, visibility, chosen = crowd.scene(seed, int(count))
         others = nearest_persons(np.zeros(len(boxes)), boxes, shape[0] - 1)[chosen]
         rows = np.array([chosen, *others])

@@ -1,4 +1,4 @@
-"""The skeleton of a COCO keypoint category: a known one by its keypoint names, or one made from the file."""
+"""The skeleton of a COCO keypoint category: a known skeleton with the same keypoints, or a new one."""
 
 import re
 
@@ -11,7 +11,7 @@ from kpzoo.data.problems import Problems
 from kpzoo.errors import UserError, unknown
 from kpzoo.skeletons import Skeleton
 
-# Strict for large joints, mild for the face; COCO's range from 0.025 (eyes) to 0.107 (hips).
+# COCO's sigmas range from 0.025 (eyes) to 0.107 (hips).
 UNKNOWN_SIGMA = 0.05
 _KNOWN_SIGMAS = {
     name: sigma
@@ -21,10 +21,15 @@ _KNOWN_SIGMAS = {
 
 
 def choose(categories: list[dict], category: str | int | None, path) -> dict:
-    """Returns the category to read: the one asked for, or the only one that has keypoints.
+    """Returns the category to read: the given one, or the only one with keypoints.
+
+    Args:
+        categories: Categories of the file.
+        category: Name or id. Required if several categories have keypoints.
+        path: Path of the file, for errors.
 
     Raises:
-        UserError: if there is none, or several and `category` does not say which.
+        UserError: If there is no such category, or several match.
     """
     names = [str(row.get("name", row.get("id"))) for row in categories]
     if category is not None:
@@ -35,7 +40,7 @@ def choose(categories: list[dict], category: str | int | None, path) -> dict:
             raise unknown(f"category in {path}", str(category), names)
         if len(chosen) > 1:
             ids = [row.get("id") for row in chosen]
-            raise UserError(f"{path}: {category!r} means several categories, with the ids {ids}. Choose one by its id.")
+            raise UserError(f"{path}: {category!r} matches several categories, with the ids {ids}. Use an id.")
         return chosen[0]
     with_keypoints = [row for row in categories if row.get("keypoints")] or (categories if len(categories) == 1 else [])
     if not with_keypoints:
@@ -54,7 +59,7 @@ def _count(names) -> int | str:
 
 
 def skeleton_of(category: dict, skeleton: str | Skeleton | None, problems: Problems) -> Skeleton:
-    """Returns the skeleton that was asked for, after a comparison with the category, or the category's own."""
+    """Returns the given skeleton after comparing it with the category, or the skeleton of the category."""
     place = f"{problems.path}: category {category.get('name', category.get('id'))!r}"
     names = category.get("keypoints")
     if names is not None and (type(names) is not list or set(map(type, names)) - {str, int}):
@@ -106,7 +111,7 @@ def _sigmas(category: dict, names: tuple[str, ...], problems: Problems, place: s
         "note",
         f"The category has no `sigmas`, which OKS and AP need: {len(names) - len(guessed)} of {len(names)} keypoints "
         f"have COCO's or CrowdPose's by their name, {len(guessed)} have {UNKNOWN_SIGMA}: {guessed[:10]}",
-        "AP of such keypoints compares with nothing but itself. Add `sigmas` to the category or pass a `Skeleton`.",
+        "AP with these values is not comparable with others. Add `sigmas` to the category or pass a `Skeleton`.",
     )
     return tuple(_KNOWN_SIGMAS.get(key, UNKNOWN_SIGMA) for key in plain)
 
@@ -123,13 +128,15 @@ def _links(links, names: tuple[str, ...], problems: Problems) -> tuple[tuple[str
     numbers, bad, _ = whole_numbers(ends)
     whole = bool(ends) and not bad.any()
     if whole and numbers.min() == 0 and numbers.max() < len(names):
-        problems.say("repair", "The category's `skeleton` counts keypoints from 0", "Read so; COCO counts from 1.")
+        problems.say(
+            "repair", "The category's `skeleton` numbers keypoints from 0", "Read as such; COCO numbers them from 1."
+        )
         numbers += 1
     if not whole or numbers.min() < 1 or numbers.max() > len(names):
         problems.say(
             "repair",
-            f"The category's `skeleton` must hold pairs of numbers from 1 to {len(names)}. Received: {shown(links)}",
-            "Left out: pictures show no lines.",
+            f"The category's `skeleton` must contain pairs of numbers from 1 to {len(names)}. Received: {shown(links)}",
+            "Ignored: poses are drawn without lines.",
         )
         return ()
     return tuple((names[a - 1], names[b - 1]) for a, b in numbers.reshape(-1, 2).tolist())

@@ -1,4 +1,4 @@
-"""A data set looked through before hours of training: annotations, and the pictures that they are about."""
+"""Validation of a data set: its annotations and images."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,14 +17,14 @@ Decoded = Mapping[str, tuple[int, int] | str]
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """What was found in one annotation file; printed, a line for each kind of problem.
+    """The problems of an annotation file and its images. `print` shows one line per kind of problem.
 
     Args:
-        annotations: What can be read of the file.
-        image_folder: Where its pictures lie; None if they were not looked for.
-        decoded: (height, width) of each picture as it is stored, by file name, or why it cannot be decoded.
-        problems: Of annotations and pictures.
-        renamed: File names that are written otherwise on disk, with those there.
+        annotations: Annotations without the entries that have errors.
+        image_folder: Image folder. None if images were not checked.
+        decoded: Stored (height, width) of each image by file name, or the reason why it cannot be decoded.
+        problems: Problems of the annotations and images.
+        renamed: File names that are spelled differently on disk, with their names on disk.
     """
 
     annotations: Annotations
@@ -35,18 +35,18 @@ class Check:
 
     @property
     def clean(self) -> bool:
-        """Whether there are notes at most, nothing that is refused or has to be mended."""
+        """Whether there are no errors and no repairs."""
         return all(problem.severity == "note" for problem in self.problems)
 
     def __str__(self) -> str:
         read = self.annotations
-        pictures = f", {len(self.decoded)} pictures read" if self.image_folder else ""
-        about = f"{len(read.image_ids)} images, {len(read.persons.ids)} persons of {read.skeleton.name}{pictures}"
+        pictures = f", {len(self.decoded)} of them decoded" if self.image_folder else ""
+        about = f"{len(read.image_ids)} images{pictures}, {len(read.persons.ids)} persons of {read.skeleton.name}"
         lines = [f"{problem.severity:<7}{problem.count:>9}  {problem}" for problem in self.problems]
         return "\n".join([f"{read.path}: {about}: {'clean' if self.clean else 'NOT CLEAN'}", *lines])
 
     def to_config(self) -> dict:
-        """Returns what JSON can hold."""
+        """Returns the check as JSON values."""
         return {
             "annotations": self.annotations.path,
             "images": str(self.image_folder) if self.image_folder else None,
@@ -69,26 +69,29 @@ def check(
     allow_outside: bool = False,
     progress: bool = False,
 ) -> list[Check]:
-    """Returns what is wrong with the keypoint annotations of a folder, or of those of one split.
+    """Checks the keypoint annotations and images of a data set.
 
     Args:
-        root: The data set's folder, see `kpzoo.data.load`.
-        split: Part of the annotation files' names; None for all of them.
-        images: The folder of pictures, instead of the one that is found.
+        root: Folder of the data set, see `kpzoo.data.load`.
+        split: Part of the names of the annotation files. Defaults to all files.
+        images: Image folder. Replaces the search for the images.
         skeleton: See `kpzoo.data.load`.
         category: See `kpzoo.data.load`.
-        pictures: Whether to decode the pictures, several at a time.
-        allow_outside: Whether pictures may lie outside of the folder, by absolute names or "..".
-        progress: Whether to tell on stderr how many pictures are done.
+        pictures: Whether to decode the images.
+        allow_outside: Whether file names may point outside the image folder, by absolute paths or "..".
+        progress: Whether to print progress on stderr.
+
+    Returns:
+        One `Check` per annotation file.
 
     Raises:
-        UserError: There is no annotation file, one cannot be read at all, or there are no pictures.
+        UserError: If there is no annotation file or no image folder, or the structure of a file cannot be read.
     """
     root = Path(root).expanduser()
     paths = files.annotation_files(root, split)
     if not paths:
         which = f" with {split!r} in the name" if split else ""
-        raise UserError(f"{str(root)!r} has no annotations: expected 'annotations/*.json'{which} in it.")
+        raise UserError(f"{str(root)!r} has no annotations. Expected: 'annotations/*.json'{which}.")
     reading = dict(skeleton=skeleton, category=category, allow_outside=allow_outside)
     folder = loading.existing_folder(images) if images is not None else None
     return [_check(path, root, split, reading, pictures, folder, progress) for path in paths]
@@ -114,17 +117,17 @@ def _check(
 def _picture_problems(read: Annotations, decoded: Decoded) -> Problems:
     problems = Problems(read.path)
     broken = [f"{name!r}: {found.rstrip('.')}" for name, found in decoded.items() if isinstance(found, str)]
-    done = "Training leaves them out, the evaluation refuses them."
-    problems.add("error", "Pictures that cannot be read", broken, done, "files")
+    done = "Training skips them, evaluation raises an error."
+    problems.add("error", "Images that cannot be read", broken, done, "files")
     sizes = {name: tuple(size) for name, size in zip(read.file_names, read.image_sizes_hw.tolist(), strict=True)}
     other = [
-        f"{name!r}: {sizes[name][0]}x{sizes[name][1]} in the file, the picture is {found[0]}x{found[1]}"
+        f"{name!r}: {sizes[name][0]}x{sizes[name][1]} in the file, {found[0]}x{found[1]} in the image"
         for name, found in decoded.items()
         if not isinstance(found, str) and min(sizes[name]) > 0 and sizes[name] != found
     ]
-    done = "Are they the same pictures? Sizes that are only swapped hint at EXIF: annotations count stored pixels."
-    problems.add("error", "Pictures of another size than annotated", other, done, "files")
+    done = "Swapped sizes may come from EXIF rotation: annotations refer to the stored pixels."
+    problems.add("error", "Images of another size than annotated", other, done, "files")
     unused = np.setdiff1d(read.image_ids, read.persons.image_ids)
-    done = "Not trained on; detections in them count as wrong."
+    done = "Not used for training. Detections in them count as false positives."
     problems.add("note", "Images without a person", unused, done, "image ids")
     return problems

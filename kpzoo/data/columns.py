@@ -1,4 +1,4 @@
-"""Values from a JSON file as columns of numbers, with a mask of those that are none."""
+"""Values of a JSON file as columns of numbers, with masks of the values that are not numbers."""
 
 import json
 import re
@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-MISSING, NO_NUMBERS = -1, -2  # "lengths" of values that are null or absent, and of values that are no list of numbers
+MISSING, NO_NUMBERS = -1, -2  # lengths of missing values, and of values that are not lists of numbers
 
 _INT64 = np.iinfo(np.int64)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def whole_numbers(values: list) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns (N,) int64 numbers, a mask of the values that are none, and one of those that were text such as "12"."""
+    """Returns (N,) int64 numbers, a mask of invalid values, and a mask of strings such as "12"."""
     if set(map(type, values)) <= {int}:
         try:
             numbers = np.array(values, np.int64)
@@ -41,10 +41,10 @@ class Numbers(NamedTuple):
     """A column of numbers.
 
     Args:
-        values: (N,) float64, NaN for the bad and the missing ones.
-        bad: (N,) which are no finite numbers.
-        missing: (N,) which are null or absent; none of them is bad.
-        text: (N,) which were text such as "12.5".
+        values: (N,) float64, NaN for invalid and missing values.
+        bad: (N,) mask of values that are not finite numbers.
+        missing: (N,) mask of values that are null or absent. Disjoint from `bad`.
+        text: (N,) mask of strings such as "12.5", which are read as numbers.
     """
 
     values: np.ndarray
@@ -54,7 +54,7 @@ class Numbers(NamedTuple):
 
 
 def numbers(values: list) -> Numbers:
-    """Returns the numbers of a column of JSON values; text such as "12.5" is read as the number."""
+    """Converts a column of JSON values to numbers. Strings such as "12.5" are read as numbers."""
     missing = np.array([value is None for value in values], bool)
     array = _floats(values)
     text = np.zeros(len(values), bool)
@@ -67,13 +67,13 @@ def numbers(values: list) -> Numbers:
 
 
 def shown(value) -> str:
-    """Returns a JSON value as a message shows it."""
+    """Returns a JSON value for an error message."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def example(values: list, chosen: np.ndarray) -> str:
-    """Returns ", such as " and the first chosen of some JSON values; "" if none is chosen."""
+    """Returns ", such as VALUE" with the first value of a mask, for an error message; "" if the mask is empty."""
     places = np.flatnonzero(chosen)
     return f", such as {shown(values[places[0]])}" if len(places) else ""
 
@@ -99,19 +99,19 @@ def _float(value) -> float:
 
 
 class NumberLists:
-    """A column of lists of numbers of any length, such as `keypoints`, gathered piece by piece.
+    """A column of lists of numbers, such as `keypoints`, built in pieces.
 
-    What other tools write is read where it can mean one thing only: null for a number is NaN; an empty list is no list;
-    text such as "12.5" is the number; a list of lists of `group` numbers, null or [] among them, is one list; false is
-    0 as the last number of a group.
+    Unambiguous variants of other tools are accepted: null in place of a number is NaN, an empty list is missing,
+    strings such as "12.5" are numbers, lists of `group` numbers are concatenated (null and [] are `group` missing
+    numbers), and false as the last number of a group is 0.
 
     Args:
-        group: How many numbers belong together: 3 for x, y and visibility.
+        group: Length of the nested lists: 3 for x, y and visibility.
 
     Attributes:
-        lengths: (N,) after `finish`: the length of each list, `MISSING` or `NO_NUMBERS`. NaN counts as a number here.
-        converted: (N,) after `finish`: which lists have text, lists or false in place of numbers.
-        faults: By place in the column, a value that is no number, or what is there in place of a list.
+        lengths: (N,) set by `finish`: the length of each list, `MISSING` or `NO_NUMBERS`. NaN counts as a number.
+        converted: (N,) set by `finish`: mask of the lists with strings, lists or false in place of numbers.
+        faults: For each invalid row, the first value that is not a number, or the value in place of a list.
     """
 
     def __init__(self, group: int):
@@ -120,7 +120,7 @@ class NumberLists:
         self.faults: dict[int, str] = {}
 
     def extend(self, values: list) -> None:
-        """Adds values as `json` gives them."""
+        """Adds values as returned by `json`."""
         lengths = np.array([len(value) or MISSING if type(value) is list else MISSING for value in values], int)
         converted = np.zeros(len(values), bool)
         flat = _floats(list(chain.from_iterable(value for value in values if type(value) is list)))
@@ -139,7 +139,7 @@ class NumberLists:
         self._count += len(values)
 
     def _read(self, value) -> tuple[np.ndarray, bool, str]:
-        """Returns the numbers of one list, whether some were something else, and what is none; "" if all are."""
+        """Returns the numbers of one list, whether some were converted, and the first invalid value or ""."""
         if value is None or value == []:
             return np.empty(0), False, ""
         if type(value) is not list:
@@ -163,12 +163,20 @@ class NumberLists:
         return row, nested or any(type(one) in (str, bool) for one in scalars), ""
 
     def finish(self) -> None:
-        """Makes one array of the pieces."""
+        """Concatenates the pieces. To be called once, after the last `extend`."""
         self._flat, self.lengths = np.concatenate(self._flat), np.concatenate(self._lengths)
         self.converted = np.concatenate(self._converted)
 
     def of_length(self, length: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (R, length) numbers of the given ascending rows, and a mask of those with another length: zeros."""
+        """Returns the lists of some rows as an array.
+
+        Args:
+            length: Expected length of the lists.
+            rows: (R,) row indices, ascending.
+
+        Returns:
+            (R, length) numbers, 0 in rows with another length, and an (R,) mask of these rows.
+        """
         right = self.lengths[rows] == length
         chosen = np.zeros(len(self.lengths), bool)
         chosen[rows[right]] = True

@@ -1,4 +1,4 @@
-"""A data set on disk: annotations, the folder of its pictures, and which pictures cannot be decoded."""
+"""A data set on disk: annotation files, image folders, and images that cannot be decoded."""
 
 import os
 import re
@@ -27,7 +27,7 @@ PACK_INDEX = "pack.json"
 
 @dataclass(frozen=True)
 class PoseData:
-    """Annotations and the folder that their file names count from."""
+    """A data set: annotations, and the image folder to which their file names are relative."""
 
     annotations: Annotations
     image_folder: Path
@@ -38,13 +38,13 @@ class PoseData:
 
     @property
     def crc32(self) -> int:
-        """A number that tells these annotations from others."""
+        """Checksum of the annotations."""
         persons = self.annotations.persons
         columns = (persons.image_ids, persons.boxes_image_xywh, persons.keypoints_image_xy, persons.visibility)
         return reduce(lambda crc, column: zlib.crc32(np.ascontiguousarray(column).tobytes(), crc), columns, 0)
 
     def image_paths(self, image_ids: Sequence[int]) -> list[str]:
-        """Returns the file of each image id."""
+        """Returns the path of each image id."""
         names = dict(zip(self.annotations.image_ids.tolist(), self.annotations.file_names, strict=True))
         return [
             str(self.image_folder / Path(names[image_id]).expanduser()) for image_id in np.asarray(image_ids).tolist()
@@ -52,15 +52,15 @@ class PoseData:
 
 
 def is_pack(root: str | Path | None) -> bool:
-    """Returns whether what could be a data set's folder is a pack: has its index, or an address instead of a path."""
+    """Returns whether `root` is a pack: a folder with the index of a pack, or a URL."""
     return root is not None and ("://" in str(root) or (Path(root).expanduser() / PACK_INDEX).exists())
 
 
 def annotation_files(root: str | Path, split: str | None = None) -> list[Path]:
-    """Returns the keypoint annotations in a data set's folder, in sorted order."""
+    """Returns the keypoint annotation files of a data set, sorted by name."""
     folder = Path(root).expanduser() / "annotations"
     found = sorted(folder.glob(_pattern(split)))
-    keypoints = [path for path in found if "keypoints" in path.name]  # COCO's folder holds captions and instances too
+    keypoints = [path for path in found if "keypoints" in path.name]  # COCO has captions and instances, too
     return keypoints or found
 
 
@@ -70,7 +70,7 @@ def _pattern(split: str | None) -> str:
 
 def annotation_file(root, split) -> Path:
     if root is None:
-        raise UserError("Pass the data set's folder, or its `annotations=` file. Received neither.")
+        raise UserError("Pass the folder of the data set, or an annotation file as `annotations=`. Received neither.")
     found = annotation_files(root, split)
     exact = [path for path in found if split in (path.name, path.name.removesuffix(".gz").removesuffix(".json"))]
     found = exact if len(exact) == 1 else found
@@ -79,41 +79,41 @@ def annotation_file(root, split) -> Path:
         folder = str(Path(root).expanduser() / "annotations")
         raise UserError(
             f"Expected one annotation file like {_pattern(split)!r} in {folder!r}. Found: {names}.",
-            "Name the split as one of the files is called." if found else "",
+            "Use a split that matches one of these names." if found else "",
             "Or pass the file as `annotations=`.",
         )
     return found[0]
 
 
 class Undecodable(NamedTuple):
-    """A picture that cannot be decoded, and why."""
+    """An image that cannot be decoded, and the reason."""
 
     path: str
     reason: str
 
 
 def undecodable(paths: Sequence[str], progress: bool = False) -> dict[str, str]:
-    """Returns the files among `paths` that cannot be decoded, with the reason."""
+    """Returns the paths of the images that cannot be decoded, with the reasons."""
     return {path: found for path, found in decoded(paths, progress).items() if isinstance(found, str)}
 
 
-def tell_left_out(bad: Mapping[str, str]) -> None:
-    """Names pictures that cannot be decoded on stderr, by path and reason; of many the first ten."""
+def report_undecodable(bad: Mapping[str, str]) -> None:
+    """Prints the first ten images that cannot be decoded, with the reasons, on stderr."""
     for path, reason in list(bad.items())[:10]:
-        print(f"left out of training: {path}: {reason}", file=sys.stderr)
+        print(f"skipped: {path}: {reason}", file=sys.stderr)
     if len(bad) > 10:
-        print(f"left out of training: {len(bad)} pictures in all", file=sys.stderr)
+        print(f"skipped: {len(bad)} images in total", file=sys.stderr)
 
 
 def decoded(paths: Sequence[str], progress: bool = False) -> dict[str, tuple[int, int] | str]:
-    """Returns (height, width) of each file as it is stored, or why it cannot be decoded, by decoding each once."""
+    """Decodes images. Returns the stored (height, width) of each path, or the reason why it cannot be decoded."""
 
     def outcome(path: str) -> tuple[int, int] | str:
         image = decode(path)
         return image.reason if isinstance(image, Undecodable) else tuple(image.shape[:2])
 
     paths, found = sorted(set(paths)), {}
-    told = Progress(len(paths), "pictures", "checked", shown=progress)
+    told = Progress(len(paths), "images", "checked", shown=progress)
     with ThreadPoolExecutor(os.cpu_count()) as pool, told:
         for path, result in zip(paths, pool.map(outcome, paths), strict=True):
             found[path] = result
@@ -122,10 +122,13 @@ def decoded(paths: Sequence[str], progress: bool = False) -> dict[str, tuple[int
 
 
 def decode(path: str) -> "tf.Tensor | Undecodable":
-    """Returns a picture (H, W, 3) uint8 RGB as it is stored, as training and its crops see it, or why it cannot be.
+    """Decodes an image as the training pipeline does, so that training does not stop at an image later.
 
-    It reads as the training pipeline does, so that what passes here does not stop a training run later. A size that no
-    picture has is refused by the header, before anything is decoded.
+    Args:
+        path: Image file. Sizes that are too large are rejected before decoding.
+
+    Returns:
+        The stored pixels, (H, W, 3) uint8 RGB without EXIF rotation, or an `Undecodable`.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""JSON files of any size and any damage: read, or told where the fault is; written whole or not at all."""
+"""Reading of large JSON files, with errors that state the position of invalid JSON."""
 
 import gc
 import gzip
@@ -12,32 +12,35 @@ from typing import Any
 from kpzoo.errors import UserError
 from kpzoo.progress import Progress
 
-MAX_BYTES = 1 << 32  # of text; annotations of a million persons are about 1 GB
-PIECE = 1 << 20  # bytes read at a time: Python makes room at once for as many as it is asked to read
-CHUNK = 20_000  # elements of a long list that exist as Python objects at one time
-LARGE = 100_000_000  # characters; progress is shown for texts of at least this length
+MAX_BYTES = 1 << 32  # size of the text; annotations of a million persons are about 1 GB
+PIECE = 1 << 20  # bytes per read: Python allocates the requested number of bytes at once
+CHUNK = 20_000  # elements of a long list that exist as Python objects at the same time
+LARGE = 100_000_000  # characters from which progress is shown
 
 _SPACE, _WHITE = re.compile(r"[ \t\r\n]*"), frozenset(" \t\r\n")
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
 def read_json(path: str | Path) -> Any:
-    """Returns the content of a JSON file, gzipped or not, with or without a byte order mark."""
+    """Returns the content of a JSON file, which may be gzipped and have a byte order mark."""
     return _parsed(path, lambda text: json.loads(text))
 
 
 def read_object(path: str | Path, long_list: str, consume: Callable[[list], None]) -> dict:
-    """Returns the top-level object of a JSON file but for one long list, which is handed on piece by piece.
+    """Returns the top-level object of a JSON file, and passes one long list to a function in chunks.
 
-    Only `CHUNK` elements of that list exist at one time, so the memory needed is that of the text.
+    Only `CHUNK` elements of the list exist at the same time, so that little memory is needed besides the text.
 
     Args:
-        path: The file, gzipped or not.
-        long_list: The key of the list.
+        path: JSON file, optionally gzipped.
+        long_list: Key of the list.
         consume: Called with up to `CHUNK` elements at a time, in file order.
 
     Returns:
-        The object; `long_list` is in it as an empty list, or as what it is when it is no list.
+        The object, with an empty list for `long_list`, or its value if it is not a list.
+
+    Raises:
+        UserError: If the file cannot be read, is not valid JSON, or is not an object.
     """
     return _parsed(path, lambda text: _object(text, path, long_list, consume))
 
@@ -45,14 +48,14 @@ def read_object(path: str | Path, long_list: str, consume: Callable[[list], None
 def _parsed(path: str | Path, parse: Callable[[str], Any]) -> Any:
     path = Path(path).expanduser()
     text, collecting = _text(path), gc.isenabled()
-    gc.disable()  # there are no cycles in JSON, and looking for them takes a quarter of the time
+    gc.disable()  # JSON has no reference cycles, and the search for them takes a quarter of the time
     try:
         return parse(text)
     except UserError:
         raise
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}:{error.lineno}:{error.colno} is not JSON: {error.msg}. The file may be cut off or of another kind."
+            f"{path}:{error.lineno}:{error.colno} is not JSON: {error.msg}. It may be truncated or in another format."
         ) from None
     except ValueError as error:
         raise UserError(f"{path} cannot be read: {error}.") from None
@@ -78,7 +81,7 @@ def _text(path: str | Path) -> str:
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     if len(data) > MAX_BYTES:
-        raise UserError(f"{path} holds more than {MAX_BYTES >> 30} GiB of text. Split it.")
+        raise UserError(f"{path} contains more than {MAX_BYTES >> 30} GiB of text. Split it.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -92,7 +95,7 @@ def _object(text: str, path: str | Path, long_list: str, consume: Callable[[list
     position = _skip(text, 0)
     if text[position : position + 1] != "{":
         kind = type(json.loads(text)).__name__
-        raise UserError(f"{path} must hold one JSON object with the key '{long_list}'. Received: a {kind}.")
+        raise UserError(f"{path} must contain one JSON object with the key '{long_list}'. Received: a {kind}.")
     members, position = {}, _skip(text, position + 1)
     while text[position : position + 1] != "}":
         if text[position : position + 1] != '"':
@@ -110,7 +113,7 @@ def _object(text: str, path: str | Path, long_list: str, consume: Callable[[list
 
 
 def _list(text: str, position: int, decode: Callable, consume: Callable[[list], None]) -> int:
-    """Hands the elements of the list that opens at `position` on; returns the position after it."""
+    """Passes the elements of the list at `position` to `consume`. Returns the position after the list."""
     position, elements = _skip(text, position + 1), []
     with Progress(len(text) / 1e6, "MB", "read", shown=len(text) >= LARGE) as told:
         while text[position : position + 1] != "]":
@@ -127,7 +130,7 @@ def _list(text: str, position: int, decode: Callable, consume: Callable[[list], 
 
 
 def _next(text: str, position: int, closing: str) -> int:
-    """Returns where the next element starts, or where the closing bracket is."""
+    """Returns the position of the next element or of the closing bracket."""
     position = _skip(text, position)
     if text[position : position + 1] == closing:
         return position

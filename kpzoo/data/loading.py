@@ -1,4 +1,4 @@
-"""Data sets from folders."""
+"""Loading of data sets from folders."""
 
 import warnings
 from dataclasses import replace
@@ -26,27 +26,29 @@ def load(
     strict: bool = False,
     allow_outside: bool = False,
 ) -> "PoseData | Pack":
-    """Loads COCO-format keypoint data: from a folder and a split's name, or from two paths.
+    """Loads COCO-format keypoint data from a folder, or from an annotation file and an image folder.
 
-    In a folder, the annotations are `annotations/*<split>*.json`, and the pictures lie in the folder itself, in
-    `images`, or in a folder of one of these. The folder of a pack, which `kpzoo data pack` writes, gives a
-    `kpzoo.data.pack.Pack`, to train on.
+    The annotation file of a folder is `annotations/*<split>*.json`. The images are in the folder, in its `images`, or
+    in a subfolder of these.
 
     Args:
-        root: The data set's folder, such as "~/coco".
-        split: Part of the file's name that tells which, such as "val".
-        annotations: The annotation file, instead of what `split` finds.
-        images: The folder of pictures, instead of what `split` finds.
-        skeleton: A skeleton or its name, where the file's own should not be used.
-        category: Name or number of the category to read, where several have keypoints.
-        strict: Whether what could be repaired is an error instead; else it is warned of.
-        allow_outside: Whether pictures may lie outside of the folder, by absolute names or "..".
+        root: Folder of the data set, such as "~/coco", or folder or URL of a pack written by `kpzoo data pack`.
+        split: Part of the name of the annotation file, such as "val".
+        annotations: Annotation file. Replaces the search by `split`.
+        images: Image folder. Replaces the search for the images.
+        skeleton: A `Skeleton` or its name. Defaults to the skeleton of the annotation file.
+        category: Name or id of the category to read. Required if several categories have keypoints.
+        strict: Whether to raise an error for annotations that can be repaired. Defaults to a warning.
+        allow_outside: Whether file names may point outside the image folder, by absolute paths or "..".
+
+    Returns:
+        A `PoseData`, or a `Pack` for training.
 
     Raises:
-        UserError: Nothing, or more than one file fits, or the annotations are wrong.
+        UserError: If no annotation file matches, or several do, or the annotations are invalid.
     """
     if annotations is None and is_pack(root):
-        from kpzoo.data.pack import open_pack  # with it comes TensorFlow
+        from kpzoo.data.pack import open_pack  # imports TensorFlow
 
         given = dict(images=images, skeleton=skeleton, category=category)
         if names := [f"`{name}=`" for name, value in given.items() if value is not None]:
@@ -67,13 +69,13 @@ def load(
     repairs = [problem for problem in content.problems if problem.severity == "repair"]
     if repairs:
         more = f" And {len(repairs) - 1} more kinds of problem." if len(repairs) > 1 else ""
-        warnings.warn(f"{annotations}: {repairs[0]}{more} `kpzoo data check` tells all.", stacklevel=2)
+        warnings.warn(f"{annotations}: {repairs[0]}{more} `kpzoo data check` lists all problems.", stacklevel=2)
     return PoseData(content, images)
 
 
 def existing_folder(images: str | Path) -> Path:
-    """Returns the path of a folder of pictures, or refuses what is none."""
+    """Returns the path of an image folder, or raises a `UserError` if it does not exist."""
     images = Path(images).expanduser()
     if not images.is_dir():
-        raise UserError(f"There is no folder of pictures at {str(images)!r}.", "Pass the right one as `images=`.")
+        raise UserError(f"The image folder {str(images)!r} does not exist.", "Pass another one as `images=`.")
     return images

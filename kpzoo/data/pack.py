@@ -1,14 +1,14 @@
-"""Packs: the persons of a data set as TFRecords of small pictures, read one behind the other, for training.
+"""Packs: the training crops of a data set in TFRecord files, which are read sequentially.
 
-PACK/pack.json               what it holds; the sizes and checksums of all shards, and one of its own text
-PACK/persons-00000-of-00008.tfrecord …   one `tf.train.Example` a person, of these features:
+PACK/pack.json                           index with sizes and checksums of all shards, and a checksum of the index
+PACK/persons-00000-of-00008.tfrecord …   one `tf.train.Example` per person, with these features:
 
-image            a JPEG of the window of the picture that training may look into, at the resolution that it can use
-window_to_image  (4,) float32: x and y of a pixel of the window are these times the first two, plus the last two
-box              (4,) float32: the person's box in pixels of the whole picture
-keypoints        (1 + neighbours, K, 3) float32: x, y of the whole picture and visibility, of the person and of those
-                 whose box centres are nearest, 0 where there are none
-annotation_id    () int64: whom the record is of
+image            JPEG of the part of the image that training can use ("window"), at the resolution that it can use
+window_to_image  (4,) float32: scale x, scale y, offset x, offset y from window pixels to image pixels
+box              (4,) float32: box of the person in image pixels
+keypoints        (1 + neighbours, K, 3) float32: x, y in image pixels and visibility, of the person and of the persons
+                 with the nearest box centres, zeros if there are fewer
+annotation_id    () int64: id of the annotation
 """
 
 import json
@@ -30,16 +30,16 @@ from kpzoo.errors import UserError
 from kpzoo.skeletons import Skeleton
 
 FORMAT, VERSION = "kpzoo pack", 1
-NEIGHBOURS = 4  # of each person: enough for models of five instances
+NEIGHBOURS = 4  # per person; enough for models with five instances
 
-# An epoch's order: shards in random order, this many of them read in turn, and what they give mixed in blocks.
+# Order of an epoch: the shards are shuffled, several of them are interleaved, and the records are shuffled in blocks.
 _READ_TOGETHER = 8
 _BLOCK = 2048
-_PIECE = 1 << 24  # bytes read at a time for a checksum
+_PIECE = 1 << 24  # bytes per read for a checksum
 
 
 class Shard(NamedTuple):
-    """One file of a pack: its name, its number of records, its bytes and their CRC-32."""
+    """A file of a pack: name, number of records, size and CRC-32."""
 
     name: str
     num_records: int
@@ -49,17 +49,17 @@ class Shard(NamedTuple):
 
 @dataclass(frozen=True)
 class Pack:
-    """What is known of a pack from its index.
+    """The index of a pack.
 
     Args:
-        folder: Where it lies: a folder, or an address that TensorFlow reads, such as "gs://bucket/pack".
-        annotations_name: The file that it was made of.
-        skeleton: Names the K keypoints.
-        image_hw: (height, width) of the largest crops that it is made for.
-        max_scale: The largest factor of augmentation on a view's size that its windows have room for.
-        neighbours: How many neighbours each record has room for.
-        shards: Its files.
-        crc32: Tells this pack from others.
+        folder: Folder, or a URL that TensorFlow can read, such as "gs://bucket/pack".
+        annotations_name: Name of the annotation file of the data set.
+        skeleton: The K keypoints.
+        image_hw: (height, width) of the largest crops that can be made of it.
+        max_scale: Largest scale augmentation that fits into its windows.
+        neighbours: Number of neighbours per record.
+        shards: Files of the pack.
+        crc32: Checksum of the index.
     """
 
     folder: str
@@ -78,33 +78,36 @@ class Pack:
     @property
     def annotations(self):
         raise UserError(
-            f"{self.folder!r} is a pack, which is to train on: it holds crops and no annotations. Use the folder of "
-            "pictures and annotations for evaluation, pictures of the data and composed crowds.",
-            "Name it with --val-data.",
+            f"{self.folder!r} is a pack, which contains training crops but no annotations. Evaluation, contact sheets "
+            "and composed crowds need the original data set.",
+            "Pass it as --val-data.",
         )
 
     image_folder = annotations
 
 
 def checksum(content: dict) -> int:
-    """Returns the CRC-32 of an index, without the entry that holds it."""
+    """Returns the CRC-32 of an index without its `crc32` entry."""
     return zlib.crc32(json.dumps({**content, "crc32": None}, sort_keys=True).encode())
 
 
 def open_pack(root: str | Path, split: str | None = None) -> Pack:
-    """Returns a pack after checking its index, and that all shards are there in their full size.
+    """Opens a pack and checks its index and the sizes of its shards.
 
     Args:
-        root: The folder of the pack, or an address that TensorFlow reads.
-        split: Part of the name of the annotations that the pack must be made of.
+        root: Folder of the pack, or a URL that TensorFlow can read.
+        split: Part of the name of the annotation file, to verify.
+
+    Raises:
+        UserError: If there is no pack, it is damaged, or it is of another split or version.
     """
     folder = str(root) if "://" in str(root) else str(Path(root).expanduser())
     pack = _parsed(folder)
     if split and split not in pack.annotations_name:
         raise UserError(
-            f"{folder!r} is a pack of {pack.annotations_name!r} to train on; it has no part {split!r}. "
-            "Validation needs a folder of pictures and annotations.",
-            "Name it with --val-data FOLDER, or pass --val-split '' for none.",
+            f"{folder!r} is a pack of {pack.annotations_name!r}, which has no split {split!r}. Validation needs a "
+            "folder of images and annotations.",
+            "Pass it as --val-data FOLDER, or use --val-split '' for none.",
         )
     for shard in pack.shards:
         path = shard_path(pack, shard)
@@ -118,7 +121,7 @@ def open_pack(root: str | Path, split: str | None = None) -> Pack:
 
 
 def check_shards(pack: Pack) -> None:
-    """Refuses a pack with a byte that is not as it was written, by reading all of them."""
+    """Reads all shards and raises a `UserError` if a checksum differs."""
 
     def outcome(shard: Shard) -> str | None:
         path = shard_path(pack, shard)
@@ -134,8 +137,8 @@ def check_shards(pack: Pack) -> None:
 
 
 @contextmanager
-def told_by_shard(data) -> Iterator[None]:
-    """Lets what is read of a damaged pack within end with the name of the shard, which TensorFlow does not tell."""
+def naming_damaged_shard(data) -> Iterator[None]:
+    """Context manager that names the damaged shard if TensorFlow fails to read a pack."""
     try:
         yield
     except tf.errors.DataLossError:
@@ -145,30 +148,34 @@ def told_by_shard(data) -> Iterator[None]:
 
 
 def check_use(pack: Pack, preset, augment: Augment | None) -> None:
-    """Refuses a model or an augmentation that needs more of the pictures than the pack has kept."""
+    """Raises a `UserError` if a model or an augmentation needs larger windows or more neighbours than the pack has."""
     (height, width), (most, _) = preset.image_hw, pack.image_hw
     if height > most or height * pack.image_hw[1] != width * most:
         raise UserError(
-            f"The pack {pack.folder!r} is made for crops of {most}x{pack.image_hw[1]} or smaller ones of that shape, "
-            f"model {preset.name!r} takes {height}x{width}. Make another of that size with `kpzoo data pack`."
+            f"The pack {pack.folder!r} is for crops of {most}x{pack.image_hw[1]} and smaller crops of that aspect. "
+            f"Received: model {preset.name!r} with {height}x{width}. Make a pack of that size with `kpzoo data pack`."
         )
     if preset.num_instances > 1 + pack.neighbours:
         raise UserError(
-            f"The pack {pack.folder!r} holds {pack.neighbours} neighbours of each person, model {preset.name!r} asks "
-            f"for {preset.num_instances - 1}. Train on the folder that it was made of."
+            f"The pack {pack.folder!r} has {pack.neighbours} neighbours per person, but model {preset.name!r} needs "
+            f"{preset.num_instances - 1}. Train on the original data set."
         )
     if augment and augment.scale[1] > pack.max_scale + 1e-6:
         raise UserError(
-            f"The windows of the pack {pack.folder!r} have room for views grown by {pack.max_scale}. "
-            f"Received: an augmentation of up to {augment.scale[1]}. Train on the folder that it was made of."
+            f"The windows of the pack {pack.folder!r} allow a scale of up to {pack.max_scale}. "
+            f"Received: an augmentation of up to {augment.scale[1]}. Train on the original data set."
         )
 
 
 def records(pack: Pack, seed: int, start: int) -> tf.data.Dataset:
-    """Returns the endless stream of serialized records, each person once an epoch, in another order each time.
+    """Returns an endless dataset of serialized records. Each epoch contains every person once, in another order.
 
-    The shards are read from their beginnings to their ends. The order follows from the seed alone, so that the stream
-    from `start` on is what the whole stream has there; records before it in its epoch are read and dropped.
+    The shards are read sequentially. The order depends only on the seed.
+
+    Args:
+        pack: The pack.
+        seed: Seed of the order.
+        start: Number of records to skip. Earlier records of the same epoch are read and dropped.
     """
     paths = tf.constant([shard_path(pack, shard) for shard in pack.shards if shard.num_records])
     first, place = divmod(start, pack.num_persons)
@@ -204,7 +211,7 @@ def parsed(pack: Pack, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def crop_to_window(window_to_image: tf.Tensor, crop_to_image: tf.Tensor) -> tf.Tensor:
-    """Returns the (2, 3) map from crop pixels to pixels of the window."""
+    """Returns the (2, 3) map from crop pixels to window pixels."""
     step, offset = window_to_image[:2, None], window_to_image[2:, None]
     return (crop_to_image - tf.concat([tf.zeros((2, 2)), offset], axis=1)) / step
 
@@ -239,15 +246,15 @@ def _parsed(folder: str) -> Pack:
         raise UserError(f"{path!r} is not the index of a pack. Make one with `kpzoo data pack`.")
     if content.get("version") != VERSION:
         raise UserError(
-            f"{folder!r} is a pack in version {content.get('version')!r} of the format. This kpzoo reads version "
-            f"{VERSION}: make it anew with `kpzoo data pack`, or use the kpzoo that it was made with."
+            f"{folder!r} is a pack in version {content.get('version')!r} of the format. Expected: version {VERSION}. "
+            "Make a new one with `kpzoo data pack`, or use the version of kpzoo that wrote it."
         )
     try:
         if content["crc32"] != checksum(content):
             raise UserError("its checksum differs")
         shards = tuple(Shard(**shard) for shard in content["shards"])
         if any(Path(shard.name).name != shard.name for shard in shards):
-            raise UserError("its shards lie outside of it")
+            raise UserError("its shards are in another folder")
         names = ("annotations_name", "max_scale", "neighbours", "crc32")
         return Pack(
             folder,
@@ -260,7 +267,7 @@ def _parsed(folder: str) -> Pack:
         raise _damaged(path, f"{error}") from None
 
 
-_AGAIN = "Copy the pack anew, or make it anew with `kpzoo data pack`."
+_AGAIN = "Copy the pack again, or make a new one with `kpzoo data pack`."
 
 
 def _damaged(path: str, how: str) -> UserError:

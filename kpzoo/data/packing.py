@@ -1,4 +1,4 @@
-"""Writing packs, see `kpzoo.data.pack`: from a data set of pictures to shards of what training looks into."""
+"""Writing of packs, see `kpzoo.data.pack`."""
 
 import json
 import os
@@ -24,18 +24,18 @@ from kpzoo.files import aside, hold, remove, take_name
 from kpzoo.progress import Progress
 from kpzoo.skeletons import Skeleton
 
-QUALITY = 92  # of the JPEGs
-MAX_SIDE = 4096  # of crops
+QUALITY = 92  # JPEG quality
+MAX_SIDE = 4096  # of crops, in pixels
 PERSONS_PER_SHARD = 4096  # about 150 MB
 
-# Pixels of a window for a pixel of an unscaled crop. Views shrink to 0.65 of their size, and half bodies are smaller
-# still; beyond this a crop at scale 1 would be made of every second pixel or less.
+# Window pixels per crop pixel at scale 1. Augmented views are up to 0.65 times smaller, and half bodies are smaller
+# still; with a higher resolution, a crop at scale 1 would skip pixels.
 DETAIL = 1.5
 MAX_SCALE = max(augment.scale[1] for augment in AUGMENTS.values())
 
-_NEARLY_WHOLE = 0.9  # resampling to more than this gains nothing
+_NEARLY_WHOLE = 0.9  # above this factor, windows are not resized
 _LOCK = ".lock"
-_AT_ONCE = 64  # pictures that are decoded before the first of them is written
+_AT_ONCE = 64  # images that are decoded in parallel before they are written
 
 
 def write_pack(
@@ -48,19 +48,22 @@ def write_pack(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
-    """Writes the pack of all persons that can be trained on; it gets its name when it is complete.
+    """Writes a pack of all persons that can be trained on, atomically.
 
     Args:
-        data: What `kpzoo.data.load` returns for a folder.
-        folder: The pack.
-        image_hw: (height, width) of the crops that will be made of it; smaller ones of that shape can be, too.
-        num_shards: How many files; None for one for each `PERSONS_PER_SHARD` persons.
-        quality: Of the JPEGs, 1 to 100.
-        overwrite: Replaces a pack that is there.
-        progress: Whether to count on stderr.
+        data: Data set, see `kpzoo.data.load`.
+        folder: Folder of the pack.
+        image_hw: (height, width) of the largest crops. Smaller crops of the same aspect are possible.
+        num_shards: Number of files. Defaults to one per `PERSONS_PER_SHARD` persons.
+        quality: JPEG quality, 1 to 100.
+        overwrite: Whether to replace an existing pack.
+        progress: Whether to print progress on stderr.
 
     Returns:
         The folder.
+
+    Raises:
+        UserError: If an argument is invalid, the folder exists or cannot be written, or there is no person to train on.
     """
     folder = _target(folder, overwrite)
     if not 1 <= quality <= 100:
@@ -71,12 +74,12 @@ def write_pack(
     count = len(persons["index"])
     num_shards = num_shards or -(-count // PERSONS_PER_SHARD)
     if not 1 <= num_shards <= count:
-        raise UserError(f"The {count} persons cannot be put into {num_shards} shards. Use fewer.")
+        raise UserError(f"The number of shards must be 1 to {count}, the number of persons. Received: {num_shards}.")
     with _part_of(folder) as part:
-        _target(folder, overwrite)  # another process may have been quicker
+        _target(folder, overwrite)  # another process may have written it
         written = _write_shards(data, persons, part, image_hw, num_shards, quality, progress)
         if not sum(shard.num_records for shard in written):
-            raise UserError(f"No labelled person with a readable picture in {str(data.image_folder)!r}.")
+            raise UserError(f"No labelled person with a readable image in {str(data.image_folder)!r}.")
         content = {
             "format": pack.FORMAT,
             "version": pack.VERSION,
@@ -103,11 +106,11 @@ def write_pack(
 
 def _target(folder: str | Path, overwrite: bool) -> Path:
     if "://" in str(folder):
-        raise UserError(f"A pack is written to a local folder. Received: {str(folder)!r}. Copy it there afterwards.")
+        raise UserError(f"A pack must be written to a local folder. Received: {str(folder)!r}. Copy it afterwards.")
     folder = Path(folder).expanduser().resolve()  # "." has no name
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         if not files.is_pack(folder):
-            raise UserError(f"{str(folder)!r} exists and is no pack, so it is not replaced. Choose another folder.")
+            raise UserError(f"{str(folder)!r} exists and is not a pack. Choose another folder.")
         if not overwrite:
             raise UserError(
                 f"The pack {str(folder)!r} exists already. Choose another folder.",
@@ -118,9 +121,9 @@ def _target(folder: str | Path, overwrite: bool) -> Path:
 
 @contextmanager
 def _part_of(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder beside `folder` that becomes it at the end; what a kill has left of one is removed.
+    """Context manager: yields an empty temporary folder that is renamed to `folder` at the end.
 
-    An old pack that had stepped aside when the kill came is put back.
+    Files of an interrupted process are removed, and an old pack that it has renamed is restored.
     """
     part = folder.with_name(f".{folder.name}.part")
     old = aside(part)
@@ -145,14 +148,14 @@ def _part_of(folder: Path) -> Iterator[Path]:
         except (OSError, tf.errors.OpError) as error:
             shutil.rmtree(part, ignore_errors=True)
             reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
-            raise UserError(f"Cannot write the pack {str(folder)!r}: {reason}. Is the disk full?") from None
+            raise UserError(f"Cannot write the pack {str(folder)!r}: {reason}. The disk may be full.") from None
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
 
 
 def _write_shards(data, persons, part, image_hw, num_shards, quality, progress) -> list[pack.Shard]:
-    """Writes the records, those of a picture to shards by lot, and returns what lies there then."""
+    """Writes the records to random shards, and returns the shards."""
     rng, count = np.random.default_rng(0), len(persons["index"])
     shard_of, num_records = rng.permutation(count) % num_shards, np.zeros(num_shards, int)
     order = np.argsort(persons["image_ids"], kind="stable")
@@ -162,7 +165,7 @@ def _write_shards(data, persons, part, image_hw, num_shards, quality, progress) 
     make, bad = _record_maker(data, persons, image_hw, quality), {}
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
-        told = stack.enter_context(Progress(len(groups), "pictures", "packed", shown=progress))
+        told = stack.enter_context(Progress(len(groups), "images", "packed", shown=progress))
         writers = [stack.enter_context(tf.io.TFRecordWriter(str(part / name))) for name in names]
         for start in range(0, len(groups), _AT_ONCE):
             chunk = groups[start : start + _AT_ONCE]
@@ -174,19 +177,19 @@ def _write_shards(data, persons, part, image_hw, num_shards, quality, progress) 
                 for shard, serialized in zip(shard_of[group], made, strict=True):
                     writers[shard].write(serialized)
                     num_records[shard] += 1
-    files.tell_left_out(bad)
+    files.report_undecodable(bad)
     return [_shard(part / name, records) for name, records in zip(names, num_records.tolist(), strict=True)]
 
 
 def _shard(path: Path, num_records: int) -> pack.Shard:
-    """Returns what the index says of a written shard, which has reached the disk."""
+    """Flushes a shard to disk and returns its entry in the index."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return pack.Shard(path.name, num_records, path.stat().st_size, pack.file_crc32(str(path)))
 
 
 def _record_maker(data: PoseData, persons: dict, image_hw: tuple[int, int], quality: int):
-    """Returns the function from places of persons of one picture to their records, or to why it cannot be read."""
+    """Returns a function from the indices of the persons of an image to their records, or to an `Undecodable`."""
     paths = data.image_paths(persons["image_ids"])
     ids = data.annotations.persons.ids[persons["index"]]
     low_xy, high_xy, resolution = windows(persons, data.skeleton, image_hw)
@@ -199,7 +202,7 @@ def _record_maker(data: PoseData, persons: dict, image_hw: tuple[int, int], qual
         bgr = cv2.cvtColor(window, cv2.COLOR_RGB2BGR)
         features = {
             "image": _bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()),
-            "window_to_image": _floats([*step, *(corner + step / 2 - 0.5)]),  # a pixel's index is its centre's place
+            "window_to_image": _floats([*step, *(corner + step / 2 - 0.5)]),  # indices refer to pixel centres
             "box": _floats(persons["boxes_image_xywh"][person]),
             "keypoints": _floats((labels[rows] * (rows >= 0)[:, None, None]).ravel()),
             "annotation_id": tf.train.Feature(int64_list=tf.train.Int64List(value=[ids[person]])),
@@ -216,18 +219,18 @@ def _record_maker(data: PoseData, persons: dict, image_hw: tuple[int, int], qual
 
 
 def windows(persons: dict, skeleton: Skeleton, image_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns what training may look into, whatever the crop rule, the augmentation and its draws.
+    """Returns the parts of the images that training can use, for all crop rules and augmentations.
 
-    A view may be turned by any angle, so all of it lies in a circle; half bodies have views of their own.
+    Since views can be rotated by any angle, a window contains the circle around each view, including half bodies.
 
     Args:
-        persons: What `training_persons` returns.
-        skeleton: Tells upper and lower halves.
+        persons: Result of `training_persons`.
+        skeleton: Skeleton with upper and lower body.
         image_hw: (height, width) of the crops.
 
     Returns:
-        (S, 2) lowest and (S, 2) highest x and y, in image pixels, which may lie outside of the picture;
-        (S,) pixels of the window for one of the picture, at most 1.
+        (S, 2) minimum and (S, 2) maximum x and y in image pixels, which may be outside the image, and (S,) window
+        pixels per image pixel, at most 1.
     """
     boxes = persons["boxes_image_xywh"]
     views = [geometry.views(boxes, rule, image_hw) for rule in geometry.CROP_RULES.values()]
@@ -236,7 +239,7 @@ def windows(persons: dict, skeleton: Skeleton, image_hw: tuple[int, int]) -> tup
     views += _half_views(persons["keypoints_image_xy"], persons["visibility"] > 0, skeleton, image_hw)
     low, high = [], []
     for view in views:
-        # Beside the circle there is a pixel of the window that bilinear mixing reads, and one for rounding.
+        # Bilinear interpolation needs one more window pixel; the other pixels allow for rounding.
         radius = MAX_SCALE / 2 * np.hypot(view[:, 2], view[:, 3]) + 1 / resolution + 2
         low.append(view[:, :2] - radius[:, None])
         high.append(view[:, :2] + radius[:, None])
@@ -244,7 +247,7 @@ def windows(persons: dict, skeleton: Skeleton, image_hw: tuple[int, int]) -> tup
 
 
 def _half_views(points: np.ndarray, labelled: np.ndarray, skeleton, image_hw: tuple[int, int]) -> list[np.ndarray]:
-    """Returns the (S, 4) views of all upper and all lower halves, as `crops.half_body` has them; NaN where none is."""
+    """Returns the (S, 4) views of the upper and the lower bodies, see `augment.half_body`; NaN if there is none."""
     views, aspect = [], image_hw[1] / image_hw[0]
     for half in (~skeleton.is_lower, skeleton.is_lower):
         chosen = (labelled & half)[..., None]  # (S, K, 1)
@@ -258,7 +261,7 @@ def _half_views(points: np.ndarray, labelled: np.ndarray, skeleton, image_hw: tu
 
 
 def _window(image: np.ndarray, low_xy: np.ndarray, high_xy: np.ndarray, resolution: float):
-    """Returns the corner (2,) of the part of a picture, the picture's pixels for one of the window, and the window."""
+    """Returns the (2,) corner of a window, image pixels per window pixel, and the pixels of the window."""
     last = np.array(image.shape[1::-1]) - 1
     low = np.clip(np.floor(low_xy), 0, last).astype(int)
     high = np.clip(np.ceil(high_xy), 0, last).astype(int)

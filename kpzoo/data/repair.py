@@ -1,4 +1,4 @@
-"""A repaired copy of a COCO keypoint file: what can be mended is mended, the rest is left out and counted."""
+"""Repaired copies of COCO keypoint files: values are repaired where possible, other entries are removed."""
 
 import os
 from collections import Counter
@@ -18,24 +18,26 @@ from kpzoo.files import naming, write_json
 
 
 def write_repaired(found: Check, out: str | Path, *, allow_outside: bool = False) -> tuple[Path, Mapping[str, int]]:
-    """Writes a repaired copy of a checked annotation file into a folder that trains and evaluates as the old one does.
+    """Writes a repaired copy of a checked annotation file to a folder that can be used like the original one.
 
-    The folder gets `annotations/<the file's name>`, written whole or not at all, and, where pictures were looked for,
-    `images/<the file's name without suffix>`, a link to the old pictures: they are not copied. Other files of the
-    folder stay, so that several splits may go to the same.
+    The folder gets `annotations/NAME.json`, written atomically, and, if the images were checked, `images/NAME`, a link
+    to the image folder. Several splits can be written to one folder.
 
     Args:
-        found: What `check` returned for the file.
-        out: The folder.
-        allow_outside: As for `check`.
+        found: Result of `check` for the file.
+        out: Output folder.
+        allow_outside: See `check`.
 
     Returns:
-        The new annotation file, and what was done how often.
+        The new annotation file, and the number of changes of each kind.
+
+    Raises:
+        UserError: If the files exist already or cannot be written.
     """
     path, out = Path(found.annotations.path), Path(out).expanduser()
     target, link = out / "annotations" / path.name, out / "images" / path.name.removesuffix(".gz").removesuffix(".json")
     if target.exists() or os.path.lexists(link):
-        raise UserError(f"{str(target)!r} or its pictures exist already. Choose another folder for the repaired copy.")
+        raise UserError(f"{str(target)!r} or its images exist already. Choose another folder for the repaired copy.")
     content, done = read_json(path), Counter()
     content["images"] = _images(content["images"], found, allow_outside, done)
     content["categories"] = [_category(row, found) for row in content["categories"]]
@@ -52,23 +54,23 @@ def write_repaired(found: Check, out: str | Path, *, allow_outside: bool = False
 
 
 def _images(rows: list[dict], found: Check, allow_outside: bool, done: Counter) -> list[dict]:
-    """Returns the images with an id and a name of their own whose pictures can be read, with the pictures' sizes."""
+    """Returns the images with a unique id and name that can be decoded, with their names on disk and actual sizes."""
     kept, ids, names, decoded = [], set(), set(), found.decoded
     numbers, bad, _ = whole_numbers([row.get("id") for row in rows])
     for row, number, no_id in zip(rows, numbers.tolist(), bad.tolist(), strict=True):
         name = row.get("file_name") or ""
         wrong = type(name) is not str or "\0" in name or (not allow_outside and coco.leaves_folder(name))
         if no_id or wrong or number in ids or name in names or isinstance(decoded.get(name), str):
-            done["images left out"] += 1
+            done["images removed"] += 1
             continue
         ids.add(number)
         names |= {name} - {""}
         size = decoded.get(name) or (_size(row.get("height")), _size(row.get("width")))
-        mended = {**row, "id": number, "height": size[0], "width": size[1]}
-        mended |= {"file_name": found.renamed[name]} if name in found.renamed else {}
-        mended = {key: value for key, value in mended.items() if value is not None}
-        done["images mended"] += mended != row
-        kept.append(mended)
+        repaired = {**row, "id": number, "height": size[0], "width": size[1]}
+        repaired |= {"file_name": found.renamed[name]} if name in found.renamed else {}
+        repaired = {key: value for key, value in repaired.items() if value is not None}
+        done["images repaired"] += repaired != row
+        kept.append(repaired)
     return kept
 
 
@@ -87,7 +89,7 @@ def _category(row: dict, found: Check) -> dict:
 
 
 def _annotations(content: dict, found: Check, done: Counter) -> list[dict]:
-    """Returns the annotations of other categories as they are, and of the checked one those that can be read."""
+    """Returns the valid annotations of the checked category, and the unchanged annotations of other categories."""
     read, rows = found.annotations, content["annotations"]
     only = len(content["categories"]) == 1
     categories, bad, _ = whole_numbers([row.get("category_id", read.category_id if only else None) for row in rows])
@@ -101,16 +103,16 @@ def _annotations(content: dict, found: Check, done: Counter) -> list[dict]:
     _, usable = coco.clipped_boxes(persons.boxes_image_xywh, sizes_hw.reshape(-1, 2)[persons.image_index])
     persons = persons.take(persons.has_box & usable)
     by_id, ids = {row["id"]: row for row in mine}, persons.ids.tolist()
-    mended = [_mended(by_id[number], persons, place, read.category_id) for place, number in enumerate(ids)]
-    done["annotations left out"] += len(mine) - len(mended) + int(bad.sum())
-    done["annotations mended"] += sum(row != by_id[row["id"]] for row in mended)
+    repaired = [_repaired(by_id[number], persons, place, read.category_id) for place, number in enumerate(ids)]
+    done["annotations removed"] += len(mine) - len(repaired) + int(bad.sum())
+    done["annotations repaired"] += sum(row != by_id[row["id"]] for row in repaired)
     others = [row for row, is_own, is_bad in zip(rows, own, bad, strict=True) if not (is_own or is_bad)]
     known = np.isin(whole_numbers([row.get("image_id") for row in others])[0], image_ids)
-    return [*mended, *(row for row, is_known in zip(others, known, strict=True) if is_known)]
+    return [*repaired, *(row for row, is_known in zip(others, known, strict=True) if is_known)]
 
 
 def _renumbered(rows: list[dict], done: Counter) -> list[dict]:
-    """Returns the annotations with an id above 0 of their own; of such with the same id the first keeps it."""
+    """Returns the annotations with unique ids above 0. The first annotation with an id keeps it."""
     ids, bad, _ = whole_numbers([row.get("id") for row in rows])
     taken, upcoming = set(), int(ids.max(initial=0)) + 1
     renumbered = []
@@ -123,8 +125,8 @@ def _renumbered(rows: list[dict], done: Counter) -> list[dict]:
     return renumbered
 
 
-def _mended(row: dict, persons: Persons, place: int, category_id: int) -> dict:
-    """Returns an annotation whose missing and senseless values are those that were read."""
+def _repaired(row: dict, persons: Persons, place: int, category_id: int) -> dict:
+    """Returns an annotation with missing and invalid values replaced by those that were read."""
     values = {
         "image_id": int(persons.image_ids[place]),
         "category_id": category_id,

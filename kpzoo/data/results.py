@@ -1,4 +1,4 @@
-"""Predictions and detector boxes in COCO's results format: a list with one object for each."""
+"""Predictions and detector boxes in COCO's results format: a list with one object per prediction or box."""
 
 import warnings
 from dataclasses import dataclass
@@ -14,21 +14,24 @@ from kpzoo.data.problems import Problem, Problems
 from kpzoo.errors import UserError
 from kpzoo.files import write_json
 
-PERSON = 1  # COCO's category, which detectors give
+PERSON = 1  # COCO's category id, which detectors use
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """R predicted poses of any number of images, in file order: equal scores are ranked by it.
+    """R predicted poses of several images, in file order, which ranks poses with equal scores.
 
     Args:
         image_ids: (R,) int64.
         keypoints_image_xy: (R, K, 2) in pixels.
-        keypoint_scores: (R, K), the third numbers of a results file. No metric looks at them.
-        scores: (R,) of the poses.
-        boxes_image_xywh: (R, 4) or None. With boxes, COCO's tools take the area of a pose from its box.
-        path: The file, "" if there is none.
-        problems: What was repaired or is remarkable.
+        keypoint_scores: (R, K), the third number of each keypoint in a results file. Not used by metrics.
+        scores: (R,) scores of the poses.
+        boxes_image_xywh: (R, 4) or None. If given, the area of a pose is that of its box, as in COCO's tools.
+        path: Path of the file, "" if there is none.
+        problems: Repairs and notes.
+
+    Raises:
+        UserError: If shapes do not match, or values are not finite.
     """
 
     image_ids: np.ndarray
@@ -50,12 +53,12 @@ class Results:
                 raise UserError(f"Results need `{name}` of shape {shape}. Received: {array.shape}.")
             if not np.isfinite(array).all():
                 bad = int(np.argwhere(~np.isfinite(array))[0][0])
-                raise UserError(f"`{name}` of result {bad} is not finite: look at the weights of the model.")
+                raise UserError(f"`{name}` of result {bad} is not finite. Check the weights of the model.")
             object.__setattr__(self, name, array)
 
     @property
     def area(self) -> np.ndarray:
-        """(R,) in square pixels: of the boxes, if there are any, else of the extent of all keypoints."""
+        """(R,) areas in square pixels: those of the boxes if there are boxes, else of the extent of the keypoints."""
         size = self.keypoints_image_xy.max(axis=1) - self.keypoints_image_xy.min(axis=1)
         if self.boxes_image_xywh is not None:
             size = self.boxes_image_xywh[:, 2:]
@@ -65,15 +68,15 @@ class Results:
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
-    """B detected person boxes of any number of images, in file order.
+    """B detected person boxes of several images, in file order.
 
     Args:
         image_ids: (B,) int64.
-        image_index: (B,) int64, places of the images in `Annotations.image_ids`.
-        boxes_image_xywh: (B, 4) in pixels, with width and height above 0 and some part in the picture.
+        image_index: (B,) int64, indices into `Annotations.image_ids`.
+        boxes_image_xywh: (B, 4) in pixels, with a width and a height above 0, not outside the image.
         scores: (B,) in 0 … 1.
-        path: The file.
-        problems: What was left out or is remarkable.
+        path: Path of the file.
+        problems: Removed boxes and notes.
     """
 
     image_ids: np.ndarray
@@ -85,11 +88,14 @@ class Boxes:
 
 
 def read_results(path: str | Path, annotations: Annotations) -> Results:
-    """Returns the checked predictions of a COCO keypoint results file, gzipped or not. An empty list is no error.
+    """Reads and validates a COCO keypoint results file, optionally gzipped. It may be an empty list.
+
+    Args:
+        path: Results file.
+        annotations: Annotations of the images.
 
     Raises:
-        UserError: for other images than those of the annotations, another number of keypoints, or values that are no
-            finite numbers.
+        UserError: If an image is not in the annotations, the number of keypoints differs, or a value is not finite.
     """
     path = Path(path).expanduser()
     rows = _rows(path)
@@ -97,12 +103,12 @@ def read_results(path: str | Path, annotations: Annotations) -> Results:
     rows, entries = _of_category(rows, annotations.category_id, problems)
     if not rows and problems:
         raise UserError(
-            f"{path} has no result of category {annotations.category_id}, which {annotations.path} is about."
+            f"{path} has no results of category {annotations.category_id}, the category of {annotations.path}."
         )
     image_ids, image_index, found = _image_ids(rows, entries, annotations, problems)
     unknown = np.unique(image_ids[~found])
-    done = f"Score them against their own annotations: {annotations.path} has {len(annotations.image_ids)} images."
-    problems.add("error", "Results of images that the annotations do not have", unknown, done, "image ids")
+    done = f"Use the annotations of these images: {annotations.path} has {len(annotations.image_ids)} images."
+    problems.add("error", "Results of images without annotations", unknown, done, "image ids")
     num_keypoints = annotations.skeleton.num_keypoints
     triples = _number_lists(rows, "keypoints", 3 * num_keypoints, entries, problems)
     triples = triples.reshape(len(rows), num_keypoints, 3)
@@ -116,20 +122,24 @@ def read_results(path: str | Path, annotations: Annotations) -> Results:
         problems.say(
             "note",
             f"Results for {shown} of the {len(annotations.image_ids)} annotated images",
-            "The persons of the other images count as missed.",
+            "The persons of the other images count as not detected.",
         )
     return Results(image_ids, triples[..., :2], triples[..., 2], scores, boxes, str(path), tuple(problems))
 
 
 def read_boxes(path: str | Path, annotations: Annotations) -> Boxes:
-    """Returns the person boxes of a detector's COCO results file, gzipped or not.
+    """Reads person boxes from a detector's COCO results file, optionally gzipped.
 
-    Kept are boxes of the annotations' category or else of COCO's person, 1. Others, and boxes of images that the
-    annotations do not have, without a size, or wholly outside their picture are left out and counted. Boxes without a
-    score get 1.0. Boxes that look like two corners are warned of.
+    Boxes have the category of the annotations, or COCO's person category if there are none of that category. Boxes of
+    other categories and images, empty boxes and boxes outside their image are removed and counted. The default score is
+    1.0. Warns if the boxes seem to be two corners.
+
+    Args:
+        path: Results file.
+        annotations: Annotations of the images.
 
     Raises:
-        UserError: if no box is of an annotated image, a box is not four finite numbers with a size of 0 or more, or a
+        UserError: If no box is of an annotated image, a box is not four finite numbers with a size of at least 0, or a
             score is not in 0 … 1.
     """
     path = Path(path).expanduser()
@@ -140,7 +150,7 @@ def read_boxes(path: str | Path, annotations: Annotations) -> Boxes:
     rows, entries = _of_category(rows, wanted, problems)
     image_ids, image_index, found = _image_ids(rows, entries, annotations, problems)
     others = np.unique(image_ids[~found])
-    problems.add("note", "Boxes of images that the annotations do not have", others, "Left out.", "image ids")
+    problems.add("note", "Boxes of images without annotations", others, "Removed.", "image ids")
     boxes = _number_lists(rows, "bbox", 4, entries, problems)
     negative = entries[(boxes[:, 2:] < 0).any(axis=1)]
     done = "`bbox` is x, y, width, height, not two corners."
@@ -152,11 +162,11 @@ def read_boxes(path: str | Path, annotations: Annotations) -> Boxes:
     sizes_wh = annotations.image_sizes_hw[image_index][:, ::-1] if len(rows) else np.zeros((0, 2))
     sizes_wh = np.where(sizes_wh > 0, sizes_wh, np.inf)
     flat = (boxes[:, 2:] == 0).any(axis=1)
-    problems.add("note", "Boxes without width or height", entries[found & flat], "Left out.", "entries")
+    problems.add("note", "Boxes without width or height", entries[found & flat], "Removed.", "entries")
     outside = found & ~flat & ((boxes[:, :2] + boxes[:, 2:] <= 0) | (boxes[:, :2] >= sizes_wh)).any(axis=1)
-    problems.add("note", "Boxes outside their picture", entries[outside], "Left out.", "entries")
+    problems.add("note", "Boxes outside their image", entries[outside], "Removed.", "entries")
     if _are_corners(boxes[found], sizes_wh[found]):
-        what, done = "`bbox` looks like two corners", "Read as x, y, width, height, as COCO means it."
+        what, done = "`bbox` looks like two corners", "Read as x, y, width, height, as in COCO."
         problems.say("note", what, done)
         warnings.warn(f"{path}: {what}. {done}", stacklevel=2)
     keep = found & ~flat & ~outside
@@ -164,7 +174,7 @@ def read_boxes(path: str | Path, annotations: Annotations) -> Boxes:
 
 
 def write_results(path: str | Path, results: Results, category_id: int = 1) -> Path:
-    """Writes a COCO keypoint results file with every digit, whole or not at all."""
+    """Writes a COCO keypoint results file in full precision, atomically."""
     triples = np.concatenate([results.keypoints_image_xy, results.keypoint_scores[..., None]], axis=-1)
     columns = {
         "image_id": results.image_ids.tolist(),
@@ -182,7 +192,7 @@ def _rows(path: str | Path) -> list[dict]:
     rows = read_json(path)
     if type(rows) is not list:
         keys = f" with keys {sorted(rows)[:10]}" if type(rows) is dict else ""
-        raise UserError(f"{path} must hold a list of results. Received: a {type(rows).__name__}{keys}.")
+        raise UserError(f"{path} must contain a list of results. Received: a {type(rows).__name__}{keys}.")
     for place, row in enumerate(rows):
         if type(row) is not dict:
             raise UserError(f"{path}: entry {place} must be an object. Received: {str(row)[:60]!r}.")
@@ -190,35 +200,35 @@ def _rows(path: str | Path) -> list[dict]:
 
 
 def _of_category(rows: list[dict], category_id: int, problems: Problems) -> tuple[list[dict], np.ndarray]:
-    """Returns the rows of the category or without any, and their places in the file."""
+    """Returns the rows of a category or without category, and their indices in the file."""
     ids, bad, _ = whole_numbers([row.get("category_id", category_id) for row in rows])
     entries = np.flatnonzero(bad)
-    problems.add("error", "Results whose `category_id` is no whole number", entries, "Correct them.", "entries")
+    problems.add("error", "Results whose `category_id` is not an integer", entries, "Correct them.", "entries")
     missing = np.array(["category_id" not in row for row in rows], bool)
-    done = f"Category {category_id} is meant."
+    done = f"Read as category {category_id}."
     problems.add("note", "Results without `category_id`", np.flatnonzero(missing), done, "entries")
     others = ids != category_id
     what = f"Results of other categories than {category_id}"
-    problems.add("note", what, np.flatnonzero(others & ~bad), "Left out.", "entries")
+    problems.add("note", what, np.flatnonzero(others & ~bad), "Removed.", "entries")
     entries = np.flatnonzero(~others)
     return [rows[place] for place in entries.tolist()], entries
 
 
 def _image_ids(rows: list[dict], entries: np.ndarray, annotations: Annotations, problems: Problems):
-    """Returns image ids, their places in the annotations, and which are there.
+    """Returns image ids, their indices in the annotations, and a mask of the ids that are found.
 
     Raises:
-        UserError: if none is, for the file then belongs to other data.
+        UserError: If no image is found: the file belongs to another data set.
     """
     ids, bad, text = whole_numbers([row.get("image_id") for row in rows])
-    done = "Give the `id` of the annotations' image."
-    problems.add("error", "Results whose `image_id` is no whole number", entries[bad], done, "entries")
-    problems.add("repair", "Results with text as `image_id`", entries[text], "Read as numbers.", "entries")
+    done = "Use the `id` of the annotated image."
+    problems.add("error", "Results whose `image_id` is not an integer", entries[bad], done, "entries")
+    problems.add("repair", "Results with a string as `image_id`", entries[text], "Read as numbers.", "entries")
     problems.refuse()
     index, found = places(ids, annotations.image_ids)
     if len(ids) and not found.any():
         raise UserError(
-            f"{problems.path} belongs to another data set: none of its {len(np.unique(ids))} images is in "
+            f"{problems.path} belongs to another data set: none of its {len(np.unique(ids))} images are in "
             f"{annotations.path}. Received image ids such as {np.unique(ids)[:3].tolist()}, "
             f"expected such as {np.sort(annotations.image_ids)[:3].tolist()}."
         )
@@ -237,7 +247,7 @@ def _number_lists(rows: list[dict], key: str, length: int, entries: np.ndarray, 
     unclear = ~np.isfinite(table).all(axis=1)
     done = "Look at the model that made them."
     problems.add("error", f"`{key}` with null, NaN or infinity", entries[unclear], done, "entries")
-    problems.add("repair", f"`{key}` with text or lists for numbers", entries[column.converted], "Read as numbers.")
+    problems.add("repair", f"`{key}` with strings or lists as numbers", entries[column.converted], "Read as numbers.")
     return np.where(unclear[:, None], 0.0, table)
 
 
@@ -245,19 +255,19 @@ def _scores(rows: list[dict], entries: np.ndarray, problems: Problems, missing: 
     """Returns finite scores; a `missing` score is an error where None is given."""
     given = [row.get("score") for row in rows]
     scores, bad, absent, text = numbers(given)
-    what = f"Scores that are no finite numbers{example(given, bad)}"
+    what = f"Scores that are not finite numbers{example(given, bad)}"
     problems.add("error", what, entries[bad], "Correct them.", "entries")
-    problems.add("repair", "Scores with text for a number", entries[text], "Read as numbers.", "entries")
+    problems.add("repair", "Scores with a string as number", entries[text], "Read as numbers.", "entries")
     if missing is None:
-        done = "Results are ranked by it."
+        done = "Results are ranked by their scores."
         problems.add("error", "Results without `score`", entries[absent], done, "entries")
     else:
-        problems.add("note", "Boxes without `score`", entries[absent], f"Taken as {missing}.", "entries")
+        problems.add("note", "Boxes without `score`", entries[absent], f"Set to {missing}.", "entries")
     return np.where(bad | absent, 0.0 if missing is None else missing, scores)
 
 
 def _are_corners(boxes: np.ndarray, sizes_wh: np.ndarray) -> bool:
-    """Returns whether boxes make more sense as two corners than as corner and size."""
+    """Returns whether boxes seem to be two corners instead of corner and size."""
     corners = (boxes[:, 2:] > boxes[:, :2]).all(axis=1) & (boxes[:, 2:] <= sizes_wh + 1).all(axis=1)
     too_far = (boxes[:, :2] + boxes[:, 2:] > sizes_wh * 1.05).any(axis=1)
     return bool(len(boxes) and corners.all() and too_far.mean() > 0.3)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from kpzoo.data.augment import Augment, without_mirroring
 from kpzoo.data.batches import make_dataset, num_persons
 from kpzoo.data.files import PoseData
-from kpzoo.data.pack import Pack, told_by_shard
+from kpzoo.data.pack import Pack, naming_damaged_shard
 from kpzoo.errors import UserError, unknown
 from kpzoo.pose_model import PoseModel, inner_optimizer
 from kpzoo.scenes.composed import Crowd
@@ -103,7 +103,7 @@ def run(
     settings["augment"] = asdict(augment) if isinstance(augment, Augment) else augment
     settings["crowd"] = crowd.settings() if crowd else None
     chief = is_chief()
-    with held(folder) if chief else nullcontext(), told_by_shard(data):
+    with held(folder) if chief else nullcontext(), naming_damaged_shard(data):
         with _policy(precision), strategy.scope():
             model = make_model()
             factor = batch_size / base_batch if base_batch is not None else 1.0
