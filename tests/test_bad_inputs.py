@@ -143,7 +143,7 @@ def poses_of(model, picture, boxes=BOX, **options):
 @row(1, "JSON cut off, of another kind, in UTF-16, or with a byte order mark", "File, line, column; a mark is read")
 def test_json_that_is_none_is_told_with_its_place(load, tmp_path):
     whole = json.dumps(content(), indent=1)
-    assert re.search(r"annotations.json:\d+:\d+ is not JSON.*cut off", refusal(load, whole[: len(whole) // 2]))
+    assert re.search(r"annotations.json:\d+:\d+ is not JSON.*truncated", refusal(load, whole[: len(whole) // 2]))
     assert "annotations.json:1:1 is not JSON" in refusal(load, "<html>")
     for encoding, message in (("utf-16", "not UTF-8"), ("utf-8-sig", None)):
         path = tmp_path / "encoded.json"
@@ -210,7 +210,7 @@ def test_annotation_ids_that_occur_twice_are_refused(load):
 def test_image_ids_without_image_are_counted(load):
     data = content() | dict(annotations=[annotation(i, 100 + i) for i in range(1, 26)])
     message = refusal(load, data)
-    assert "no image has (image ids 101, 102, " in message and "110, … 25 in total)" in message
+    assert "of no image (image ids 101, 102, " in message and "110, … 25 in total)" in message
 
 
 @row(11, "Image ids or file names that occur twice", "Refused")
