@@ -108,6 +108,7 @@ class ZooModel(keras.Model):
             )
         for metric in [*self._metrics]:  # Keras keeps the metrics of an earlier `compile`
             self._tracker.untrack(metric)
+        self.add_metrics()
         names = self.loss.term_names(self.preset.num_instances, self.num_levels) if hasattr(self.loss, "terms") else []
         self.term_metrics = [keras.metrics.Mean(name=f"loss_{name}") for name in names]
 
@@ -115,6 +116,9 @@ class ZooModel(keras.Model):
     def num_levels(self) -> int:
         """L, number of heatmaps with intermediate supervision; 0 if there are none."""
         return self.output["global_heatmaps"].shape[-4] if "global_heatmaps" in self.output else 0
+
+    def add_metrics(self) -> None:
+        """Creates the metrics that `track` updates, beside the loss and its terms."""
 
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
@@ -257,8 +261,7 @@ class PoseModel(ZooModel):
     True
     """
 
-    def compile(self, *args, **kwargs):
-        super().compile(*args, **kwargs)
+    def add_metrics(self):
         self.pck_metric = keras.metrics.Mean(name="pck")
 
     def track(self, losses, terms, targets, outputs) -> dict:
