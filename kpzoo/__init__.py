@@ -18,6 +18,7 @@ _FUNCTIONS = {
     "predict": "kpzoo.inference",
     "stream": "kpzoo.inference",
     "predict_to_folder": "kpzoo.inference",
+    "detect_to_file": "kpzoo.inference",
     "evaluate": "kpzoo.evaluation",
     "score": "kpzoo.evaluation",
     "score_boxes": "kpzoo.evaluation",

@@ -307,7 +307,7 @@ def test_predict_fails_if_not_one_picture_can_be_read(trained, photos, capsys):
 def test_predict_takes_a_detector_with_options_and_tells_when_nobody_is_found(trained, photos, capsys):
     code, told, err, out = predict(capsys, photos, trained, "--no-pictures", "--min-box-score", "1", "--json")
     assert json.loads(told)["num_poses"] == 0
-    assert "HOG detector found no person" in err
+    assert "detector found no person" in err
     told = predict(capsys, photos, trained, "--detector", "whole", "--min-box-size", "121", "--overwrite", "--json")[1]
     assert (json.loads(told)["num_pictures"], json.loads(told)["num_poses"]) == (2, 0)  # they are 120 pixels high
     options = ["--detector", "whole", "--no-pictures", "--overwrite", "--box-nms", "hard", "--pose-nms", "0.5"]

@@ -5,7 +5,6 @@ import sys
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 from conftest import SHARED
@@ -14,8 +13,7 @@ from kpzoo.errors import UserError
 from kpzoo.images import write_image
 from kpzoo.inference import detectors
 from kpzoo.inference.boxes import BoxFile, Detector, WholeImage
-from kpzoo.inference.detectors import HOGDetector, KerasHubDetector, OnnxDetector
-from kpzoo.nms import iou_matrix
+from kpzoo.inference.detectors import KerasHubDetector, OnnxDetector
 
 
 def ground(height=60, width=80) -> np.ndarray:
@@ -74,58 +72,6 @@ def test_files_are_read_and_arrays_that_are_no_picture_are_refused(tmp_path):
 def test_a_detector_without_find_says_what_it_needs():
     with pytest.raises(UserError, match="Detector must implement `find"):
         Detector().detect([ground()])
-
-
-def pedestrian(height=300) -> tuple[np.ndarray, np.ndarray]:
-    """A drawn person in dark clothes on a light, slightly noisy ground, and the box around it."""
-    image = np.full((400, 500, 3), 190, np.uint8)
-
-    def limb(points, thickness, colour):
-        scaled = np.rint(np.array(points, float) * height / 100 + (250, 50)).astype(np.int32)
-        cv2.polylines(image, [scaled], False, colour, round(thickness * height / 100), cv2.LINE_AA)
-
-    limb([(0, 22), (0, 48)], 20, (60, 70, 110))
-    limb([(-9, 22), (-13, 36), (-13, 50)], 6, (60, 70, 110))
-    limb([(9, 22), (13, 36), (13, 50)], 6, (60, 70, 110))
-    limb([(-5, 50), (-6, 72), (-8, 97)], 8, (40, 40, 45))
-    limb([(5, 50), (6, 72), (8, 97)], 8, (40, 40, 45))
-    centre = (250, round(50 + 0.07 * height))
-    cv2.ellipse(image, centre, (round(0.055 * height), round(0.07 * height)), 0, 0, 360, (120, 90, 75), -1, cv2.LINE_AA)
-    image = image.astype(int) + np.random.default_rng(0).integers(-6, 7, image.shape)
-    box_xywh = np.array([[250 - 0.17 * height, 50, 0.34 * height, height]])
-    return cv2.GaussianBlur(image.astype(np.uint8), (3, 3), 0), box_xywh
-
-
-def test_hog_finds_a_drawn_pedestrian_and_gives_the_same_twice():
-    image, box = pedestrian()
-    boxes, scores = HOGDetector().detect([image])
-    assert iou_matrix(box, boxes[0][:1]).max() > 0.5
-    assert 0.1 <= scores[0].min() and scores[0].max() <= 1 and scores[0].tolist() == sorted(scores[0], reverse=True)
-    again = HOGDetector().detect([image])
-    np.testing.assert_array_equal(again[0][0], boxes[0])
-    np.testing.assert_array_equal(again[1][0], scores[0])
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (2000, 3), (40, 30), (128, 64)])
-def test_hog_takes_pictures_of_any_shape(shape):
-    boxes, scores = HOGDetector().detect([ground(*shape)])
-    assert boxes[0].shape == (0, 4) and scores[0].shape == (0,)
-
-
-def test_hog_tells_which_opencv_it_needs(monkeypatch):
-    monkeypatch.delattr(cv2, "HOGDescriptor")
-    with pytest.raises(UserError, match=r"needs OpenCV 4.*opencv-python-headless<5"):
-        HOGDetector().detect([ground()])
-
-
-@pytest.mark.skipif(not SHARED.exists(), reason="needs the reference data beside the project")
-def test_hog_finds_a_player_on_a_photo():
-    photo = 196141
-    folder = SHARED / "data/coco_real"
-    annotations = json.loads((folder / "annotations/person_keypoints_val.json").read_text())["annotations"]
-    truth = np.array([a["bbox"] for a in annotations if a["image_id"] == photo])
-    boxes, _ = HOGDetector().detect([folder / f"images/val/{photo:012d}.jpg"])
-    assert iou_matrix(truth, boxes[0]).max() > 0.5
 
 
 def box_file(tmp_path, entries):
@@ -319,10 +265,16 @@ def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypa
 
 
 def test_a_detector_is_found_by_its_word():
-    assert detectors.get("hog") == HOGDetector() and detectors.get("whole") == WholeImage()
+    assert detectors.get("whole") == WholeImage()
     assert detectors.get("a/b.json") == BoxFile("a/b.json") and detectors.get("c.onnx") == OnnxDetector("c.onnx")
     assert detectors.get("keras-hub:dfine_nano_coco") == KerasHubDetector("dfine_nano_coco")
     fake = Fake()
     assert detectors.get(fake) is fake
-    with pytest.raises(UserError, match="Unknown detector. Received: 'hogg'. Did you mean 'hog'"):
-        detectors.get("hogg")
+    with pytest.raises(UserError, match="Unknown detector. Received: 'hole'. Did you mean 'whole'"):
+        detectors.get("hole")
+    with pytest.raises(UserError, match="Did you mean 'person_fpn_lite0'"):
+        detectors.get("person_fpn_lite1")
+    with pytest.raises(UserError, match="'person_fpn_tiny' has no published weights. Pass a file"):
+        detectors.get("person_fpn_tiny")
+    with pytest.raises(UserError, match="`weights=` is for person detectors of the zoo"):
+        detectors.get("whole", weights="a.safetensors")

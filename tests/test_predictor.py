@@ -132,7 +132,7 @@ def test_a_name_or_a_tag_stands_for_a_model_with_its_published_weights():
         ("cpn_nan", {}, "Did you mean 'cpn_nano'"),
         (3, {}, "Received: int"),
         (None, {"accelerated": False, "precision": "bfloat16"}, "must be 'float32' with `accelerated=False`"),
-        (None, {"detector": "hogg"}, "Did you mean 'hog'"),
+        (None, {"detector": "hole"}, "Did you mean 'whole'"),
     ],
 )
 def test_what_is_no_model_or_does_not_fit_is_refused(model, given, options, message):

@@ -275,7 +275,7 @@ def test_a_video_without_a_frame_is_refused(tmp_path):
         ([np.ones((1, 4))], {}, "2 arrays"),
         ([[0, 0, 5, -1]], {}, "Box 0"),
         (None, {"every": 2}, "every"),
-        (None, {"detector": "hogg"}, "Did you mean 'hog'"),
+        (None, {"detector": "hole"}, "Did you mean 'whole'"),
     ],
 )
 def test_what_does_not_fit_the_pictures_is_refused(model, boxes, options, message):

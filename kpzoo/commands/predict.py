@@ -11,6 +11,7 @@ from kpzoo.commands.parsing import (
     add_pass_arguments,
     command,
     fraction,
+    import_tensorflow,
     load_model,
     positive,
     rate,
@@ -42,7 +43,8 @@ def add(commands) -> None:
         help="OKS above which the pose with the lower score of two is removed (default: 0.9)",
     )
     people = parser.add_argument_group("person boxes")
-    text = "person detector: hog (default), whole (image), a .json file of boxes, an .onnx file, or keras-hub:PRESET"
+    text = "whole (image), a .json file of boxes, an .onnx file, keras-hub:PRESET, or a detector of the zoo, by model "
+    text += "name or by the tag of its weights (default: person_fpn_lite0)"
     people.add_argument("--detector", help=text)
     text = "person box in pixels, applied to every image; repeatable; disables the detector"
     people.add_argument("--box", type=float, nargs=4, action="append", metavar=("X", "Y", "W", "H"), help=text)
@@ -85,6 +87,7 @@ def _run(args) -> int:
     from kpzoo.inference import detectors, pictures
 
     source = pictures.open_source(args.source)
+    import_tensorflow()
     detector = detectors.get(args.detector or detectors.DEFAULT)
     given = {"suppression": args.box_nms, "max_iou": args.box_iou, "sigma": args.box_sigma}
     given |= {"min_score": args.min_box_score, "min_size": args.min_box_size, "max_boxes": args.max_boxes}
@@ -108,7 +111,7 @@ def _run(args) -> int:
         every=args.every or 1,
         precision=args.precision,
     )
-    if not summary.num_poses and summary.num_pictures and isinstance(detector, detectors.HOGDetector) and not args.box:
+    if not summary.num_poses and summary.num_pictures and not args.detector and not args.box:
         print(f"kpzoo: {inference.NO_PERSON}", file=sys.stderr)
     if summary.problems:
         print(f"kpzoo: {len(summary.problems)} images could not be read, see above", file=sys.stderr)

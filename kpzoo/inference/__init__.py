@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "POSE_NMS": "kpzoo.inference.box_poses",
         "accelerate": "kpzoo.inference.acceleration",
         "predict_to_folder": "kpzoo.inference.bulk",
+        "detect_to_file": "kpzoo.inference.detection",
     },
     renamed={"Found": "Prediction"},
 )

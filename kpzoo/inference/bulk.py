@@ -14,7 +14,7 @@ from kpzoo.inference import detectors, outputs
 from kpzoo.inference.boxes import BoxFile
 from kpzoo.inference.pictures import Pictures, Video, open_source
 from kpzoo.inference.predictor import Prediction, Predictor, as_model
-from kpzoo.pose_model import PoseModel
+from kpzoo.pose_model import PersonModel, PoseModel, ZooModel
 from kpzoo.progress import Progress
 
 
@@ -109,19 +109,25 @@ def _check(opened, detector, out) -> None:
 
 def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:
     """Returns everything that the poses depend on."""
-    checksum = 0
-    for weight in model.weights:
-        checksum = zlib.crc32(np.ascontiguousarray(weight.value.numpy()), checksum)
+    searched = getattr(detector, "model", None)
     boxes = None if boxes_xywh is None else [np.asarray(boxes, float).tolist() for boxes in boxes_xywh]
     relevant = {name: options.get(name) for name in ("flip", "nms", "precision")}
     return {
         "kpzoo": kpzoo.__version__,
         "model": model.preset.name,
-        "weights": f"{checksum:08x}",
+        "weights": _weights_checksum(model),
         "boxes": boxes if detector is None else repr(detector),
         "detector_file": _checksum(getattr(detector, "path", None)),
+        **({"detector_weights": _weights_checksum(searched)} if isinstance(searched, PersonModel) else {}),
         **relevant,
     }
+
+
+def _weights_checksum(model: ZooModel) -> str:
+    checksum = 0
+    for weight in model.weights:
+        checksum = zlib.crc32(np.ascontiguousarray(weight.value.numpy()), checksum)
+    return f"{checksum:08x}"
 
 
 def _checksum(path: str | Path | None) -> str | None:

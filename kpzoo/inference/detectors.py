@@ -1,12 +1,12 @@
-"""Person detectors: OpenCV, a box file, an ONNX model or KerasHub behind one method, `detect`.
+"""Person detectors: a network of the zoo, a box file, an ONNX model or KerasHub behind one method, `detect`.
 
-    boxes_xywh, scores = HOGDetector().detect([image])  # lists with one entry per image: (P, 4) image pixels, (P,)
+    boxes_xywh, scores = get().detect([image])  # lists with one entry per image: (P, 4) image pixels, (P,)
 
-Pose accuracy depends on the person boxes. The default detector needs no download and misses most people (see
-`HOGDetector`); for real use choose a detector that was trained on people.
+Pose accuracy depends on the person boxes. The default is the detector of the zoo, whose weights are part of the
+package; see `kpzoo.inference.person_detector`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -15,63 +15,8 @@ import numpy as np
 
 from kpzoo.errors import UserError, unknown
 from kpzoo.inference.boxes import BoxFile, Detector, WholeImage
-from kpzoo.nms import soft_box_nms
 
-_HOG_LONG_SIDE = 960  # images are resized to it: a window of 128 rows then contains a person of 100 rows
-_HOG_STRETCHES = (
-    1.0,
-    0.75,
-)  # of the width: people with spread arms are wider than the window
 _OUTPUTS = ("boxes", "scores", "labels")  # of an ONNX model
-_HOG_PERSON = (0.65, 0.8)  # part of the window's width and height that the person fills, around the center
-
-
-@dataclass(frozen=True)
-class HOGDetector(Detector):
-    """OpenCV's pedestrian detector: histograms of oriented gradients (HOG) and a linear SVM. It needs no download.
-
-    It finds people who stand upright, are fully visible and at least as tall as a tenth of the image's longer side. It
-    misses most people who sit, lie, bend, do sports, are truncated by the image border or stand in a crowd, and detects
-    poles, trees and doors as people. On 93 photos of COCO its recall at an IoU of 0.5 was 12 of 25 upright, fully
-    visible people taller than 15 % of the longer side, and 12 % of all people of at least 60 pixels; 1 of 6 boxes was a
-    person. To evaluate a pose model, use annotated boxes or a modern detector.
-
-    The method is that of Dalal and Triggs, *Histograms of Oriented Gradients for Human Detection*, CVPR 2005.
-    """
-
-    min_score: float = field(default=0.1, kw_only=True)
-
-    def find(self, image_rgb, image_id):
-        height, width = image_rgb.shape[:2]
-        scale = _HOG_LONG_SIDE / max(height, width)
-        windows, margins = [np.zeros((0, 4))], [np.zeros(0)]
-        for stretch in _HOG_STRETCHES:
-            size = max(64, round(width * scale * stretch)), max(128, round(height * scale))
-            small = cv2.resize(image_rgb, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-            rects, weights = self._hog.detectMultiScale(
-                small, winStride=(8, 8), padding=(16, 16), scale=1.05, groupThreshold=0
-            )
-            if len(rects):
-                windows.append(rects * np.array([width / size[0], height / size[1]] * 2))
-                margins.append(np.ravel(weights))
-        windows, margins = np.concatenate(windows), np.concatenate(margins)
-        order = np.lexsort((*windows.T, -margins))  # OpenCV's threads return them in any order
-        sizes = windows[order, 2:] * _HOG_PERSON
-        boxes = np.concatenate([windows[order, :2] + (windows[order, 2:] - sizes) / 2, sizes], axis=1)
-        scores = 1 / (1 + np.exp(2.8 - 1.5 * margins[order]))  # precision of windows with that margin
-        keep, scores = soft_box_nms(boxes, scores, "linear", threshold=0.3, min_score=self.min_score)
-        return boxes[keep], scores
-
-    @cached_property
-    def _hog(self):
-        if not hasattr(cv2, "HOGDescriptor"):
-            raise UserError(
-                f"HOGDetector needs OpenCV 4. Received: OpenCV {cv2.__version__}, which has no HOG detector. "
-                "Run `pip install 'opencv-python-headless<5'`, or pass boxes or another detector."
-            )
-        hog = cv2.HOGDescriptor()
-        hog.setSVMDetector(cv2.HOGDescriptor_getDefaultPeopleDetector())
-        return hog
 
 
 @dataclass(frozen=True)
@@ -210,23 +155,35 @@ class KerasHubDetector(Detector):
             ) from None
 
 
-def get(detector: "str | Path | Detector") -> Detector:
+DEFAULT = "person_fpn_lite0"  # its newest weights that are part of the package
+ZOO = "person_fpn_"  # prefix of the detectors of the zoo
+_NAMES = {"whole": WholeImage}
+
+
+def get(detector: "str | Path | Detector" = DEFAULT, *, weights: str | Path | None = None) -> Detector:
     """Returns a detector.
 
     Args:
-        detector: "hog" for `HOGDetector`, "whole" for `WholeImage`, a .json file for `BoxFile`, an .onnx file for
-            `OnnxDetector`, "keras-hub:PRESET" for `KerasHubDetector`, or an object with a method `detect`, which is
-            returned as it is.
+        detector: A person detector of the zoo, by model name or by the tag of its weights; "whole" for `WholeImage`, a
+            .json file for `BoxFile`, an .onnx file for `OnnxDetector`, "keras-hub:PRESET" for `KerasHubDetector`, or an
+            object with a method `detect`, which is returned as it is.
+        weights: Weights file for a model name. Default: the newest published weights.
 
     Raises:
-        UserError: If the name is unknown.
+        UserError: If the name is unknown, or there are no weights.
 
     >>> get("whole")
     WholeImage(min_score=0.0, min_size=1.0, max_boxes=100, suppression=None, max_iou=0.5, sigma=0.5)
     """
+    text = str(detector)
+    if isinstance(detector, str) and text.startswith(ZOO) and "/" not in text:
+        from kpzoo.inference.person_detector import load
+
+        return load(text, weights)
+    if weights is not None:
+        raise UserError(f"`weights=` is for person detectors of the zoo. Received: the detector {text!r}.")
     if hasattr(detector, "detect"):
         return detector
-    text = str(detector)
     if text.startswith("keras-hub:"):
         return KerasHubDetector(text.removeprefix("keras-hub:"))
     if text.endswith((".json", ".json.gz")):
@@ -234,12 +191,10 @@ def get(detector: "str | Path | Detector") -> Detector:
     if text.endswith(".onnx"):
         return OnnxDetector(text)
     if text not in _NAMES:
-        raise unknown("detector", text, _NAMES, "Or pass a .json or .onnx file, or keras-hub: and a preset.")
+        raise unknown(
+            "detector", text, [*_NAMES, DEFAULT], "Or pass a .json or .onnx file, or keras-hub: and a preset."
+        )
     return _NAMES[text]()
-
-
-DEFAULT = "hog"
-_NAMES = {"hog": HOGDetector, "whole": WholeImage}
 
 
 def _line(error: Exception) -> str:

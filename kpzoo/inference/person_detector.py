@@ -1,8 +1,9 @@
-"""The zoo's own person detectors as a detector: pictures of any size in, boxes in image pixels out."""
+"""Person detectors of the zoo: from images of any size to boxes in image pixels."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,27 +14,32 @@ from kpzoo.errors import UserError
 from kpzoo.inference.acceleration import FoldedModel
 from kpzoo.inference.boxes import Detector
 from kpzoo.pose_model import PersonModel
+from kpzoo.weights import published
 
 # Short sides of the inputs, as shares of the long one: a photo of 4:3 needs no computing on the rest of a square.
 SHORT_SIDES = (0.6, 0.76, 1.0)
 MULTIPLE = 32  # of both sides of an input
+MIN_SCORE = 0.3  # about the best F1 of person_fpn_lite0 at an IoU of 0.5, see docs/results.md
+MAX_IOU = 0.6  # of hard NMS: the best AP of its table in docs/results.md
 
 
 @dataclass(frozen=True)
 class PersonDetector(Detector):
-    """A person detector of the zoo.
+    """A person detector of the zoo, such as `kpzoo.detectors.get("person_fpn_lite0")`.
 
-    A picture is scaled so that its longer side is that of the model's input, put to the upper left and filled up with
-    grey to the smallest of five inputs that holds it. Weights become constants at the first use.
+    An image is resized so that its longer side is that of the model's input, placed at the upper left, and padded with
+    grey to the smallest of five input sizes that contains it. The weights become constants of the graph at first use.
 
     Args:
         model: A `person_fpn_*` of `kpzoo.build`.
+        weights: Name of the weights, which `repr` shows.
     """
 
     model: PersonModel
-    min_score: float = field(default=0.3, kw_only=True)
+    weights: str = ""
+    min_score: float = field(default=MIN_SCORE, kw_only=True)
     suppression: str | None = field(default="hard", kw_only=True)
-    max_iou: float = field(default=0.6, kw_only=True)
+    max_iou: float = field(default=MAX_IOU, kw_only=True)
 
     def __post_init__(self):
         if not isinstance(self.model, PersonModel):
@@ -79,6 +85,30 @@ class PersonDetector(Detector):
         if size_hw not in self._made:
             self._made[size_hw] = constant_network(self.model, size_hw)
         return self._made[size_hw]
+
+
+@lru_cache(maxsize=2)
+def load(name: str, weights: str | Path | None = None) -> PersonDetector:
+    """Returns a person detector of the zoo with weights. A repeated call returns the same one.
+
+    Args:
+        name: A model name, or a tag of published weights.
+        weights: A weights file for a model name. Default: the newest published weights.
+
+    Raises:
+        UserError: If the name is unknown, the weights do not fit, or there are none.
+    """
+    from kpzoo.models.registry import build, spec_of
+
+    if name in published.ROWS and weights is None:
+        return PersonDetector(build(published.ROWS[name].model, weights=name), name)
+    if weights is None:
+        spec_of(name)  # raises for an unknown name
+        tags = published.tags_of(name)
+        if not tags:
+            raise UserError(f"The detector {name!r} has no published weights. Pass a file with `weights=`.")
+        return load(tags[-1])
+    return PersonDetector(build(name, weights=weights), str(weights))
 
 
 def _short_sides(long_side: int) -> list[int]:

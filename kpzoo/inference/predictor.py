@@ -21,8 +21,8 @@ from kpzoo.poses import Poses
 from kpzoo.weights import published
 
 NO_PERSON = (
-    "The HOG detector found no person. It only finds people who are upright, fully visible and apart from others: pass "
-    "boxes, the detector 'whole' for images of one person, or another detector (see `kpzoo.detectors`)."
+    "The detector found no person. For an image of one person pass the detector 'whole'. Otherwise pass boxes, a "
+    "detector with a lower `min_score=`, or another detector (see `kpzoo.detectors`)."
 )
 
 
@@ -62,7 +62,7 @@ class Predictor:
     Args:
         model: A model of the zoo, its name (the newest published weights are loaded), or a tag of published weights.
         detector: The person detector, used where no boxes are given: a name, a file (see `kpzoo.detectors.get`) or an
-            object with a method `detect(images, image_ids)`. None selects the default, OpenCV's HOG detector.
+            object with a method `detect(images, image_ids)`. None selects the default of the zoo.
         flip: Whether to average the heatmaps with those of the mirrored crops (flip test).
         nms: OKS above which the pose with the lower score of two is removed; None keeps all poses. It does not apply
             to given boxes if the model predicts one pose per box.
@@ -117,6 +117,7 @@ class Predictor:
     ):
         self.model = as_model(model)
         self._detector = None if detector is None else detectors.get(detector)
+        self._is_default = detector is None
         self.flip, self.nms, self.batch_size = flip, nms, batch_size
         if not accelerated and precision != "float32":
             raise UserError(f"`precision=` must be 'float32' with `accelerated=False`. Received: {precision!r}.")
@@ -141,7 +142,7 @@ class Predictor:
             one = next(predictions)
         if one.picture.problem:
             raise one.picture.problem
-        if boxes_xywh is None and not len(one.poses) and isinstance(self.detector, detectors.HOGDetector):
+        if boxes_xywh is None and not len(one.poses) and self._is_default:
             warnings.warn(NO_PERSON, stacklevel=2)
         return one.poses
 
