@@ -66,6 +66,11 @@ class Weights:
 
 
 LSPET = "research use: photos and labels of Leeds Sports Pose Extended, please cite Johnson and Everingham, CVPR 2011"
+PEOPLE = (
+    "research use: trained on COCO 2017 (annotations CC BY 4.0, photos under Flickr's terms), Stanford 40 Actions, "
+    "PASCAL VOC 2012, Flickr8k, HumanV2 and sports photos, with boxes partly by NanoDet-g (Apache-2.0); started from "
+    "EfficientNet-Lite0's ImageNet weights (Apache-2.0)"
+)
 
 # By tag. Tags are never reused.
 ROWS: dict[str, Weights] = {
@@ -92,6 +97,18 @@ ROWS: dict[str, Weights] = {
         origin="trained here",
         recipe="recipes/crowd_study.py",
         metrics="docs/results/mipnet_nano_crowds_128x96.json",
+    ),
+    "person_fpn_lite0.people_416x416_v1": Weights(
+        model="person_fpn_lite0",
+        url="person_fpn_lite0_people_416x416_v1.safetensors",
+        sha256="31ff2488c473d0fa3207690649157dbdd2aea3d0ad34ea962a89a233da7fe4f1",  # person_fpn_lite0
+        image_hw=(416, 416),
+        skeleton=None,
+        options={},
+        license=PEOPLE,
+        origin="trained here",
+        recipe="recipes/person_fpn.py person_fpn_lite0",
+        metrics="docs/results/person_fpn_lite0_people_416x416.json",
     ),
 }
 
