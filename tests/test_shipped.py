@@ -80,9 +80,9 @@ Boxes of persons by the rules of COCO's detection evaluation, `iscrowd` ignored,
     kpzoo detect coco_real/images/val --min-box-score 0.01 --out boxes.json
     kpzoo evaluate --detections boxes.json --annotations coco_real/annotations/person_keypoints_val.json
 
-`coco_people` val: 300 photos of COCO 2017, at most 480 pixels, with 783 labelled persons. NanoDet-g made its ignored
-boxes. `coco_real` val: 50 photos of COCO 2017 with COCO's own boxes and crowds. Photos of COCO's val2017 are among those
-learned from, so no figure on the official val2017 means anything.
+`coco_people` val: 300 COCO photos, at most 480 pixels, with 783 labelled persons. NanoDet-g made its ignored
+boxes. `coco_real` val: 50 COCO photos with COCO's own boxes and crowds. Photos of COCO's val2017 are among those
+that were learned from, so no figure on the official val2017 means anything.
 
 **Score threshold.** The largest F1 at an IoU of 0.5 is {f1}. The default of `kpzoo predict` and `kpzoo detect`,
 {min_score}, lies between them. `--min-box-score` changes it.
