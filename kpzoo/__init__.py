@@ -3,7 +3,7 @@
 The names below are imported when they are first used, so that `import kpzoo` is quick and quiet.
 """
 
-from kpzoo import lazy
+from kpzoo import keras_setup, lazy
 
 __version__ = "0.1.0"
 
@@ -31,3 +31,5 @@ _MODULES |= {"detectors": "kpzoo.inference.detectors", "metrics": "kpzoo.evaluat
 _RENAMED = {"detect": "detectors", "importers": "weights"}
 
 __getattr__, __dir__, __all__ = lazy.attach(__name__, {**_FUNCTIONS, **_MODULES}, _RENAMED)
+
+keras_setup.register_with_keras()

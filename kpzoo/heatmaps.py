@@ -14,6 +14,8 @@ from kpzoo import geometry
 from kpzoo.errors import unknown
 
 HEATMAP_STRIDE = 4  # heatmaps of all families have a quarter of the crop's size
+# PCK threshold in training, as a fraction of the heatmap's height: about 0.2 torso lengths.
+PCK_RADIUS = 0.05
 
 
 @dataclass(frozen=True)
@@ -301,3 +303,28 @@ def pose_scores(codec: Codec, keypoint_scores: tf.Tensor, box_scores: tf.Tensor)
     sure = tf.cast(keypoint_scores > 0.2, keypoint_scores.dtype)  # HRNet, TEST.IN_VIS_THRE
     total = tf.reduce_sum(keypoint_scores * sure, axis=-1)
     return box_scores * total / tf.maximum(tf.reduce_sum(sure, axis=-1), 1.0)
+
+
+def peak_hits(targets: tf.Tensor, heatmaps: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns hits and weights for the PCK metric, each (..., K) float32.
+
+    A hit is a predicted peak within `PCK_RADIUS` of the target's peak.
+
+    Args:
+        targets: (..., h, w, K) target heatmaps.
+        heatmaps: (..., h, w, K) predicted heatmaps.
+        weights: (..., K), 0 for unlabelled keypoints.
+    """
+    distance = tf.norm(_peaks(targets) - _peaks(heatmaps), axis=-1)
+    radius = PCK_RADIUS * tf.cast(tf.shape(targets)[-3], tf.float32)
+    labelled = (weights > 0) & (tf.reduce_max(targets, axis=[-3, -2]) > 0)
+    return tf.cast(distance <= radius, tf.float32), tf.cast(labelled, tf.float32)
+
+
+def _peaks(heatmaps: tf.Tensor) -> tf.Tensor:
+    """Returns x and y of each heatmap's maximum, (..., K, 2) in heatmap pixels."""
+    shape = tf.shape(heatmaps)
+    width = shape[-2]
+    flat = tf.reshape(heatmaps, tf.concat([shape[:-3], [shape[-3] * width], shape[-1:]], 0))
+    index = tf.argmax(flat, axis=-2, output_type=tf.int32)
+    return tf.cast(tf.stack([index % width, index // width], axis=-1), tf.float32)

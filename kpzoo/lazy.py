@@ -4,6 +4,8 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 
+from kpzoo import keras_setup
+
 
 def attach(
     package: str, homes: Mapping[str, str], renamed: Mapping[str, str] | None = None
@@ -25,7 +27,11 @@ def attach(
             return __getattr__(new)
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}. It has {', '.join(homes)}.")
-        module = importlib.import_module(homes[name])
+        try:
+            module = importlib.import_module(homes[name])
+        except (ImportError, ValueError):  # what Keras raises for a backend that is not installed or unknown
+            keras_setup.check_backend()
+            raise
         return module if homes[name].endswith(f".{name}") else getattr(module, name)
 
     return __getattr__, lambda: sorted(homes), list(homes)

@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 
 import keras
 import tensorflow as tf
 
-from kpzoo.errors import UserError
-from kpzoo.heatmaps import CODECS, HEATMAP_STRIDE, Codec
+from kpzoo import keras_setup
+from kpzoo.errors import UserError, unknown
+from kpzoo.heatmaps import CODECS, HEATMAP_STRIDE, Codec, peak_hits
+from kpzoo.keras_batches import check_class_weight, check_loss, check_shapes, named_inputs, unpacked
+from kpzoo.replicas import mean_over_replicas, over_replicas
 from kpzoo.skeletons import Skeleton
 
-# PCK threshold in training, as a fraction of the heatmap's height: about 0.2 torso lengths.
-PCK_RADIUS = 0.05
+_NO_ORIGIN = SimpleNamespace()
+keras_setup.check_backend()
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,60 @@ class ZooModel(keras.Model):
     """Base class of `PoseModel` and `PersonModel`: a functional Keras model with dicts as batches.
 
     A batch holds inputs and targets. The loss is a `keras.losses.Loss` over `(targets, outputs)` that returns one value
-    per image. If the loss defines `terms`, as those of `kpzoo.losses` do, each term is a metric.
+    per image. If the loss defines `terms`, as those of `kpzoo.losses` do, each term is a metric. A list of Keras
+    metrics in `compile` applies to the output `metrics_of`. `kpzoo.build` sets `preset` and `pyramid_layers`, which
+    `keras.models.clone_model` keeps.
     """
 
-    preset: Preset
-    pyramid_layers: Mapping[str, str] = MappingProxyType({})
     averages = None  # `averages.WeightAverages`, set by `kpzoo.training` if moving averages are enabled
     losses_are = "one of `kpzoo.losses`"
+    target_names: tuple[str, ...]  # required in every batch
+    metrics_of: str | None = None  # None for models whose targets have other names than their outputs
+
+    @property
+    def preset(self) -> Preset:
+        if not hasattr(self._origin, "preset"):
+            raise AttributeError("This model was not created by `kpzoo.build`. Set its `preset` to another model's.")
+        return self._origin.preset
+
+    @preset.setter
+    def preset(self, preset: Preset) -> None:
+        self._set_origin(preset=preset)
+
+    @property
+    def pyramid_layers(self) -> Mapping[str, str]:
+        return getattr(self._origin, "pyramid_layers", MappingProxyType({}))
+
+    @pyramid_layers.setter
+    def pyramid_layers(self, layers: Mapping[str, str]) -> None:
+        self._set_origin(pyramid_layers=layers)
+
+    @property
+    def _origin(self) -> SimpleNamespace:
+        """`preset` and `pyramid_layers`. Keras passes only tensors to clones, so the symbolic outputs have it, too."""
+        tagged = (tensor.kpzoo_origin for tensor in self.outputs if hasattr(tensor, "kpzoo_origin"))
+        return self.__dict__.get("_own_origin") or next(tagged, _NO_ORIGIN)
+
+    def _set_origin(self, **changed) -> None:
+        self._own_origin = SimpleNamespace(**{**vars(self._origin), **changed})
+        for tensor in self.outputs:
+            tensor.kpzoo_origin = self._own_origin
+
+    def _run_through_graph(self, *args, **kwargs):
+        outputs = super()._run_through_graph(*args, **kwargs)
+        if hasattr(self, "_outputs_struct"):  # not while it is constructed
+            for tensor in keras.tree.flatten(outputs):
+                if isinstance(tensor, keras.KerasTensor):
+                    tensor.kpzoo_origin = self._origin
+        return outputs
+
+    def __call__(self, inputs, *args, **kwargs):
+        """Computes the outputs of a dict with the inputs; other entries, such as targets of a batch, are ignored."""
+        keras_setup.check_process()
+        if isinstance(inputs, Mapping):
+            known = named_inputs(inputs, list(self.input))
+            inputs = {name: known[name] for name in self.input}
+        return super().__call__(inputs, *args, **kwargs)
 
     @property
     def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
@@ -93,20 +143,30 @@ class ZooModel(keras.Model):
     @classmethod
     def from_config(cls, config, custom_objects=None):
         config = dict(config)
+        keras_setup.check_process()
         preset, pyramid_layers = Preset.from_config(config.pop("preset")), config.pop("pyramid_layers", {})
         model = super().from_config(config, custom_objects=custom_objects)
         model.preset, model.pyramid_layers = preset, pyramid_layers
         return model
 
     # XLA is off by default: its convolutions are slower on CPUs and fail under `MirroredStrategy`.
-    def compile(self, *args, jit_compile=False, **kwargs):
-        super().compile(*args, jit_compile=jit_compile, **kwargs)
-        if self.loss is not None and not callable(self.loss):
-            raise UserError(
-                f"`loss=` of model {self.name!r} must be {self.losses_are}, or a callable of (targets, outputs). "
-                f"Received: {self.loss!r}."
-            )
-        for metric in [*self._metrics]:  # Keras keeps the metrics of an earlier `compile`
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        jit_compile=False,
+        **kwargs,
+    ):
+        check_loss(loss, loss_weights, self.losses_are)
+        self._compile_metrics = None  # Keras keeps the metrics of an earlier `compile`
+        kwargs["metrics"], kwargs["weighted_metrics"] = map(self._by_output, (metrics, weighted_metrics))
+        super().compile(optimizer, loss, jit_compile=jit_compile, **kwargs)
+        if self._compile_metrics is not None:  # Keras would build them inside the first step
+            self._compile_metrics.build(self.output, self.output)
+        for metric in [*self._metrics]:  # as it keeps these
             self._tracker.untrack(metric)
         self.add_metrics()
         names = self.loss.term_names(self.preset.num_instances, self.num_levels) if hasattr(self.loss, "terms") else []
@@ -120,6 +180,17 @@ class ZooModel(keras.Model):
     def add_metrics(self) -> None:
         """Creates the metrics that `track` updates, beside the loss and its terms."""
 
+    def _by_output(self, metrics):
+        """Returns metrics by output."""
+        if not metrics:
+            return None
+        if self.metrics_of is None:
+            raise UserError(f"Model {self.name!r} takes no Keras metrics: its targets are boxes, its outputs cells.")
+        for name in metrics if isinstance(metrics, Mapping) else ():
+            if name not in self.output:
+                raise unknown("output in `metrics`", name, self.output)
+        return {self.metrics_of: [*metrics]} if isinstance(metrics, list | tuple) else metrics
+
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
@@ -132,6 +203,7 @@ class ZooModel(keras.Model):
 
     def make_train_function(self, force=False):
         """Compiles the training step. Keras' multi-worker version reduces scalars along an axis they do not have."""
+        keras_setup.check_process()
         strategy = self.distribute_strategy
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             super().make_train_function(force)
@@ -144,47 +216,77 @@ class ZooModel(keras.Model):
 
             self.train_function = step
 
-    def split(self, batch: Mapping) -> tuple[dict, dict]:
-        """Splits a batch into model inputs and targets, by the names of the model's inputs."""
-        missing = [name for name in self.input if name not in batch]
-        if missing:
-            raise UserError(
-                f"The batch must contain the inputs {list(self.input)} of model {self.name!r}. "
-                f"Received: {sorted(batch)}, without {missing}."
-            )
-        inputs = {name: batch[name] for name in self.input}
-        return inputs, {name: value for name, value in batch.items() if name not in inputs}
+    def make_test_function(self, force=False):
+        keras_setup.check_process()
+        super().make_test_function(force)
+
+    def make_predict_function(self, force=False):
+        keras_setup.check_process()
+        return super().make_predict_function(force)
+
+    def fit(self, *args, class_weight=None, **kwargs):
+        check_class_weight(class_weight)
+        return super().fit(*args, **kwargs)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, **kwargs):
+        check_class_weight(class_weight)
+        return super().train_on_batch(x, y, sample_weight, **kwargs)
 
     def train_step(self, data):
-        inputs, targets = self.split(data)
+        inputs, targets, weights = unpacked(data, list(self.input), self.target_names)
         with tf.GradientTape() as tape:
             outputs = self(inputs, training=True)
-            losses, terms = self.losses_of(targets, outputs)  # (B,)
+            losses, terms = self.losses_of(targets, outputs, weights)  # (B,)
             scaled_loss = self.optimizer.scale_loss(mean_over_replicas(losses))
         gradients = tape.gradient(scaled_loss, self.trainable_variables)
         self.optimizer.apply(over_replicas(gradients, self.optimizer), self.trainable_variables)
         if self.averages is not None:
             self.averages.update()
-        return self.track(losses, terms, targets, outputs)
+        return self.track(losses, terms, targets, outputs, weights)
 
     def test_step(self, data):
-        inputs, targets = self.split(data)
+        inputs, targets, weights = unpacked(data, list(self.input), self.target_names)
         outputs = self(inputs, training=False)
-        return self.track(*self.losses_of(targets, outputs), targets, outputs)
+        return self.track(*self.losses_of(targets, outputs, weights), targets, outputs, weights)
 
-    def losses_of(self, targets: Mapping, outputs: Mapping) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Returns the (B,) losses and their terms, each (B,)."""
-        if not self.term_metrics:
-            return self.loss(targets, outputs), {}
-        terms = self.loss.terms(targets, outputs)
-        return tf.add_n(list(terms.values())), terms
+    def predict_step(self, data):
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self(named_inputs(x, list(self.input)), training=False)
 
-    def track(self, losses, terms, targets, outputs) -> dict:
+    def losses_of(self, targets: Mapping, outputs: Mapping, weights=None) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Returns the (B,) losses and their terms, each (B,), times the (B,) `weights`.
+
+        The losses include the regularization losses of the layers.
+        """
+        check_shapes(targets, outputs)
+        if self.loss is None:
+            raise UserError("The model was compiled without a loss. Pass `loss=` to `compile`.")
+        terms = self.loss.terms(targets, outputs) if self.term_metrics else {"loss": self.loss(targets, outputs)}
+        terms = {name: tf.convert_to_tensor(values) for name, values in terms.items()}
+        for values in terms.values():
+            if values.shape.rank not in (1, None):
+                raise UserError(
+                    f"The loss must return one value per image, shape (B,). Received: shape {tuple(values.shape)}. "
+                    "Average over all axes but the first, and pass `reduction='none'` to a `keras.losses.Loss`."
+                )
+        if weights is not None:
+            terms = {name: values * weights for name, values in terms.items()}
+        losses = tf.add_n([*terms.values()])
+        if self.losses:
+            losses += tf.add_n([tf.cast(loss, tf.float32) for loss in self.losses])
+        return losses, terms if self.term_metrics else {}
+
+    def track(self, losses, terms, targets, outputs, weights=None) -> dict:
         """Updates the metrics with a batch and returns their values."""
         next(metric for metric in self.metrics if metric.name == "loss").update_state(losses)
         for metric, values in zip(self.term_metrics, terms.values(), strict=True):
             metric.update_state(values)
-        return self.get_metrics_result()
+        if self._compile_metrics is None:
+            return self.get_metrics_result()
+        missing = [name for name in outputs if name not in targets]
+        if missing:
+            raise UserError(f"Metrics need targets for every output. The batch lacks {missing}.")
+        return self.compute_metrics(None, {name: targets[name] for name in outputs}, outputs, weights)
 
 
 @keras.saving.register_keras_serializable("kpzoo")
@@ -261,12 +363,14 @@ class PoseModel(ZooModel):
     True
     """
 
+    target_names, metrics_of = ("heatmaps", "weights"), "heatmaps"
+
     def add_metrics(self):
         self.pck_metric = keras.metrics.Mean(name="pck")
 
-    def track(self, losses, terms, targets, outputs) -> dict:
+    def track(self, losses, terms, targets, outputs, weights=None) -> dict:
         self.pck_metric.update_state(*peak_hits(targets["heatmaps"], outputs["heatmaps"], targets["weights"]))
-        return super().track(losses, terms, targets, outputs)
+        return super().track(losses, terms, targets, outputs, weights)
 
 
 @keras.saving.register_keras_serializable("kpzoo")
@@ -274,68 +378,4 @@ class PersonModel(ZooModel):
     """Functional Keras model that maps images to one logit and one person box per cell; see `kpzoo.boxes`."""
 
     losses_are = "`kpzoo.boxes.PersonBoxLoss`"
-
-
-def mean_over_replicas(losses: tf.Tensor) -> tf.Tensor:
-    """Returns the replica's sum divided by the global batch size, as the optimizer sums gradients over replicas."""
-    count = tf.cast(tf.shape(losses)[0], tf.float32)
-    count = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, count)
-    return tf.reduce_sum(losses) / count
-
-
-def inner_optimizer(optimizer: keras.optimizers.Optimizer | None) -> keras.optimizers.Optimizer | None:
-    """Returns the optimizer without the loss-scaling wrapper of mixed_float16."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def over_replicas(gradients: list, optimizer: keras.optimizers.Optimizer) -> list:
-    """Applies clipping and overflow checks to the gradients summed over replicas.
-
-    Keras applies `global_clipnorm` to each replica's gradients separately, and checks only the first replica for
-    float16 overflow. Here the gradients are first summed and clipped. Each replica then returns an equal share of the
-    sum, because the optimizer sums over replicas again.
-    """
-    context, inner = tf.distribute.get_replica_context(), inner_optimizer(optimizer)
-    limit, scales = inner.global_clipnorm, optimizer is not inner
-    if context.num_replicas_in_sync == 1:
-        return gradients
-    if inner.clipnorm or inner.clipvalue:
-        raise UserError(
-            f"`clipnorm=` and `clipvalue=` are not supported on {context.num_replicas_in_sync} replicas, as each would "
-            f"clip its own gradients. Received: clipnorm={inner.clipnorm}, clipvalue={inner.clipvalue}.",
-            "Use `global_clipnorm=`.",
-            "Or use one device.",
-        )
-    if not (limit or scales):
-        return gradients
-    known = [gradient for gradient in gradients if gradient is not None]
-    known = context.all_reduce(tf.distribute.ReduceOp.SUM, known)
-    if limit:
-        known, _ = tf.clip_by_global_norm(known, optimizer.scale_loss(limit))
-    shares = iter([gradient / context.num_replicas_in_sync for gradient in known])
-    return [None if gradient is None else next(shares) for gradient in gradients]
-
-
-def peak_hits(targets: tf.Tensor, heatmaps: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns hits and weights for the PCK metric, each (..., K) float32.
-
-    A hit is a predicted peak within `PCK_RADIUS` of the target's peak.
-
-    Args:
-        targets: (..., h, w, K) target heatmaps.
-        heatmaps: (..., h, w, K) predicted heatmaps.
-        weights: (..., K), 0 for unlabelled keypoints.
-    """
-    distance = tf.norm(_peaks(targets) - _peaks(heatmaps), axis=-1)
-    radius = PCK_RADIUS * tf.cast(tf.shape(targets)[-3], tf.float32)
-    labelled = (weights > 0) & (tf.reduce_max(targets, axis=[-3, -2]) > 0)
-    return tf.cast(distance <= radius, tf.float32), tf.cast(labelled, tf.float32)
-
-
-def _peaks(heatmaps: tf.Tensor) -> tf.Tensor:
-    """Returns x and y of each heatmap's maximum, (..., K, 2) in heatmap pixels."""
-    shape = tf.shape(heatmaps)
-    width = shape[-2]
-    flat = tf.reshape(heatmaps, tf.concat([shape[:-3], [shape[-3] * width], shape[-1:]], 0))
-    index = tf.argmax(flat, axis=-2, output_type=tf.int32)
-    return tf.cast(tf.stack([index % width, index // width], axis=-1), tf.float32)
+    target_names = ("boxes", "box_weights", "ignored")

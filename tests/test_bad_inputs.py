@@ -16,12 +16,13 @@ import tracemalloc
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import pytest
+import test_keras_programs  # noqa: F401, for its rows
 from conftest import full_disk
+from reliability_rows import ROWS, row
 from test_advice import check_advice, options_in
 from test_coco import K, annotation, box, changed, content, del_, keypoints_with, pieces, result, two_categories, write
 from test_images import CMYK_JPEG, WEB_PAGE, encoded, png_that_claims, scene, with_exif
@@ -39,29 +40,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs/reliability.md"
 NAN = float("nan")
 
 
-class Row(NamedTuple):
-    """A row: its number, what is given, what happens, how this machine can test it, the test's name."""
-
-    number: int
-    given: str
-    outcome: str
-    remark: str
-    test: str
-
-
-ROWS: list[Row] = []
 SECTIONS = {1: "Annotations", 24: "Pictures", 36: "Boxes", 45: "Weights and checkpoints", 65: "Commands and exports"}
 SECTIONS |= {75: "Packs"}
-
-
-def row(number: int, given: str, outcome: str, remark: str = ""):
-    """Puts a test into the table."""
-
-    def add(test):
-        ROWS.append(Row(number, given, outcome, remark, test.__name__))
-        return test
-
-    return add
+SECTIONS |= {90: "Keras, and what else programs use kpzoo with"}
 
 
 def refusal(call, *args, **kwargs) -> str:
@@ -1190,11 +1171,11 @@ def test_a_pack_that_was_not_finished_does_not_exist(packed, small_folder, tmp_p
 
 
 INTRODUCTION = """
-Each row has a test in `tests/test_bad_inputs.py`, which generates this page with `python tests/test_bad_inputs.py
---write`. Invalid input raises `kpzoo.errors.UserError` with a message of one line: what is wrong, where, what was
-received and expected, and how to fix it. Commands print the message and exit with code 2. Exit code 1 is an error in
-kpzoo, 130 means stopped by Ctrl-C or SIGTERM. Files are written under a temporary name and renamed when they are
-complete; a killed process leaves at most a hidden `.part-…` file next to them (`tests/test_faults.py`).
+Each row has a test in `tests/test_bad_inputs.py` or a file that it imports; `python tests/test_bad_inputs.py --write`
+generates this page. Invalid input raises `kpzoo.errors.UserError` with a message of one line: what is wrong, where,
+what was received and expected, and how to fix it. Commands print the message and exit with code 2. Exit code 1 is an
+error in kpzoo, 130 means stopped by Ctrl-C or SIGTERM. Files are written under a temporary name and renamed when they
+are complete; a killed process leaves at most a hidden `.part-…` file next to them (`tests/test_faults.py`).
 [SECURITY.md](../SECURITY.md) describes the handling of malicious files.
 """
 
@@ -1202,7 +1183,7 @@ complete; a killed process leaves at most a hidden `.part-…` file next to them
 def page() -> str:
     """docs/reliability.md."""
     lines = ["# What kpzoo does with bad input", "", *INTRODUCTION.strip().splitlines()]
-    for one in ROWS:
+    for one in sorted(ROWS):
         if one.number in SECTIONS:
             lines += ["", f"## {SECTIONS[one.number]}", "", "| | given | what happens | how it is tested |"]
             lines += ["| --: | :-- | :-- | :-- |"]
@@ -1211,8 +1192,9 @@ def page() -> str:
 
 
 def test_the_table_is_whole_and_its_page_up_to_date():
-    assert [one.number for one in ROWS] == list(range(1, 77))
-    assert len({one.test for one in ROWS}) == 76
+    numbers = sorted(one.number for one in ROWS)
+    assert numbers == [*range(1, 77), *range(90, 96)]
+    assert len({one.test for one in ROWS}) == len(numbers)
     assert PAGE.read_text() == page(), "run `python tests/test_bad_inputs.py --write`"
 
 

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "kpzoo"
 # Floors, the lowest first. A package or module imports only from those named before it; on the top floor of stations
 # they are siblings, which do not import each other.
 ORDER = [
-    ["lazy", "errors", "progress", "geometry", "html"],
-    ["skeletons", "files", "heatmaps", "nms", "boxes", "images", "crops"],
+    ["errors", "keras_setup", "lazy", "progress", "geometry", "html"],
+    ["skeletons", "files", "keras_batches", "replicas", "heatmaps", "nms", "boxes", "images", "crops"],
     ["drawing", "pose_model"],
     ["poses", "losses", "weights", "data"],
     ["models", "scenes", "inference"],

@@ -216,7 +216,7 @@ TWO_REPLICAS = """
     from kpzoo.training.averages import WeightAverages
     from kpzoo.inference import accelerate
     from kpzoo.losses import default_loss
-    from kpzoo.pose_model import over_replicas
+    from kpzoo.replicas import over_replicas
 
     rng = np.random.default_rng(5)  # of the few values that lie within rounding of zero, none decides over a ReLU
     strategies = [training.make_strategy(replicas) for replicas in (2, 1)]  # two first: TensorFlow starts with them

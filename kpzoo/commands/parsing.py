@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import kpzoo
+from kpzoo import keras_setup
 from kpzoo.errors import UserError
 from kpzoo.weights.published import ROWS
 
@@ -244,6 +245,7 @@ def own_arguments(name: str, weights: str) -> dict:
 
 def import_tensorflow() -> None:
     """Imports TensorFlow without the messages it prints on stderr, which no setting of TensorFlow turns off."""
+    keras_setup.check_backend()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)

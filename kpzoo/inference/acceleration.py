@@ -12,7 +12,7 @@ from threading import Lock
 import numpy as np
 import tensorflow as tf
 
-from kpzoo import heatmaps
+from kpzoo import heatmaps, keras_setup
 from kpzoo.errors import UserError, unknown
 from kpzoo.inference import folding
 from kpzoo.pose_model import PoseModel
@@ -145,6 +145,7 @@ class Accelerated:
         return self._run("heatmaps", partial(instance_heatmaps, self.model), image)
 
     def _run(self, name, compute: Callable, image):
+        keras_setup.check_process()
         with self._lock:
             weights = self._folded.weights()
             frozen = weights is self._constant

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 import tensorflow as tf
 
-from kpzoo import crops, geometry
+from kpzoo import crops, geometry, keras_setup
 from kpzoo.errors import UserError
 from kpzoo.inference.pictures import Picture, Pictures, Video
 
@@ -155,6 +155,7 @@ def batches(
         batch_size: Crops per batch.
         live: Whether to yield a batch after each image, as for a webcam.
     """
+    keras_setup.check_process()
     if not 1 <= batch_size <= geometry.MAX_CROPS:
         raise UserError(f"`batch_size=` must be 1 to {geometry.MAX_CROPS}. Received: {batch_size}.")
     cut, batch = cropper(image_hw, rule.fill_rgb), Batch()

@@ -16,6 +16,7 @@ from keras import layers
 from kpzoo.errors import unknown
 from kpzoo.models import fresh
 
+LAYOUT = "channels_last"  # of every layer, independent of Keras' global default
 HEAD_DTYPE = "float32"  # pixels and heatmaps are float32 under every dtype policy
 
 # Workaround for oneDNN in TF 2.21: the filter gradient of a strided 1x1 convolution over fewer channels than this
@@ -247,14 +248,15 @@ def conv(
 ):
     """Convolution with symmetric zero padding. Stride 1 keeps the size, stride 2 halves an even size."""
     if kernel_size > 1 and strides > 1:
-        x = layers.ZeroPadding2D(dilation * (kernel_size // 2), name=f"{name}_pad")(x)
+        x = layers.ZeroPadding2D(dilation * (kernel_size // 2), LAYOUT, name=f"{name}_pad")(x)
     elif strides > 1 and x.shape[-1] < ONEDNN_VECTOR:
-        x, strides = layers.MaxPooling2D(1, strides, name=f"{name}_skip")(x), 1
+        x, strides = layers.MaxPooling2D(1, strides, data_format=LAYOUT, name=f"{name}_skip")(x), 1
     layer = layers.Conv2D(
         filters,
         kernel_size,
         strides,
         padding="same" if strides == 1 else "valid",
+        data_format=LAYOUT,
         dilation_rate=dilation,
         use_bias=use_bias,
         kernel_initializer=init or he_normal(),
@@ -292,14 +294,21 @@ def conv_bn_relu(x, filters: int, kernel_size: int, strides: int = 1, *, name, d
 def max_pool(x, kernel_size: int, *, name):
     """Max pooling with stride 2. Odd kernels use zero padding, which has no effect after a ReLU."""
     if kernel_size % 2:
-        x = layers.ZeroPadding2D(kernel_size // 2, name=f"{name}_pad")(x)
-    return layers.MaxPooling2D(kernel_size, 2, name=name)(x)
+        x = layers.ZeroPadding2D(kernel_size // 2, LAYOUT, name=f"{name}_pad")(x)
+    return layers.MaxPooling2D(kernel_size, 2, data_format=LAYOUT, name=name)(x)
 
 
 def deconv_bn_relu(x, filters: int, *, name):
     """Doubles the size with a 4x4 deconvolution. "same" is equivalent to PyTorch's padding of 1."""
     layer = layers.Conv2DTranspose(
-        filters, 4, 2, padding="same", use_bias=False, kernel_initializer=small_normal(), name=f"{name}_conv"
+        filters,
+        4,
+        2,
+        padding="same",
+        data_format=LAYOUT,
+        use_bias=False,
+        kernel_initializer=small_normal(),
+        name=f"{name}_conv",
     )
     with fresh.kernel_of(layer):
         x = layer(x)

@@ -8,7 +8,7 @@ import keras
 from keras import layers
 
 from kpzoo.models import fresh
-from kpzoo.models.blocks import Norm, batch_norm, he_normal
+from kpzoo.models.blocks import LAYOUT, Norm, batch_norm, he_normal
 
 LITE_NORM = Norm(epsilon=1e-3, momentum=0.99)
 STEM = 32
@@ -37,6 +37,7 @@ def conv_norm(x, filters: int, kernel_size: int, strides: int = 1, *, name):
         kernel_size,
         strides,
         padding="same",
+        data_format=LAYOUT,
         use_bias=False,
         kernel_initializer=he_normal(),
         name=f"{name}_conv",
@@ -50,7 +51,13 @@ def depthwise_norm(x, kernel_size: int, strides: int, *, name):
     """One filter per channel, padded as TensorFlow's "same", then batch normalisation."""
     init = keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")
     layer = layers.DepthwiseConv2D(
-        kernel_size, strides, padding="same", use_bias=False, depthwise_initializer=init, name=f"{name}_conv"
+        kernel_size,
+        strides,
+        padding="same",
+        data_format=LAYOUT,
+        use_bias=False,
+        depthwise_initializer=init,
+        name=f"{name}_conv",
     )
     return batch_norm(layer(x), LITE_NORM, name=name)
 

@@ -13,7 +13,17 @@ from keras import layers
 
 from kpzoo.boxes import STRIDES, CellBoxes
 from kpzoo.errors import unknown
-from kpzoo.models.blocks import HEAD_DTYPE, UpsampleNearest, batch_norm, conv_bn, he_normal, image_input, pyramid, relu
+from kpzoo.models.blocks import (
+    HEAD_DTYPE,
+    LAYOUT,
+    UpsampleNearest,
+    batch_norm,
+    conv_bn,
+    he_normal,
+    image_input,
+    pyramid,
+    relu,
+)  # fmt: skip
 from kpzoo.models.efficientnet_lite import LITE0, LITE_TINY, STEM, efficientnet_lite
 from kpzoo.models.registry import Spec, register
 from kpzoo.models.resnet import RESNET_BLOCKS, RESNET_WIDTHS, resnet
@@ -45,6 +55,7 @@ def shared_conv(filters: int, kernel_size: int, *, name, use_bias=False, init=No
         filters,
         kernel_size,
         padding="same",
+        data_format=LAYOUT,
         use_bias=use_bias,
         kernel_initializer=init or he_normal(),
         bias_initializer=keras.initializers.Constant(bias),

@@ -13,7 +13,9 @@ from importlib import resources
 from operator import index
 from pathlib import Path
 
-from kpzoo import skeletons
+import keras
+
+from kpzoo import keras_setup, skeletons
 from kpzoo.errors import UserError, unknown
 from kpzoo.models import fresh
 from kpzoo.pose_model import PersonModel, PoseModel, Preset, ZooModel
@@ -248,6 +250,8 @@ def build(
         counts = (skeleton.num_keypoints,)
     if normalization == DEFAULT:
         normalization = _by_flavour(spec.normalization, resolved)
+    keras_setup.check_process()
+    keras_setup.check_policy(keras.config.dtype_policy().name)
     with fresh.no_garbage_collection():
         with nullcontext({}) if weights is None else fresh.undrawn() as undrawn:
             inputs, outputs, pyramid = spec.builder(image_hw, *counts, normalization, **resolved)

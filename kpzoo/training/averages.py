@@ -8,7 +8,8 @@ import keras
 import tensorflow as tf
 
 from kpzoo.errors import UserError
-from kpzoo.pose_model import PoseModel, inner_optimizer
+from kpzoo.pose_model import PoseModel
+from kpzoo.replicas import inner_optimizer
 
 
 class WeightAverages:

@@ -15,7 +15,8 @@ from kpzoo.data.batches import make_dataset, num_persons
 from kpzoo.data.files import PoseData
 from kpzoo.data.pack import Pack, naming_damaged_shard
 from kpzoo.errors import UserError, unknown
-from kpzoo.pose_model import PoseModel, inner_optimizer
+from kpzoo.pose_model import PoseModel
+from kpzoo.replicas import inner_optimizer
 from kpzoo.scenes.composed import Crowd
 from kpzoo.training.averages import WeightAverages
 from kpzoo.training.devices import hosts, is_chief, make_strategy, of_chief, synchronize_batch_norm
