@@ -499,8 +499,11 @@ BAD_RESULTS = {
     "score of text": ([result(score="high")], 'Scores that are not finite numbers, such as "high"'),
     "unknown images": ([result(), result(8), result(9)], r"without annotations \(image ids 8, 9\)"),
     "other data": ([result(8), result(9)], r"belongs to another data set.*such as \[8, 9\], expected such as \[1, 7\]"),
-    "image of text": ([result("one.jpg")], r"`image_id` is not an integer \(entries 0\)"),
-    "other category": ([result(category_id=3)], "no results of category 1"),
+    "image of text": ([result("one.jpg")], r'`image_id` is not an integer, such as "one.jpg" \(entries 0\)'),
+    "other category": (
+        [result(category_id=3)],
+        r"1 results, none of category 1: received 3. To read these pass `category=3`",
+    ),
 }
 
 

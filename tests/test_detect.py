@@ -95,7 +95,9 @@ def test_a_box_file_gives_the_boxes_of_the_picture_that_is_named(tmp_path):
     assert boxes[0].tolist() == boxes[1].tolist() == [[5, 6, 7, 8], [1, 2, 3, 4]]
     assert scores[0].tolist() == [0.9, 0.4] and scores[2].tolist() == [1.0]
     assert len(boxes[3]) == len(boxes[4]) == 0
-    assert detector.knows([8, "7"]) and not detector.knows([8, "frame_2"])
+    detector.check([8, "7"])
+    with pytest.raises(UserError, match="has boxes of none of the 2 images. Received boxes of '7', expected of '8'"):
+        detector.check([8, "frame_2"])
     assert len(BoxFile(path, category_id=3).detect([ground()], [7])[0][0]) == 1
     with pytest.raises(UserError, match="Pass `image_ids=`"):
         detector.detect([ground()])

@@ -34,6 +34,8 @@ def add(commands) -> None:
     add_model_arguments(parser, required=False)
     parser.add_argument("--images", help="folder of the images; default: searched for next to the annotations")
     parser.add_argument("--boxes", default="gt", help="gt, the annotated boxes, or a COCO results JSON of detections")
+    text = "name or id of the category to read from --boxes; default: that of the annotations, else 1, COCO's person"
+    parser.add_argument("--box-category", metavar="CATEGORY", help=text)
     add_data_arguments(parser, folder=None)
     add_pass_arguments(parser, batch_size=32)
     text = "replicas that share each batch: GPUs, or logical CPUs if there is no GPU"
@@ -94,6 +96,7 @@ def _refuse_ignored(args) -> None:
         "--weights": args.weights,
         "--image-size": args.image_size,
         "--boxes": args.boxes != "gt",
+        "--box-category": args.box_category,
         "--box-nms": args.box_nms,
         "--pose-nms": args.pose_nms,
         "--no-flip": args.no_flip,
@@ -124,6 +127,7 @@ def _evaluate_model(args):
         model,
         data,
         boxes=args.boxes,
+        box_category=args.box_category,
         box_nms=args.box_nms,
         kept_ious=evaluation.KEPT_IOUS if in_report else (),
         nms="auto" if args.pose_nms is None else args.pose_nms,

@@ -31,6 +31,7 @@ class Options:
         "answers": "--compare",
         "batch_per_replica": "--batch-per-device",
         "boxes_xywh": "--box",
+        "category_id": "--box-category",
         "flip=False": "--no-flip",
         "half_body_probability": "--half-body",
         "head='new'": "--new-head",

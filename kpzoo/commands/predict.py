@@ -19,7 +19,17 @@ from kpzoo.commands.parsing import (
 from kpzoo.errors import UserError
 
 DEFAULT_MODEL = "cpn_nano"
-DETECTION = ("detector", "min_box_score", "min_box_size", "max_boxes", "box_nms", "box_iou", "box_sigma", "every")
+DETECTION = (
+    "detector",
+    "box_category",
+    "min_box_score",
+    "min_box_size",
+    "max_boxes",
+    "box_nms",
+    "box_iou",
+    "box_sigma",
+    "every",
+)
 
 
 def add(commands) -> None:
@@ -48,6 +58,8 @@ def add(commands) -> None:
     people.add_argument("--detector", help=text)
     text = "person box in pixels, applied to every image; repeatable; disables the detector"
     people.add_argument("--box", type=float, nargs=4, action="append", metavar=("X", "Y", "W", "H"), help=text)
+    text = "name or id of the category to read from a .json file of boxes (default: 1, COCO's person)"
+    people.add_argument("--box-category", metavar="CATEGORY", help=text)
     people.add_argument("--min-box-score", type=fraction, help="minimum box score")
     people.add_argument("--min-box-size", type=_length, help="minimum width and height of a box, in pixels")
     people.add_argument("--max-boxes", type=positive, help="maximum number of boxes per image (default: 100)")
@@ -85,12 +97,17 @@ def _check(args) -> None:
 def _run(args) -> int:
     _check(args)
     from kpzoo.inference import detectors, pictures
+    from kpzoo.inference.boxes import BoxFile
 
     source = pictures.open_source(args.source)
     import_tensorflow()
     detector = detectors.get(args.detector or detectors.DEFAULT)
     given = {"suppression": args.box_nms, "max_iou": args.box_iou, "sigma": args.box_sigma}
     given |= {"min_score": args.min_box_score, "min_size": args.min_box_size, "max_boxes": args.max_boxes}
+    if args.box_category is not None:
+        if not isinstance(detector, BoxFile):
+            raise UserError("--box-category requires boxes from a file. Pass the file as --detector, or remove it.")
+        given["category_id"] = args.box_category
     detector = replace(detector, **{name: value for name, value in given.items() if value is not None})
     model = load_model(args)
     from kpzoo import inference

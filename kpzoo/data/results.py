@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from kpzoo.data.annotation_table import places
 from kpzoo.data.coco import Annotations
 from kpzoo.data.columns import NumberLists, example, numbers, whole_numbers
+from kpzoo.data.image_names import ImageNames, parts_of
 from kpzoo.data.json_file import read_json
 from kpzoo.data.problems import Problem, Problems
 from kpzoo.errors import UserError
@@ -100,11 +102,7 @@ def read_results(path: str | Path, annotations: Annotations) -> Results:
     path = Path(path).expanduser()
     rows = _rows(path)
     problems = Problems(str(path))
-    rows, entries = _of_category(rows, annotations.category_id, problems)
-    if not rows and problems:
-        raise UserError(
-            f"{path} has no results of category {annotations.category_id}, the category of {annotations.path}."
-        )
+    rows, entries = _of_category(rows, annotations.category_id, problems, "results", "category")
     image_ids, image_index, found = _image_ids(rows, entries, annotations, problems)
     unknown = np.unique(image_ids[~found])
     done = f"Use the annotations of these images: {annotations.path} has {len(annotations.image_ids)} images."
@@ -127,7 +125,7 @@ def read_results(path: str | Path, annotations: Annotations) -> Results:
     return Results(image_ids, triples[..., :2], triples[..., 2], scores, boxes, str(path), tuple(problems))
 
 
-def read_boxes(path: str | Path, annotations: Annotations) -> Boxes:
+def read_boxes(path: str | Path, annotations: Annotations, category: int | str | None = None) -> Boxes:
     """Reads person boxes from a detector's COCO results file, optionally gzipped.
 
     Boxes have the category of the annotations, or COCO's person category if there are none of that category. Boxes of
@@ -137,17 +135,19 @@ def read_boxes(path: str | Path, annotations: Annotations) -> Boxes:
     Args:
         path: Results file.
         annotations: Annotations of the images.
+        category: Id or name of the category to read; None for that of the annotations, or 1, COCO's person.
 
     Raises:
-        UserError: If no box is of an annotated image, a box is not four finite numbers with a size of at least 0, or a
+        UserError: If no box is of the category or of an annotated image, none can be used, a box is not four finite numbers with a size of at least 0, or a
             score is not in 0 … 1.
     """
     path = Path(path).expanduser()
     rows = _rows(path)
     problems = Problems(str(path))
-    categories = {row.get("category_id") for row in rows if type(row.get("category_id")) is int}
-    wanted = annotations.category_id if annotations.category_id in categories else PERSON
-    rows, entries = _of_category(rows, wanted, problems)
+    if category is None:
+        ids = {plain_category(row["category_id"]) for row in rows if row.get("category_id") is not None}
+        category = annotations.category_id if annotations.category_id in ids else PERSON
+    rows, entries = _of_category(rows, category, problems, "boxes", "box_category")
     image_ids, image_index, found = _image_ids(rows, entries, annotations, problems)
     others = np.unique(image_ids[~found])
     problems.add("note", "Boxes of images without annotations", others, "Removed.", "image ids")
@@ -170,6 +170,11 @@ def read_boxes(path: str | Path, annotations: Annotations) -> Boxes:
         problems.say("note", what, done)
         warnings.warn(f"{path}: {what}. {done}", stacklevel=2)
     keep = found & ~flat & ~outside
+    if len(rows) and not keep.any():
+        left_out = f"{int((~found).sum())} of other images, {int((found & flat).sum())} without a size"
+        raise UserError(
+            f"{path} has {len(rows)} boxes, and none can be used: {left_out}, {int(outside.sum())} outside their image."
+        )
     return Boxes(image_ids[keep], image_index[keep], boxes[keep], scores[keep], str(path), tuple(problems))
 
 
@@ -199,33 +204,78 @@ def _rows(path: str | Path) -> list[dict]:
     return rows
 
 
-def _of_category(rows: list[dict], category_id: int, problems: Problems) -> tuple[list[dict], np.ndarray]:
-    """Returns the rows of a category or without category, and their indices in the file."""
-    ids, bad, _ = whole_numbers([row.get("category_id", category_id) for row in rows])
-    entries = np.flatnonzero(bad)
-    problems.add("error", "Results whose `category_id` is not an integer", entries, "Correct them.", "entries")
+@lru_cache(maxsize=1024, typed=True)  # asked for each of many entries
+def plain_category(category) -> int | str:
+    """Returns a category's number, from text such as "1" too, or its name."""
+    numbers, bad, _ = whole_numbers([category])
+    return str(category) if bad[0] or isinstance(category, bool) else int(numbers[0])
+
+
+def none_of_category(path, what: str, count: int, wanted: int | str, received: list, argument: str) -> UserError:
+    """Returns the error for a file whose entries are all of other categories than the wanted one."""
+    return UserError(
+        f"{path} has {count} {what}, none of category {wanted!r}: received {', '.join(map(repr, received[:5]))}.",
+        f"To read these pass `{argument}={received[0]!r}`.",
+    )
+
+
+def _is_category(value) -> bool:
+    return type(value) in (int, float, str)
+
+
+def _of_category(
+    rows: list[dict], wanted: int | str, problems: Problems, what: str, argument: str
+) -> tuple[list[dict], np.ndarray]:
+    """Returns the rows of a category or without category, and their indices in the file.
+
+    Raises:
+        UserError: If there are rows, and all are of other categories.
+    """
+    given = [row.get("category_id") for row in rows]
+    plain = {str(one): plain_category(one) for one in {*filter(_is_category, given)}}
+    wanted = plain_category(wanted)
     missing = np.array(["category_id" not in row for row in rows], bool)
-    done = f"Read as category {category_id}."
+    known = np.array([_is_category(one) for one in given], bool)
+    bad = ~known & ~missing
+    text = f"Results whose `category_id` is not an integer or a name{example(given, bad)}"
+    problems.add("error", text, np.flatnonzero(bad), "Correct them.", "entries")
+    problems.refuse()
+    done = f"Read as category {wanted}."
     problems.add("note", "Results without `category_id`", np.flatnonzero(missing), done, "entries")
-    others = ids != category_id
-    what = f"Results of other categories than {category_id}"
-    problems.add("note", what, np.flatnonzero(others & ~bad), "Removed.", "entries")
-    entries = np.flatnonzero(~others)
+    own = missing | np.array(
+        [known and plain[str(one)] == wanted for one, known in zip(given, known, strict=True)], bool
+    )
+    others = np.flatnonzero(~own)
+    if len(rows) and not own.any():
+        received = list(dict.fromkeys(plain.values()))
+        raise none_of_category(problems.path, what, len(rows), wanted, received, argument)
+    problems.add("note", f"Results of other categories than {wanted}", others, "Removed.", "entries")
+    entries = np.flatnonzero(own)
     return [rows[place] for place in entries.tolist()], entries
 
 
 def _image_ids(rows: list[dict], entries: np.ndarray, annotations: Annotations, problems: Problems):
     """Returns image ids, their indices in the annotations, and a mask of the ids that are found.
 
+    Entries with the `file_name` of an annotated image belong to it. Others have its number as `image_id`, or its name.
+
     Raises:
-        UserError: If no image is found: the file belongs to another data set.
+        UserError: If no image is found: the file belongs to another data set. If id and name contradict each other.
     """
-    ids, bad, text = whole_numbers([row.get("image_id") for row in rows])
+    given = [row.get("image_id") for row in rows]
+    ids, bad, text = whole_numbers(given)
+    names = [row.get("file_name") if isinstance(row.get("file_name"), str) else None for row in rows]
+    names = [one if name is None and isinstance(one, str) else name for name, one in zip(names, given, strict=True)]
+    if any(names) and any(annotations.file_names):
+        ids, bad, text = _by_name(names, ids, bad, text, entries, annotations, problems)
     done = "Use the `id` of the annotated image."
-    problems.add("error", "Results whose `image_id` is not an integer", entries[bad], done, "entries")
+    what = f"Results whose `image_id` is not an integer{example(given, bad)}"
+    problems.add("error", what, entries[bad], done, "entries")
     problems.add("repair", "Results with a string as `image_id`", entries[text], "Read as numbers.", "entries")
     problems.refuse()
     index, found = places(ids, annotations.image_ids)
+    if len(ids) and not found.all() and not any(names):
+        ids, index, found = _by_numbers_in_names(ids, index, found, entries, annotations, problems)
     if len(ids) and not found.any():
         raise UserError(
             f"{problems.path} belongs to another data set: none of its {len(np.unique(ids))} images are in "
@@ -233,6 +283,59 @@ def _image_ids(rows: list[dict], entries: np.ndarray, annotations: Annotations, 
             f"expected such as {np.sort(annotations.image_ids)[:3].tolist()}."
         )
     return ids, index, found
+
+
+def _by_name(names, ids, bad, text, entries, annotations: Annotations, problems: Problems):
+    """Returns image ids, bad and text masks, with the ids of the images that the names mean."""
+    index = ImageNames(annotations.file_names)
+    known = dict(zip(annotations.image_ids.tolist(), annotations.file_names, strict=True))
+    place_of = {name: index.find(name) for name in set(names) if name}
+    ids, bad, text = ids.copy(), bad.copy(), text.copy()
+    moved, against, several = [], [], []
+    for row, name in enumerate(names):
+        if not name:
+            continue
+        place, number = place_of[name], int(ids[row])
+        if place >= 0:
+            is_number = text[row] and number in known  # "0001" may be a number and the name of another image
+            own = int(annotations.image_ids[place])
+            if own != number and is_number:
+                against.append((row, number))
+            elif own != number and not bad[row]:
+                moved.append(row)
+            ids[row], bad[row], text[row] = own, False, text[row] and own == number
+        elif place == ImageNames.SEVERAL:
+            several.append(row)
+        elif not bad[row] and not text[row] and known.get(number):
+            against.append((row, number))
+    if several:
+        told = [annotations.file_names[place] for place in index.all(names[several[0]])[:3]]
+        what = f"Results for images that cannot be told apart, such as {names[several[0]]!r}: {told}"
+        problems.add("error", what, entries[several], "Name them with their folders.", "entries")
+    if against:
+        row, number = against[0]
+        what = "Results whose name and number are of two images, such as "
+        what += f"{names[row]!r} and {number}, which is {known[number]!r}"
+        done = "Are they of these annotations? Remove `file_name`, or correct `image_id`."
+        problems.add("error", what, entries[[row for row, _ in against]], done, "entries")
+    done = "Read by `file_name`: the annotations number their images otherwise."
+    problems.add("repair", "Results whose `image_id` is not that of their `file_name`", entries[moved], done, "entries")
+    return ids, bad, text
+
+
+def _by_numbers_in_names(ids, index, found, entries, annotations: Annotations, problems: Problems):
+    """Returns ids, places and masks, of results that count images by the numbers in their files' names.
+
+    Only where no result is of an image of that id, and all are of files of that number.
+    """
+    stems = [parts_of(name)[-1] if name else "" for name in annotations.file_names]
+    by_stem = {int(stem): place for place, stem in enumerate(stems) if stem.isascii() and stem.isdecimal()}
+    if found.any() or len(by_stem) < len(stems) or not set(ids.tolist()) <= by_stem.keys():
+        return ids, index, found
+    index = np.array([by_stem[number] for number in ids.tolist()], np.int64)
+    done = "Read as the numbers in the file names."
+    problems.add("repair", "Results with an `image_id` that no image has", entries, done, "entries")
+    return annotations.image_ids[index], index, np.ones(len(ids), bool)
 
 
 def _number_lists(rows: list[dict], key: str, length: int, entries: np.ndarray, problems: Problems) -> np.ndarray:

@@ -28,6 +28,7 @@ def evaluate(
     data: PoseData,
     boxes: str | Path = "gt",
     *,
+    box_category: int | str | None = None,
     box_nms: float | None = None,
     kept_ious: Sequence[float] = (),
     flip: bool = True,
@@ -45,6 +46,8 @@ def evaluate(
         data: What `kpzoo.data.load` returns.
         boxes: "gt" for the annotated boxes, or a file of detections in COCO's results format. AP values from the two
             are not comparable.
+        box_category: Id or name of the category to read from the file of detections. Defaults to the category of the
+            annotations if the file has it, else 1, COCO's person.
         box_nms: IoU threshold of non-maximum suppression of the boxes; None to keep all. Annotated boxes are ranked by
             their number of visible keypoints, so that 0.5 simulates a detector in a crowd.
         kept_ious: IoU thresholds at which AP after box NMS is also reported, such as `KEPT_IOUS`. Inference runs once
@@ -79,7 +82,7 @@ def evaluate(
             "`kpzoo train` makes a model for the keypoints of its data.",
             "Or build one with `kpzoo.build(name, skeleton=data.skeleton)` and train it.",
         )
-    person_index, image_ids, boxes_xywh, box_scores, ranks = boxes_of(data, boxes, box_nms)
+    person_index, image_ids, boxes_xywh, box_scores, ranks = boxes_of(data, boxes, box_nms, box_category)
     paths = data.image_paths(image_ids)
     bad = undecodable(paths)
     if bad:
@@ -142,13 +145,13 @@ def _source(boxes: str | Path, box_nms: float | None) -> str:
     return text if box_nms is None else f"{text}, after NMS at an IoU of {box_nms}"
 
 
-def boxes_of(data: PoseData, boxes: str | Path, box_nms: float | None = None):
+def boxes_of(data: PoseData, boxes: str | Path, box_nms: float | None = None, box_category: int | str | None = None):
     """Returns (person_index or None, image_ids, boxes_image_xywh, box_scores, ranks) of the person boxes.
 
     Box NMS prefers boxes of a higher rank.
     """
     if boxes != "gt":
-        found = read_boxes(boxes, data.annotations)
+        found = read_boxes(boxes, data.annotations, box_category)
         keep = _best(found.image_ids, found.boxes_image_xywh, found.scores, box_nms)
         scores = found.scores[keep]
         return None, found.image_ids[keep], found.boxes_image_xywh[keep], scores, scores

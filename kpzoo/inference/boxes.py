@@ -3,14 +3,17 @@
 A detector is any object with a method `detect`. Detectors that analyze the image are in `kpzoo.inference.detectors`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from kpzoo.data.image_names import ImageNames, parts_of
 from kpzoo.data.json_file import read_json
+from kpzoo.data.results import none_of_category, plain_category
 from kpzoo.errors import UserError, unknown
 from kpzoo.images import as_image
 from kpzoo.nms import box_nms, soft_box_nms
@@ -56,7 +59,7 @@ class Detector:
 
         Args:
             images: (H, W, 3) RGB arrays with values 0 … 255, or files.
-            image_ids: Ids of a data set, or file names without folder and suffix. Only `BoxFile` needs them.
+            image_ids: Ids of a data set, or files. Only `BoxFile` needs them.
 
         Returns:
             A list with (P, 4) boxes in image pixels per image and a list with (P,) scores in 0 … 1 per image, highest
@@ -122,52 +125,122 @@ class WholeImage(Detector):
 class BoxFile(Detector):
     """Boxes from a file in COCO's results format: a list of {image_id, bbox, score, category_id}.
 
+    Entries with a `file_name`, as kpzoo writes them, belong to the image of that name, others to the image whose number
+    or name is `image_id`; see `kpzoo.data.image_names`.
+
     Args:
         path: The JSON file, which may be gzipped. `bbox` is x, y, width, height in image pixels, `score` is 1.0 if it
-            is missing, and entries with another `category_id` are ignored.
-        category_id: Category id of persons, 1 in COCO.
+            is missing.
+        category_id: Id or name of the category to read, 1 for COCO's person. Entries without a category are read, too.
     """
 
     path: str | Path
-    category_id: int = 1
+    category_id: int | str = 1
 
     def find(self, image_rgb, image_id):
         if image_id is None:
             raise UserError(f"{str(self.path)!r} lists boxes by image id.", "Pass `image_ids=` with the images.")
-        rows = self._rows.get(_id_key(image_id), np.zeros((0, 5)))
-        return rows[:, :4], rows[:, 4]
+        rows = self._content.rows
+        if isinstance(image_id, str):
+            place = self._content.names.find(image_id)
+            if place == ImageNames.SEVERAL:
+                named = [self._content.names.names[one] for one in self._content.names.all(image_id)[:3]]
+                raise UserError(
+                    f"{self.path} has boxes of {named}, of which each may be the image {image_id!r}. Call the image by "
+                    "its folder and name."
+                )
+        else:
+            place = self._content.numbers.get(int(image_id), ImageNames.NONE)
+        found = rows[place] if place != ImageNames.NONE else np.zeros((0, 5))
+        return found[:, :4], found[:, 4]
 
-    def knows(self, image_ids: Sequence[int | str]) -> bool:
-        """Returns whether any of these images has boxes; if none has, the file belongs to other images."""
-        return any(_id_key(image_id) in self._rows for image_id in image_ids)
+    def check(self, image_ids: Sequence[int | str]) -> None:
+        """Refuses images to none of which the boxes belong, and such of which two may have the same boxes.
+
+        Args:
+            image_ids: What all images are called.
+        """
+        names, content = [str(one) for one in image_ids if isinstance(one, str)], self._content
+        images = ImageNames(names)
+        owners: dict[int, str] = {}
+        for name in names:
+            place = content.names.find(name)
+            if place >= 0 and owners.setdefault(place, name) != name:
+                named, folder = content.names.names[place], "/".join(Path(name).with_suffix("").parts[-2:])
+                raise UserError(
+                    f"{self.path} has boxes of {named!r}, which may be {owners[place]!r} or {name!r}. Name the images "
+                    f"in the file with their folders, such as {folder!r}."
+                )
+        known = set(owners) | {content.numbers[one] for one in image_ids if one in content.numbers}
+        if content.rows and image_ids and not known:
+            named = content.names.names[0]
+            near = [images.names[place] for place in images.all(parts_of(named)[-1])][:1]
+            told = f"; {near[0]!r} is in another folder than {named!r}" if near else ""
+            raise UserError(
+                f"{self.path} has boxes of none of the {len(image_ids)} images. Received boxes of {named!r}, expected "
+                f"of {str(image_ids[0])!r}{told}."
+            )
 
     @cached_property
-    def _rows(self) -> Mapping[str, np.ndarray]:
-        entries = read_json(self.path)
+    def _content(self) -> "_Content":
+        path = Path(self.path).expanduser()
+        entries = read_json(path)
         if not isinstance(entries, list):
             received = f"Received: {type(entries).__name__}"
-            raise UserError(f"{self.path} must be a list of boxes in COCO's results format. {received}.")
-        rows = {}
+            raise UserError(f"{path} must be a list of boxes in COCO's results format. {received}.")
+        rows: dict[int | str, list] = {}
+        numbers, others = {}, {}
         for index, entry in enumerate(entries):
             try:
-                if entry.get("category_id", self.category_id) == self.category_id:
-                    row = np.array([*entry["bbox"], entry.get("score", 1.0)], float)
-                    rows.setdefault(_id_key(entry["image_id"]), []).append(row)
-                    fault = _row_fault(row)
-                else:
-                    fault = None
+                category = plain_category(entry.get("category_id", self.category_id))
+                if category != plain_category(self.category_id):
+                    others.setdefault(category, index)
+                    continue
+                row = np.array([*entry["bbox"], entry.get("score", 1.0)], float)
+                name = _name(entry)
+                rows.setdefault(name, []).append(row)
+                if (number := _number(entry, name)) is not None:
+                    numbers.setdefault(number, name)
+                fault = _row_fault(row)
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 fault = f"{type(error).__name__}: {error}"
             if fault:
                 expected = "Expected image_id, bbox [x, y, width, height], score"
-                raise UserError(f"{self.path}: entry [{index}] is not a valid box. {fault}. {expected}.")
-        return {key: np.stack(found) for key, found in rows.items()}
+                raise UserError(f"{path}: entry [{index}] is not a valid box. {fault}. {expected}.")
+        if entries and not rows:
+            raise none_of_category(path, "boxes", len(entries), self.category_id, list(others), "category_id")
+        places = {name: place for place, name in enumerate(rows)}
+        return _Content(
+            ImageNames(list(rows)),
+            {number: places[name] for number, name in numbers.items()},
+            [np.stack(found) for found in rows.values()],
+        )
 
 
-def _id_key(image_id: int | str) -> str:
-    """Returns the same key for 785, "785" and the file name "000000000785"."""
-    text = str(image_id)
-    return text.lstrip("0") or "0" if text.isdigit() else text
+class _Content(NamedTuple):
+    """The content of a file of boxes.
+
+    Args:
+        names: What the images are called.
+        numbers: The places of images that have a number.
+        rows: For each image the (n, 5) boxes and scores.
+    """
+
+    names: ImageNames
+    numbers: dict[int, int]
+    rows: list[np.ndarray]
+
+
+def _name(entry: dict) -> str:
+    """Returns what an entry calls its image: the same for all of its boxes, whether as 785 or as "000000000785"."""
+    name = entry.get("file_name")
+    return name if isinstance(name, str) and name else "/".join(parts_of(entry["image_id"]))
+
+
+def _number(entry: dict, name: str) -> int | None:
+    """Returns the number of an entry's image: of a frame of a video its name, else `image_id`."""
+    number = name if name.isascii() and name.isdigit() else entry.get("image_id")
+    return int(number) if isinstance(number, int) or (isinstance(number, str) and number.isdecimal()) else None
 
 
 def _row_fault(row: np.ndarray) -> str | None:

@@ -99,12 +99,8 @@ def _check(opened, detector, out) -> None:
         for drawn in (out / outputs.PICTURES, out / outputs.NMS):
             if drawn.resolve() in folders:
                 raise UserError(f"The images are in {drawn}, where drawings would replace them. Choose another folder.")
-        keys = [one.key for one in opened.listed]
-        if isinstance(detector, BoxFile) and keys and not detector.knows(keys):
-            raise UserError(
-                f"{detector.path} has no boxes for any of the {len(keys)} images, whose ids are file names such as "
-                f"{keys[0]!r}. Check that it belongs to these images."
-            )
+        if isinstance(detector, BoxFile):
+            detector.check([one.key for one in opened.listed])
 
 
 def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:

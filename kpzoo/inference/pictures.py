@@ -27,7 +27,7 @@ class Picture:
         name: Name in results: the path relative to the common folder of all images, or the index of an array or frame.
         image_id: The number in the file name if all file names are numbers, as in COCO; else counted from 1, frames
             from 0.
-        key: Id in a box file: the file name without folder and suffix, or the frame number.
+        key: What detectors get as the id: the path of the file, or the number of a frame or an array.
         image: (H, W, 3) uint8 RGB; None if it could not be read.
         problem: The error if it could not be read, else None.
     """
@@ -61,7 +61,8 @@ class Pictures:
             else:
                 path = Path(os.path.abspath(Path(entry).expanduser()))
                 image_id = int(path.stem) if named else index + 1
-                self.listed.append(Picture(Path(os.path.relpath(path, folder)).as_posix(), image_id, path.stem))
+                name = Path(os.path.relpath(path, folder)).as_posix()
+                self.listed.append(Picture(name, image_id, path.as_posix()))
         self.folders = parents
 
     def at(self, places: Sequence[int]) -> "Pictures":

@@ -15,6 +15,7 @@ from kpzoo.errors import UserError
 from kpzoo.inference import batching, box_poses, detectors, pictures
 from kpzoo.inference.acceleration import Accelerated, accelerate, decoded
 from kpzoo.inference.box_poses import POSE_NMS
+from kpzoo.inference.boxes import BoxFile
 from kpzoo.inference.pictures import Picture, Pictures, Video
 from kpzoo.pose_model import PoseModel
 from kpzoo.poses import Poses
@@ -160,7 +161,15 @@ class Predictor:
             UserError: If the source does not exist or cannot be opened, or the boxes do not fit its images. An image
                 that cannot be read raises no error: its result has the `picture.problem` and no poses, with a warning.
         """
-        return _with_warnings(self.predictions(pictures.open_source(source), boxes_xywh, every=every))
+        opened = pictures.open_source(source)
+        if (
+            isinstance(self.detector, BoxFile)
+            and isinstance(opened, Pictures)
+            and len(opened) > 1
+            and boxes_xywh is None
+        ):
+            self.detector.check([one.key for one in opened.listed])
+        return _with_warnings(self.predictions(opened, boxes_xywh, every=every))
 
     def predictions(self, opened: Pictures | Video, boxes_xywh=None, *, every: int = 1) -> Iterator[Prediction]:
         """Yields the results of `stream` for an opened source, without warnings."""
