@@ -71,7 +71,7 @@ def test_a_name_of_another_system_is_found_and_told(tmp_path, case):
         data = loading.load(tmp_path, "train")
     (path,) = data.image_paths([1])
     assert images.read_image(path).shape == (60, 80, 3)
-    with pytest.raises(UserError, match="written otherwise on disk.*Refused because of `strict=True`"):
+    with pytest.raises(UserError, match="written otherwise on disk.*This is an error because of `strict=True`"):
         loading.load(tmp_path, "train", strict=True)
     (found,) = check.check(tmp_path)
     assert not found.clean and not any(isinstance(one, str) for one in found.decoded.values())
@@ -180,7 +180,7 @@ def test_every_command_that_reads_annotations_takes_the_folder_of_the_images(tmp
     assert cli.main(list(map(str, arguments))) == 2
     assert f"Pass the folder as {option}." in capsys.readouterr().err
     assert cli.main([*map(str, arguments), option, str(tmp_path / "nowhere")]) == 2
-    assert f"no folder of pictures at '{tmp_path / 'nowhere'}'" in capsys.readouterr().err
+    assert f"The image folder '{tmp_path / 'nowhere'}'" in capsys.readouterr().err
 
 
 @pytest.fixture

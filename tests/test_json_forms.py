@@ -151,7 +151,7 @@ def test_results_and_boxes_are_read_alike(tmp_path):
     read = read_boxes(write(tmp_path, [odd], "boxes.json"), annotations)
     assert read.boxes_image_xywh.tolist() == [[1, 2, 3.5, 4]]
     told = " ".join(map(str, read.problems))
-    assert "`bbox` with text or lists" in told and "Scores with text" in told
+    assert "`bbox` with strings or lists" in told and "Scores with a string" in told
 
 
 def test_a_repaired_copy_has_plain_numbers(tmp_path):

@@ -138,8 +138,8 @@ def read_boxes(path: str | Path, annotations: Annotations, category: int | str |
         category: Id or name of the category to read; None for that of the annotations, or 1, COCO's person.
 
     Raises:
-        UserError: If no box is of the category or of an annotated image, none can be used, a box is not four finite numbers with a size of at least 0, or a
-            score is not in 0 … 1.
+        UserError: If no box is of the category or of an annotated image, no box can be used, a box is not four finite
+            numbers with a size of at least 0, or a score is not in 0 … 1.
     """
     path = Path(path).expanduser()
     rows = _rows(path)
