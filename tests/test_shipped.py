@@ -84,8 +84,8 @@ Boxes of persons by the rules of COCO's detection evaluation, `iscrowd` ignored,
 boxes. `coco_real` val: 50 COCO photos with COCO's own boxes and crowds. Photos of COCO's val2017 are among those
 that were learned from, so no figure on the official val2017 means anything.
 
-**Score threshold.** The largest F1 at an IoU of 0.5 is {f1}. The default of `kpzoo predict` and `kpzoo detect`,
-{min_score}, lies between them. `--min-box-score` changes it.
+**Score threshold.** The largest F1 at an IoU of 0.5 is {f1}.
+The default of `kpzoo predict` and `kpzoo detect` is {min_score}, between them. `--min-box-score` changes it.
 
 **Suppression of boxes**, the box part of Table 1 of CPN (arXiv:1711.07319), on {nms_set}:
 

@@ -19,7 +19,7 @@ from kpzoo.weights import published
 # Short sides of the inputs, as shares of the long one: a photo of 4:3 needs no computing on the rest of a square.
 SHORT_SIDES = (0.6, 0.76, 1.0)
 MULTIPLE = 32  # of both sides of an input
-MIN_SCORE = 0.4  # near the best F1 of the default weights, see docs/detectors.md
+MIN_SCORE = 0.4  # near the best F1 of the default weights, see docs/shipped_weights.md
 MAX_IOU = 0.6  # of hard NMS
 
 
