@@ -112,15 +112,20 @@ _LEGS = ("hip", "knee", "ankle")
 _FACE = ("eye", "ear")
 
 
-def _limbs() -> tuple[tuple[str, str], ...]:
-    chains = [
+def _chains() -> tuple[tuple[str, str], ...]:
+    """Returns the links of arms and legs."""
+    return tuple(
         (f"{side}_{upper}", f"{side}_{lower}")
         for side in ("left", "right")
         for limb in (_ARMS, _LEGS)
         for upper, lower in zip(limb, limb[1:], strict=False)
-    ]
+    )
+
+
+def _limbs() -> tuple[tuple[str, str], ...]:
+    """Returns the links of arms, legs and the torso."""
     trunk = [("left_shoulder", "left_hip"), ("right_shoulder", "right_hip")]
-    return (*chains, *trunk, ("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"))
+    return (*_chains(), *trunk, ("left_shoulder", "right_shoulder"), ("left_hip", "right_hip"))
 
 
 COCO17 = Skeleton(
@@ -148,7 +153,61 @@ CROWDPOSE14 = Skeleton(
     upper_body=("head", "neck", *(name for pair in _sides(*_ARMS) for name in pair)),
 )
 
-SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, CROWDPOSE14)}
+MPII16 = Skeleton(
+    name="mpii16",
+    keypoints=(
+        *("right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle"),
+        *("pelvis", "thorax", "upper_neck", "head_top"),
+        *("right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist"),
+    ),
+    flip_pairs=_sides(*_ARMS, *_LEGS),
+    # MPII is scored by PCKh, which has no sigmas. These are for OKS-NMS: COCO's for the limbs; for the joints that COCO
+    # lacks, its shoulder's on the axis of the head and its hip's in the pelvis.
+    sigmas=(0.089, 0.087, 0.107, 0.107, 0.087, 0.089, 0.107, 0.079, 0.079, 0.079)
+    + (0.062, 0.072, 0.079, 0.079, 0.072, 0.062),
+    links=(
+        *_chains(),
+        *(("pelvis", f"{side}_hip") for side in ("left", "right")),
+        *(("thorax", f"{side}_shoulder") for side in ("left", "right")),
+        *(("pelvis", "thorax"), ("thorax", "upper_neck"), ("upper_neck", "head_top")),
+    ),
+    upper_body=("thorax", "upper_neck", "head_top", *(name for pair in _sides(*_ARMS) for name in pair)),
+)
+
+AIC14 = Skeleton(
+    name="aic14",
+    keypoints=(
+        *(f"{side}_{part}" for side in ("right", "left") for part in _ARMS),
+        *(f"{side}_{part}" for side in ("right", "left") for part in _LEGS),
+        *("head_top", "neck"),
+    ),
+    flip_pairs=_sides(*_ARMS, *_LEGS),
+    # Of the data set's own evaluation (AI Challenger 2017, keypoint_eval.py, which doubles them as COCO's does).
+    sigmas=(0.01388152, 0.01515228, 0.01057665, 0.01417709, 0.01497891, 0.01402144)
+    + (0.03909642, 0.03686941, 0.01981803, 0.03843971, 0.03412318, 0.02415081, 0.01291456, 0.01236173),
+    links=(*_limbs(), ("head_top", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder")),
+    upper_body=("head_top", "neck", *(name for pair in _sides(*_ARMS) for name in pair)),
+)
+
+POSETRACK17 = Skeleton(
+    name="posetrack17",
+    keypoints=(
+        *("nose", "head_bottom", "head_top"),
+        *(name for pair in _sides("ear", *_ARMS, *_LEGS) for name in pair),
+    ),
+    flip_pairs=_sides("ear", *_ARMS, *_LEGS),
+    # COCO's; head_bottom and head_top have those of the eyes, as in MMPose's evaluation.
+    sigmas=(0.026, 0.025, 0.025, *np.repeat([0.035, 0.079, 0.072, 0.062, 0.107, 0.087, 0.089], 2).tolist()),
+    links=(
+        *_limbs(),
+        *(("head_top", "nose"), ("nose", "head_bottom")),
+        *((f"{side}_ear", "nose") for side in ("left", "right")),
+        *(("head_bottom", f"{side}_shoulder") for side in ("left", "right")),
+    ),
+    upper_body=("nose", "head_bottom", "head_top", *(name for pair in _sides("ear", *_ARMS) for name in pair)),
+)
+
+SKELETONS = {skeleton.name: skeleton for skeleton in (COCO17, CROWDPOSE14, MPII16, AIC14, POSETRACK17)}
 
 
 def get(skeleton: "str | Skeleton") -> Skeleton:

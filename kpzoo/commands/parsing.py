@@ -11,7 +11,7 @@ from pathlib import Path
 import kpzoo
 from kpzoo import keras_setup
 from kpzoo.errors import UserError
-from kpzoo.weights.published import ROWS
+from kpzoo.weights import published
 
 
 def command(commands, name: str, run, text: str, example: str) -> argparse.ArgumentParser:
@@ -144,7 +144,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True, 
     """Adds the arguments that `load_model` reads."""
     text = "name of a model, see `kpzoo models`, or the folder of a training run"
     parser.add_argument("--model", required=required and not default, default=default, help=text)
-    text = "weights file, or a tag listed by `kpzoo models NAME`; default: the newest tag. Not for training runs"
+    text = "weights file, or a tag listed by `kpzoo models NAME`, whose last part is enough; default: the newest "
+    text += "weights of kpzoo, else those of COCO. Not for training runs"
     parser.add_argument("--weights", help=text)
     parser.add_argument("--image-size", type=size, help="size of the crops as HEIGHTxWIDTH; default: that of the model")
 
@@ -220,7 +221,7 @@ def load_model(args: argparse.Namespace, skeleton=None):
         return training.load_run(args.model)
     kpzoo.info(args.model)  # an unknown name is reported first
     weights = args.weights or _published(args.model)
-    arguments = {"skeleton": skeleton} if skeleton and weights not in ROWS else {}
+    arguments = {"skeleton": skeleton} if skeleton and not published.resolve(weights, args.model) else {}
     arguments |= own_arguments(args.model, weights)
     if args.image_size:
         arguments["image_hw"] = args.image_size
@@ -228,12 +229,14 @@ def load_model(args: argparse.Namespace, skeleton=None):
 
 
 def _published(model: str) -> str:
-    """Returns the newest tag of a model's published weights, and prints it."""
-    tags = kpzoo.info(model).weights
-    if not tags:
+    """Returns the tag of a model's published weights that is used by default, and prints it."""
+    from kpzoo.models.registry import spec_of
+
+    tag = published.default_tag(model, spec_of(model).image_hw)
+    if not tag:
         raise UserError(f"Model {model!r} has no weights yet. Pass --weights FILE, or a training run as --model.")
-    print(f"kpzoo: weights {tags[-1]}", file=sys.stderr)
-    return tags[-1]
+    print(f"kpzoo: weights {tag}", file=sys.stderr)
+    return tag
 
 
 def own_arguments(name: str, weights: str) -> dict:

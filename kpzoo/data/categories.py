@@ -13,9 +13,10 @@ from kpzoo.skeletons import Skeleton
 
 # COCO's sigmas range from 0.025 (eyes) to 0.107 (hips).
 UNKNOWN_SIGMA = 0.05
+# By name; of skeletons that share a name the first one counts, which is COCO's for the limbs.
 _KNOWN_SIGMAS = {
     name: sigma
-    for known in skeletons.SKELETONS.values()
+    for known in reversed(skeletons.SKELETONS.values())
     for name, sigma in zip(known.keypoints, known.sigmas, strict=True)
 }
 

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -17,7 +16,7 @@ import keras
 
 from kpzoo import keras_setup, skeletons
 from kpzoo.errors import UserError, unknown
-from kpzoo.models import fresh
+from kpzoo.models import fresh, starts
 from kpzoo.pose_model import PersonModel, PoseModel, Preset, ZooModel
 from kpzoo.skeletons import Skeleton
 from kpzoo.weights import load_weights, published
@@ -133,7 +132,8 @@ class ModelInfo:
             f"  normalization  {self.normalization}",
             f"  codec          {self.codec}",
             f"  options        {', '.join(f'{key}={value!r}' for key, value in self.options.items())}",
-            *(f"  weights        {tag}: {published.ROWS[tag]}" for tag in self.weights),
+            *(f"  weights        {tag}: {published.describe(tag)}" for tag in self.weights),
+            *(f"  weights        {word}: {published.describe(tag)}" for word, tag in self._trunks()),
         ]
         if not self.weights:
             lines.append("  weights        none published yet")
@@ -141,6 +141,11 @@ class ModelInfo:
             share = self.mimb_params / (self.num_params - self.mimb_params)
             lines.insert(2, f"  in MIMBs       {self.mimb_params:,} ({share:.1%} of the model without MIMBs)")
         return "\n".join(lines)
+
+    def _trunks(self) -> list[tuple[str, str]]:
+        """Returns the words of `build(weights=...)` that mean weights of the trunk, and their tags."""
+        tags = {word: published.trunk_tag(word, self.options) for word in published.TRUNK_WORDS}
+        return [(word, tag) for word, tag in tags.items() if tag]
 
 
 _SPECS: dict[str, Spec] = {}
@@ -212,9 +217,11 @@ def build(
             model, (256, 192) for most pose models, (416, 416) for person detectors.
         skeleton: Keypoints to predict: a name in `skeletons.SKELETONS`, or a `Skeleton`. Default: "coco17".
             Person detectors have none.
-        weights: Initial weights: a tag of published weights (see `info(name).weights`), a weights file that
-            `kpzoo.load_weights` reads, or None for random initialization. A tag also sets the default `image_hw`,
-            `skeleton` and options. Warns if the weights were trained with different settings.
+        weights: Initial weights: a tag of published weights (see `info(name).weights`), whose last part is enough, the
+            newest version if it is left out; a weights file that `kpzoo.load_weights` reads; "imagenet" (torchvision's
+            file) or "imagenet_keras" for the trunk alone; or None for random initialization. A tag also sets the
+            default `image_hw`, `skeleton`, `normalization` and options. Warns if the weights were trained with
+            different settings.
         normalization: Pixel normalization in the first layer, a key of `blocks.NORMALIZATIONS`, or None for none.
             Default: that of the model.
         **options: Options of the model, see `info(name).options`.
@@ -233,12 +240,13 @@ def build(
     (None, 16, 16, 17)
     """
     spec = spec_of(name)
-    if row := _row_of(weights):
-        if row.model != name:
-            raise UserError(f"The weights {weights!r} are weights of model {row.model!r}. Received: model {name!r}.")
-        skeleton = _skeleton_of(row, weights, skeleton) if row.skeleton else skeleton
-        image_hw, options = image_hw or row.image_hw, {**row.options, **options}
-        weights = published.fetch(weights)
+    if tag := starts.tag_of(name, weights, spec.options(name, options)):
+        trained = starts.settings_of(name, tag, skeleton)
+        image_hw, skeleton = image_hw or trained.image_hw, trained.skeleton
+        options = {**trained.options, **options}
+        if normalization == DEFAULT and trained.normalization:
+            normalization = trained.normalization
+        weights = published.fetch_ready(tag)
     image_hw = _checked_size(name, spec.image_hw if image_hw is None else image_hw, spec.multiple)
     resolved = spec.options(name, options)
     if spec.model_class is PersonModel:
@@ -274,32 +282,6 @@ def build(
     for remark in remarks:
         warnings.warn(remark, stacklevel=2)
     return model
-
-
-def _row_of(weights: str | Path | None) -> published.Weights | None:
-    """Returns the row of published weights if `weights` is a tag, None if it is a file. Unknown tags raise an error."""
-    if not isinstance(weights, str) or weights in published.ROWS:
-        return published.ROWS.get(weights)
-    if re.fullmatch(r"\w+\.\w*_\w*", weights) and not Path(weights).exists():  # a tag, as no file suffix contains "_"
-        if not published.ROWS:
-            raise UserError(f"No weights file {weights!r} exists, and no weights are published yet. Pass a file.")
-        raise unknown("weights tag", weights, published.ROWS, "No file of this name exists either.")
-    return None
-
-
-def _skeleton_of(row: published.Weights, tag: str, given: str | Skeleton | None) -> Skeleton:
-    """Returns the skeleton of published weights, or `given` if it has the same keypoints."""
-    own = skeletons.get(row.skeleton)
-    if given is None:
-        return own
-    given = skeletons.get(given)
-    if given.keypoints != own.keypoints:
-        raise UserError(
-            f"The weights {tag!r} were trained with skeleton {own.name!r}. Received: skeleton {given.name!r}.",
-            "Omit `weights=`.",
-            "Or omit `skeleton=`.",
-        )
-    return given
 
 
 def _layer_of(model: ZooModel, feature) -> str:

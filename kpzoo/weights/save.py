@@ -12,6 +12,7 @@ from kpzoo.files import written_whole
 from kpzoo.pose_model import PoseModel
 from kpzoo.skeletons import Skeleton
 from kpzoo.weights.files import H5_START, safetensors_header
+from kpzoo.weights.safetensors_file import write_safetensors
 
 # Arguments of `kpzoo.build` that are not options of a model.
 NAMED = ("name", "image_hw", "skeleton", "weights", "normalization")
@@ -137,17 +138,7 @@ def _write_half(model: PoseModel, path: Path) -> None:
 
 # The `safetensors` package writes metadata in random order, so that the digest of equal weights would change.
 def _write_safetensors(model: PoseModel, path: Path, rounded: Mapping[str, np.ndarray] | None = None) -> None:
-    arrays, header, offset = {**_arrays(model), **(rounded or {})}, {"__metadata__": describe(model)}, 0
-    for name, array in arrays.items():
-        dtype = f"F{8 * array.itemsize}"
-        header[name] = dict(dtype=dtype, shape=array.shape, data_offsets=(offset, offset + array.nbytes))
-        offset += array.nbytes
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for array in arrays.values():
-            file.write(array.tobytes())
+    write_safetensors(path, {**_arrays(model), **(rounded or {})}, describe(model))
 
 
 def _write_npz(model: PoseModel, path: Path) -> None:
