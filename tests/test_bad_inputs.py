@@ -34,7 +34,7 @@ from kpzoo.data.coco import read_annotations, training_persons
 from kpzoo.data.results import read_boxes, read_results, write_results
 from kpzoo.errors import UserError
 from kpzoo.files import write_json
-from kpzoo.weights import published
+from kpzoo.weights import fetching, published
 
 PAGE = Path(__file__).resolve().parents[1] / "docs/reliability.md"
 NAN = float("nan")
@@ -893,12 +893,12 @@ def test_a_full_disk_leaves_nothing_half(model, compiled, small_folder, tmp_path
 def test_two_processes_share_one_download(cached, monkeypatch):
     copied = []
 
-    def slow_copy(answer, file, label, copy=published._copy):
-        copied.append(label)
+    def slow_download(url, part, name, download=fetching.download):
+        copied.append(name)
         threading.Event().wait(0.2)
-        copy(answer, file, label)
+        return download(url, part, name)
 
-    monkeypatch.setattr(published, "_copy", slow_copy)
+    monkeypatch.setattr(fetching, "download", slow_download)
     paths = []
     threads = [threading.Thread(target=lambda: paths.append(published.fetch(TAG))) for _ in range(3)]
     for thread in threads:
@@ -917,6 +917,7 @@ def test_without_a_network_the_place_for_the_file_is_told(cached, monkeypatch, m
 
     monkeypatch.setattr(socket, "socket", blocked)
     monkeypatch.setattr(socket, "create_connection", blocked)
+    monkeypatch.setattr(fetching, "DELAYS", ())
     url = "https://weights.invalid/tiny.weights.h5"
     monkeypatch.setitem(published.ROWS, TAG, replace(published.ROWS[TAG], url=url))
     message = refusal(published.fetch, TAG)
