@@ -26,6 +26,7 @@ setup(
         "opencv-python-headless>=4.10",
         "pycocotools>=2.0.11",
         "tensorboard>=2.18",
+        "requests>=2.31",  # TensorFlow needs it, too
     ],
     extras_require={
         "onnx": ONNX,

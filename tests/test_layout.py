@@ -104,7 +104,8 @@ def test_reading_scoring_and_drawing_need_no_tensorflow():
 
 
 COMMANDS = ["", "models", "data", "data make", "data compose", "data pack", "data check", "data show", "train"]
-COMMANDS += ["evaluate", "predict", "export", "convert", "doctor", "summary"]
+COMMANDS += ["evaluate", "predict", "export", "convert", "doctor", "summary", "weights"]
+COMMANDS += [f"weights {part}" for part in ("list", "fetch", "verify", "clear")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -115,4 +116,4 @@ def test_help_teaches_and_needs_no_tensorflow(command):
     result = run(code)
     assert result.returncode == 0, result.stderr
     assert "usage: kpzoo" in result.stdout
-    assert not command or command == "data" or "example:" in result.stdout
+    assert command in ("", "data", "weights") or "example:" in result.stdout

@@ -1,22 +1,29 @@
 """Published weights of other projects: rows, downloads, conversion, and the way from the address to poses."""
 
+import hashlib
 import json
+import shutil
 from collections import OrderedDict
 from dataclasses import replace
 
+import h5py
+import keras
 import numpy as np
 import pytest
+from conftest import full_disk
 from published_server import Server
-from test_importers import Fake, with_random_values, write_zip
+from test_importers import Fake, with_random_values, write_legacy, write_zip
 from test_importers import published as arrays_of
 from test_importers import torch as torch_fixture
 
 import kpzoo
-from kpzoo import skeletons
+from kpzoo import cli, skeletons, weights
 from kpzoo.errors import UserError
+from kpzoo.images import write_image
 from kpzoo.models import blocks, registry, starts
+from kpzoo.skeletons import COCO17
 from kpzoo.weights import cache, fetching, load, published
-from kpzoo.weights.rows import Weights
+from kpzoo.weights.rows import Trunk, Weights
 
 torch = torch_fixture
 HW = (64, 64)
@@ -205,3 +212,293 @@ def test_a_checkpoint_of_mmpose_is_fetched_and_converted_once(name, server, torc
     (cache.home() / "model.pth").write_bytes(b"not read any more")
     assert_same(kpzoo.build(name, weights=tag), expected)
     assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_from_the_address_to_ap(name, server, torch, monkeypatch, shared):
+    folder = shared / "data/coco_real"
+    if not folder.exists():
+        pytest.skip("COCO's pictures are not beside the project")
+    data = kpzoo.data.load(annotations=folder / "annotations/mmpose_test_coco.json", images=folder / "images/val")
+    expected = serve_mmpose(server, torch, name)
+    add_row(monkeypatch, server, "model.pth", name)
+    found = kpzoo.evaluate(kpzoo.build(name, weights="noise_64x64"), data)
+    again = kpzoo.evaluate(expected, data)
+    assert 0 <= found.values["AP"] <= 1 and found.values == again.values
+    assert len(found.results.keypoints_xy) == len(data.annotations) > 0
+
+
+def test_one_command_from_the_address_to_drawn_poses(server, torch, monkeypatch, tmp_path, capsys):
+    serve_mmpose(server, torch)
+    add_row(monkeypatch, server, "model.pth")
+    write_image(tmp_path / "photo.jpg", np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8))
+    arguments = ["predict", "photo.jpg", "--model", "hrnet_tiny", "--weights", "noise_64x64", "--detector", "whole"]
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*arguments, "--out", "poses"]) == 0
+    err = capsys.readouterr().err
+    assert "fetched model.pth" in err and "MB" in err
+    assert len(list((tmp_path / "poses").rglob("*.jpg"))) == 1
+    assert len(json.loads((tmp_path / "poses/results.json").read_text())) == 1
+
+
+def test_a_mipnet_starts_from_its_single_instance_model(server, torch, monkeypatch):
+    expected = serve_mmpose(server, torch)
+    add_row(monkeypatch, server, "model.pth")
+    keras.utils.set_random_seed(1)
+    model = kpzoo.build("mipnet_hrnet_tiny", weights="hrnet_tiny.noise_64x64")
+    theirs = {variable.path: variable.numpy() for variable in expected.variables}
+    for variable in model.variables:
+        if variable.path in theirs:
+            np.testing.assert_array_equal(variable.numpy(), theirs[variable.path])
+        else:
+            assert "_mimb_" in variable.path
+    with pytest.raises(UserError, match="belong to 'hrnet_tiny'"):
+        kpzoo.build("mipnet_tiny", weights="hrnet_tiny.noise_64x64")
+
+
+TINY_TRUNK = dict(blocks=(1, 1, 1, 1), widths=(8, 8, 12, 16), bottlenecks=False, stem=8)
+
+
+def trunk_row(server, file_name, **changes):
+    rest = dict(sha256=server.sha256(file_name)[:8], license="test", origin="test")
+    return Trunk("tiny", TINY_TRUNK, server.url(file_name), **{**rest, **changes})
+
+
+@pytest.mark.parametrize("name", ["cpn_tiny", "simplebaseline_tiny", "dilated_tiny", "mipnet_tiny"])
+def test_imagenet_starts_the_trunk_of_every_model_that_has_it(name, server, torch, monkeypatch):
+    source = with_random_values(kpzoo.build("simplebaseline_tiny", image_hw=HW))
+    arrays = {k: v for k, v in arrays_of(source, "hrnet").items() if not k.startswith(("deconv", "final"))}
+    state = OrderedDict((key, Fake(value)) for key, value in arrays.items())
+    state["fc.weight"] = Fake(np.zeros((1000, 16), np.float32))
+    write_legacy(server.folder / "resnet.pth", state, torch)
+    row = trunk_row(server, "resnet.pth", source="torchvision", normalization="imagenet_rgb")
+    monkeypatch.setitem(published.TRUNKS, "tiny.torchvision_imagenet_v1", row)
+    model = kpzoo.build(name, image_hw=HW, weights="imagenet")
+    assert model.preset.normalization == "imagenet_rgb"
+    theirs = {v.path: v.numpy() for v in source.variables if not v.path.startswith(("deconv", "head", "heatmaps"))}
+    ours = {variable.path: variable.numpy() for variable in model.variables}
+    assert len(theirs) > 20
+    for path, value in theirs.items():
+        np.testing.assert_array_equal(ours[path], value)
+
+
+def test_imagenet_keras_takes_the_file_of_keras_applications(server, monkeypatch):
+    source = with_random_values(kpzoo.build("simplebaseline_tiny", image_hw=HW))
+    with h5py.File(server.folder / "notop.h5", "w") as file:
+        for variable in source.variables:
+            if key := weights.SOURCES["keras"].key_of(variable.path):
+                file[f"{key.split('/')[0]}/{key}:0"] = variable.numpy()
+    md5 = hashlib.md5((server.folder / "notop.h5").read_bytes()).hexdigest()
+    row = trunk_row(server, "notop.h5", sha256="", md5=md5, source="keras", normalization="caffe_bgr")
+    monkeypatch.setitem(published.TRUNKS, "tiny.keras_imagenet_v1", row)
+    with pytest.warns(UserWarning, match="strides|halve"):
+        model = kpzoo.build("cpn_tiny", image_hw=HW, weights="imagenet_keras")
+    assert model.preset.normalization == "caffe_bgr"
+    np.testing.assert_array_equal(model.get_layer("stem_conv").kernel, source.get_layer("stem_conv").kernel)
+    published.clear(["tiny.keras_imagenet_v1"])
+    (server.folder / "notop.h5").write_bytes(b"another file")
+    with pytest.raises(UserError, match=f"MD5 differs from {md5}"):
+        published.fetch("tiny.keras_imagenet_v1")
+
+
+def test_a_training_from_nothing_names_the_start_that_would_help(capsys, small_folder, tmp_path):
+    arguments = ["train", "--data", str(small_folder), "--val-split", "", "--epochs", "1", "--batch-size", "2"]
+    run = ["--model", "hrnet_tiny", "--image-size", "64x64", "--out", str(tmp_path / "run")]
+    assert cli.main([*arguments, *run]) == 0
+    assert "random weights; none are published for this model and these keypoints" in capsys.readouterr().err
+    known = starts.starts_of("hrnet_w32", {}, COCO17, (384, 288))
+    assert known[:2] == ["mmpose_coco_384x288", "mmpose_coco_256x192"]
+    options = registry.spec_of("cpn_res101").options("cpn_res101", {})
+    assert starts.starts_of("cpn_res101", options, COCO17, (256, 192)) == ["imagenet", "imagenet_keras"]
+    assert starts.starts_of("mipnet_hrnet_w48", {}, COCO17, (384, 288))[0] == "hrnet_w48.mmpose_coco_384x288"
+
+
+# Faults of networks, servers and disks
+
+
+@pytest.fixture
+def noise(server, monkeypatch):
+    """A row of a file of random bytes, which `published.fetch` brings and nothing reads; returns (tag, bytes)."""
+    data = np.random.default_rng(0).bytes(3_000_000)
+    (server.folder / "noise.pth").write_bytes(data)
+    return add_row(monkeypatch, server, "noise.pth"), data
+
+
+def test_a_connection_that_is_cut_goes_on_where_it_stopped(server, noise, capsys):
+    tag, data = noise
+    server.faults += [2_000_000, 503, 500_000]
+    assert published.fetch(tag).read_bytes() == data
+    begins = [0 if wanted is None else int(wanted[6:-1]) for _, wanted in server.asked]
+    assert begins[0] == 0 and all(0 <= 2_000_000 - begin < fetching.CHUNK for begin in begins[1:3])
+    assert 0 <= begins[2] + 500_000 - begins[3] < fetching.CHUNK and len(begins) == 4
+    assert "next attempt" in capsys.readouterr().err
+    assert [path.name for path in cache.home().iterdir() if "part" in path.name] == []
+
+
+def test_a_download_that_was_stopped_goes_on_in_the_next_process(server, noise, monkeypatch):
+    tag, data = noise
+    monkeypatch.setattr(fetching, "DELAYS", ())
+    server.faults += [1_000_000]
+    with pytest.raises(UserError, match="after 1 attempts"):
+        published.fetch(tag)
+    assert published.fetch(tag).read_bytes() == data
+    assert 1_000_000 - fetching.CHUNK < int(server.asked[-1][1][6:-1]) <= 1_000_000
+
+
+@pytest.mark.parametrize("fault", ["changed", "ignore range"])
+def test_the_rest_of_another_file_is_not_appended(fault, server, noise, monkeypatch):
+    tag, data = noise
+    monkeypatch.setattr(fetching, "DELAYS", ())
+    (server.folder / "noise.pth").write_bytes(data[::-1] if fault == "changed" else data)
+    server.faults += [1_000_000, None if fault == "changed" else fault]
+    with pytest.raises(UserError):
+        published.fetch(tag)
+    (server.folder / "noise.pth").write_bytes(data)
+    assert published.fetch(tag).read_bytes() == data
+
+
+def test_a_part_that_is_already_whole_needs_no_more_bytes(server, noise):
+    tag, data = noise
+    cache.home().mkdir()
+    (cache.home() / ".noise.pth.part").write_bytes(data)
+    assert published.fetch(tag).read_bytes() == data
+
+
+def test_a_part_with_other_bytes_is_replaced(server, noise):
+    tag, data = noise
+    cache.home().mkdir()
+    (cache.home() / ".noise.pth.part").write_bytes(data[:1000][::-1])
+    assert published.fetch(tag).read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (404, "HTTP 404"),
+        (403, "HTTP 403"),
+        ("slow", "no answer in 0.3 s, after 3 attempts"),
+        (502, "HTTP 502.*after 3"),
+    ],
+)
+def test_a_server_without_the_file_is_named(fault, reason, server, noise, monkeypatch):
+    monkeypatch.setattr(fetching, "TIMEOUT", 0.3)
+    server.faults += [fault] * 3
+    with pytest.raises(UserError, match=f"cannot be fetched from {server.url('noise.pth')}: {reason}") as error:
+        published.fetch(noise[0])
+    assert "\n" not in str(error.value) and f"by hand: {cache.home() / 'noise.pth'}" in str(error.value)
+
+
+def test_a_slow_server_is_tried_again(server, noise, monkeypatch):
+    monkeypatch.setattr(fetching, "TIMEOUT", 0.3)
+    server.faults += ["slow"]
+    assert published.fetch(noise[0]).read_bytes() == noise[1]
+
+
+def test_a_redirect_is_followed(server, noise, monkeypatch):
+    tag, data = noise
+    server.moved["old.pth"] = server.url("noise.pth")
+    monkeypatch.setitem(published.ROWS, tag, replace(published.ROWS[tag], url=server.url("old.pth")))
+    assert published.fetch(tag).read_bytes() == data
+
+
+def test_mirrors_come_first_whether_folders_or_servers(server, noise, monkeypatch, tmp_path):
+    tag, data = noise
+    monkeypatch.setenv("KPZOO_MIRROR", f"{tmp_path / 'nowhere'} {server.url('mirror')}/ {server.folder}")
+    monkeypatch.setitem(published.ROWS, tag, replace(published.ROWS[tag], url="http://127.0.0.1:9/noise.pth"))
+    assert published.fetch(tag).read_bytes() == data
+    assert [name for name, _ in server.asked] == ["mirror/noise.pth"]  # 404; the folder has it
+    published.clear([tag])
+    (server.folder / "noise.pth").write_bytes(b"another")
+    with pytest.raises(
+        UserError, match="nowhere/noise.pth: no such file; .*404.*not it: 7 bytes, SHA-256.*127.0.0.1:9"
+    ):
+        published.fetch(tag)
+
+
+def test_a_full_disk_is_named_and_the_download_goes_on_after_it(server, noise):
+    tag, data = noise
+    with full_disk(1_500_000), pytest.raises(UserError, match="Free disk space, or set KPZOO_HOME"):
+        published.fetch(tag)
+    assert published.fetch(tag).read_bytes() == data
+    assert server.asked[-1][1] is not None
+
+
+def test_a_disk_that_is_too_small_is_told_at_once(server, noise, monkeypatch):
+    monkeypatch.setattr(fetching.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
+    with pytest.raises(UserError, match="noise.pth needs 3 MB, and .* has 0 MB of free space"):
+        published.fetch(noise[0])
+
+
+def test_the_first_file_is_remembered_and_a_later_one_that_differs_is_refused(server, noise, monkeypatch, capsys):
+    tag, data = noise
+    monkeypatch.setitem(published.ROWS, tag, replace(published.ROWS[tag], sha256=""))
+    path = published.fetch(tag)
+    digest = hashlib.sha256(data).hexdigest()
+    assert f"state no digest of noise.pth. The one that came has SHA-256 {digest}" in capsys.readouterr().err
+    assert cache.remembered("noise.pth")["sha256"] == digest
+    path.unlink()
+    (server.folder / "noise.pth").write_bytes(data[::-1])
+    with pytest.raises(UserError, match=f"fetched first, on .*, had {digest}. If .*`kpzoo weights clear`"):
+        published.fetch(tag)
+    published.clear([tag])
+    assert published.fetch(tag).read_bytes() == data[::-1]
+
+
+def test_a_converted_file_that_was_changed_is_not_read(server, torch, monkeypatch):
+    expected = serve_mmpose(server, torch)
+    tag = add_row(monkeypatch, server, "model.pth")
+    twin = published.fetch_ready(tag)
+    data = bytearray(twin.read_bytes())
+    data[-1] ^= 1
+    twin.write_bytes(data)
+    assert_same(kpzoo.build("hrnet_tiny", weights=tag), expected)
+    assert bytes(data) != twin.read_bytes() and len(server.asked) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_read(server, noise, monkeypatch):
+    tag, data = noise
+    path = published.fetch(tag)
+    monkeypatch.setattr(type(path), "mkdir", lambda *_, **__: (_ for _ in ()).throw(PermissionError(13, "denied")))
+    assert published.fetch(tag).read_bytes() == data
+    monkeypatch.setenv("KPZOO_HOME", str(path.parent / "other"))
+    with pytest.raises(UserError, match="Set KPZOO_HOME to a folder that can be written"):
+        published.fetch(tag)
+
+
+# The command
+
+
+def test_the_cache_is_listed_verified_and_cleared(server, torch, monkeypatch, capsys):
+    serve_mmpose(server, torch)
+    tag = add_row(monkeypatch, server, "model.pth")
+    assert cli.main(["weights", "list", "hrnet_tiny.*"]) == 0
+    assert "authors' figures AP 0.5: AP; annotated boxes. test; not fetched yet" in capsys.readouterr().out
+    assert cli.main(["weights", "fetch", "hrnet_tiny.noise_64x64"]) == 0
+    assert capsys.readouterr().out.strip() == str(cache.home() / "model.pth.safetensors")
+    assert cli.main(["weights", "list", tag, "--json"]) == 0
+    size = (server.folder / "model.pth").stat().st_size
+    assert json.loads(capsys.readouterr().out)[tag]["bytes"] == size
+    assert cli.main(["weights", "verify"]) == 0
+    assert capsys.readouterr().out.count(": right") == 2
+    monkeypatch.setenv("KPZOO_OFFLINE", "1")
+    assert kpzoo.build("hrnet_tiny", weights="noise_64x64").preset.image_hw == HW
+    (cache.home() / "model.pth").write_bytes(b"another")
+    assert cli.main(["weights", "verify", tag]) == 2
+    assert "model.pth: SHA-256 differs" in capsys.readouterr().out
+    assert cli.main(["weights", "clear"]) == 2
+    assert cli.main(["weights", "clear", tag]) == 0
+    assert files_of_the_cache() == set() and cache.remembered("model.pth") == {}
+    assert cli.main(["weights", "fetch", tag]) == 2
+    assert "KPZOO_OFFLINE is set" in capsys.readouterr().err
+    assert cli.main(["weights", "fetch", "hrnet_tiny.nose_64x64"]) == 2
+    assert "Did you mean 'hrnet_tiny.noise_64x64_v1'" in capsys.readouterr().err
+
+
+def test_a_model_is_told_with_its_weights_and_what_they_are_worth(capsys):
+    assert cli.main(["models", "hrnet_w48"]) == 0
+    out = capsys.readouterr().out
+    row = published.ROWS["hrnet_w48.mmpose_coco_384x288_v1"]
+    assert f"hrnet_w48.mmpose_coco_384x288_v1: {row}" in out
+    assert "AP 0.767" in out and row.metric in out and row.boxes in out and row.license in out
+    assert "imagenet" not in out.replace("imagenet_rgb", "")
+    assert "imagenet: trunk resnet50 for training" in str(kpzoo.info("cpn_res50"))

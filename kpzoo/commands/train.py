@@ -98,6 +98,8 @@ def _run(args) -> None:
     steps = max(1, kpzoo.data.num_persons(train) // batch_size)
     settings = _settings(args)
     print(f"kpzoo: training {args.model}: {settings.describe(args.epochs * steps)}", file=sys.stderr)
+    if not args.weights and not (Path(args.out) / RECORD).exists():
+        print(f"kpzoo: {_start(args, train.skeleton)}", file=sys.stderr)
 
     def make_model():
         keras.utils.set_random_seed(args.seed)
@@ -122,6 +124,17 @@ def _run(args) -> None:
         )
     if training.is_chief():
         _print_results(args, kpzoo.evaluate(model, val) if val else None)
+
+
+def _start(args, skeleton) -> str:
+    """Returns what to know of a training from random weights: the published ones that it could start from."""
+    from kpzoo.models import registry, starts
+
+    options = registry.spec_of(args.model).options(args.model, {})
+    words = starts.starts_of(args.model, options, skeleton, args.image_size)
+    if not words:
+        return "the training starts from random weights; none are published for this model and these keypoints"
+    return f"the training starts from random weights; --weights {words[0]} starts from published ones"
 
 
 def _data(args):

@@ -17,7 +17,7 @@ from kpzoo import __version__
 from kpzoo.errors import UserError
 from kpzoo.progress import Progress
 
-CHUNK = 1 << 20  # bytes
+CHUNK = 1 << 16  # bytes; of a connection that is cut at most so many are lost
 TIMEOUT = 30  # seconds without a byte before an attempt has failed
 DELAYS = (1, 2, 4)  # seconds before the next attempt; an attempt that received bytes starts them again
 _BUSY = (408, 429, 500, 502, 503, 504)  # answers of servers after which another attempt can succeed
@@ -200,5 +200,5 @@ def _reason(error: Exception) -> str:
         return f"no answer in {TIMEOUT} s"
     found = re.search(r"(\[Errno -?\d+\]|\[SSL[^\]]*\]|IncompleteRead)[^'\")]*", text)
     if found:
-        return re.sub(r"^\[Errno -?\d+\] ", "", found[0]).replace("IncompleteRead(", "cut off (").rstrip(" .(")
+        return re.sub(r"^\[Errno -?\d+\] ", "", found[0]).replace("IncompleteRead(", "cut off, ").rstrip(" .(")
     return re.sub(r"<[^>]*>:? ?", "", text)[:160].rstrip(" .") or type(error).__name__
