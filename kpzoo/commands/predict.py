@@ -21,6 +21,8 @@ from kpzoo.errors import UserError
 DEFAULT_MODEL = "cpn_nano"
 DETECTION = (
     "detector",
+    "person_label",
+    "layout",
     "box_category",
     "min_box_score",
     "min_box_size",
@@ -53,9 +55,14 @@ def add(commands) -> None:
         help="OKS above which the pose with the lower score of two is removed (default: 0.9)",
     )
     people = parser.add_argument_group("person boxes")
-    text = "whole (image), a .json file of boxes, an .onnx file, keras-hub:PRESET, or a detector of the zoo, by model "
-    text += "name or by the tag of its weights (default: person_fpn_lite0)"
+    text = "whole (image), yolox_tiny, yolox_m or yolox_x (downloaded once), a .json file of boxes, an .onnx file, "
+    text += "keras-hub:PRESET, or a detector of the zoo, by model name or by the tag of its weights (default: "
+    text += "person_fpn_lite0)"
     people.add_argument("--detector", help=text)
+    text = "label of persons, if the file of an .onnx or keras-hub detector does not include it"
+    people.add_argument("--person-label", type=int, metavar="N", help=text)
+    text = "family of an .onnx detector, such as yolo or rtmdet, if it is not recognized"
+    people.add_argument("--layout", help=text)
     text = "person box in pixels, applied to every image; repeatable; disables the detector"
     people.add_argument("--box", type=float, nargs=4, action="append", metavar=("X", "Y", "W", "H"), help=text)
     text = "name or id of the category to read from a .json file of boxes (default: 1, COCO's person)"
@@ -108,6 +115,11 @@ def _run(args) -> int:
         if not isinstance(detector, BoxFile):
             raise UserError("--box-category requires boxes from a file. Pass the file as --detector, or remove it.")
         given["category_id"] = args.box_category
+    for name in ("person_label", "layout"):
+        if (value := getattr(args, name)) is not None and not hasattr(detector, name):
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option} is not for --detector {args.detector or detectors.DEFAULT}. Remove {option}.")
+        given[name] = value
     detector = replace(detector, **{name: value for name, value in given.items() if value is not None})
     model = load_model(args)
     from kpzoo import inference

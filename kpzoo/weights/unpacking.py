@@ -36,7 +36,7 @@ def unpack(archive: Path, member: str, path: Path) -> None:
             with opened.open(found[0]) as source, written_whole(path) as part, part.open("wb") as target:
                 while chunk := source.read(CHUNK):  # never more than the archive announces
                     target.write(chunk)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError, OSError) as error:
         raise UserError(
             f"{str(archive)!r} is not a complete zip file: {error}. Remove it with `kpzoo weights clear`, and fetch it "
             "again."
