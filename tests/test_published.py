@@ -181,10 +181,10 @@ def test_a_tag_may_be_shortened_and_the_newest_version_is_meant(monkeypatch):
     [
         (dict(weights="mmpose_coco_384x28"), "Unknown weights tag.*Did you mean 'mmpose_coco_384x288'"),
         (dict(weights="hrnet_w32.mmpose_coco_384x28"), "Did you mean 'hrnet_w32.mmpose_coco_384x288_v1'"),
-        (dict(weights="simplebaseline_res50.mmpose_coco_256x192"), "belong to 'simplebaseline_res50'"),
+        (dict(weights="simplebaseline_res50.mmpose_coco_256x192"), "are weights of model 'simplebaseline_res50'"),
         (dict(weights="yolox_m.humanart_v1"), "is a person detector"),
         (dict(weights="imagenet"), "No weights 'imagenet' are published for the trunk of model 'hrnet_w32'"),
-        (dict(weights="mmpose_mpii_256x256", skeleton="coco17"), "for the keypoints of 'mpii16'"),
+        (dict(weights="mmpose_mpii_256x256", skeleton="coco17"), "were trained with skeleton 'mpii16'"),
     ],
 )
 def test_what_is_no_tag_of_the_model_is_refused_before_a_download(arguments, message, server):
@@ -237,7 +237,7 @@ def test_one_command_from_the_address_to_drawn_poses(server, torch, monkeypatch,
     monkeypatch.chdir(tmp_path)
     assert cli.main([*arguments, "--out", "poses"]) == 0
     err = capsys.readouterr().err
-    assert "fetched model.pth" in err and "MB" in err
+    assert "downloaded model.pth" in err and "MB" in err
     assert len(list((tmp_path / "poses").rglob("*.jpg"))) == 1
     assert len(json.loads((tmp_path / "poses/results.json").read_text())) == 1
 
@@ -253,7 +253,7 @@ def test_a_mipnet_starts_from_its_single_instance_model(server, torch, monkeypat
             np.testing.assert_array_equal(variable.numpy(), theirs[variable.path])
         else:
             assert "_mimb_" in variable.path
-    with pytest.raises(UserError, match="belong to 'hrnet_tiny'"):
+    with pytest.raises(UserError, match="are weights of model 'hrnet_tiny'"):
         kpzoo.build("mipnet_tiny", weights="hrnet_tiny.noise_64x64")
 
 
@@ -384,9 +384,9 @@ def test_a_part_with_other_bytes_is_replaced(server, noise):
 def test_a_server_without_the_file_is_named(fault, reason, server, noise, monkeypatch):
     monkeypatch.setattr(fetching, "TIMEOUT", 0.3)
     server.faults += [fault] * 3
-    with pytest.raises(UserError, match=f"cannot be fetched from {server.url('noise.pth')}: {reason}") as error:
+    with pytest.raises(UserError, match=f"cannot be downloaded from {server.url('noise.pth')}: {reason}") as error:
         published.fetch(noise[0])
-    assert "\n" not in str(error.value) and f"by hand: {cache.home() / 'noise.pth'}" in str(error.value)
+    assert "\n" not in str(error.value) and f"at {cache.home() / 'noise.pth'}" in str(error.value)
 
 
 def test_a_slow_server_is_tried_again(server, noise, monkeypatch):
@@ -411,7 +411,7 @@ def test_mirrors_come_first_whether_folders_or_servers(server, noise, monkeypatc
     published.clear([tag])
     (server.folder / "noise.pth").write_bytes(b"another")
     with pytest.raises(
-        UserError, match="nowhere/noise.pth: no such file; .*404.*not it: 7 bytes, SHA-256.*127.0.0.1:9"
+        UserError, match="nowhere/noise.pth: no such file; .*404.*returned another file: 7 bytes, SHA-256.*127.0.0.1:9"
     ):
         published.fetch(tag)
 

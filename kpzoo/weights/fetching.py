@@ -128,7 +128,7 @@ def _write(answer, part: Path, done: int, name: str) -> None:
     _check_space(part, length, name)
     version = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or ""
     _version_file(part).write_text("" if version.startswith("W/") else version, "utf-8")
-    task = f"fetched {name}" + (f", resumed at {done / 1e6:.0f} MB" if done else "")
+    task = f"downloaded {name}" + (f", resumed at {done / 1e6:.0f} MB" if done else "")
     _save(answer.iter_content(CHUNK), part, "ab" if done else "wb", length, task)
     if length and _size(part) != done + length:
         raise _CutOffError(f"{_size(part) - done:,} of {length:,} bytes came")

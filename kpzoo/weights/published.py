@@ -272,7 +272,7 @@ def _shipped_path(row: Published) -> Path:
 def _shipped(tag: str, row: Published) -> Path:
     path = _shipped_path(row)
     if not path.exists() or cache.digest_of(path) != row.sha256:
-        raise UserError(f"The weights {tag!r} that came with kpzoo are damaged or gone: {path}. Install kpzoo anew.")
+        raise UserError(f"The weights {tag!r} in the package are damaged or missing: {path}. Reinstall kpzoo.")
     return path
 
 
@@ -297,7 +297,7 @@ def _fetched(tag: str, row: Published) -> Path:
     path = home() / row.file_name
     if path.exists() and (fault := _fault(path, row)):
         path.unlink()
-        print(f"{path} was not the file of {tag!r} ({fault}) and has been removed.", file=sys.stderr)
+        print(f"Removed {path}, which is not the file of {tag!r}: {fault}.", file=sys.stderr)
     if not path.exists():
         _download(tag, row, path)
     if len(row.sha256) < 64 and not cache.remembered(path.name):
@@ -310,21 +310,21 @@ def _fetched(tag: str, row: Published) -> Path:
 
 
 def _download(tag: str, row: Published, path: Path) -> None:
-    advice = f"Put the file of {row.digest} there by hand: {path}."
+    advice = f"Or put the file with {row.digest} at {path}."
     if cache.is_offline():
         raise UserError(f"The weights {tag!r} are not in {str(home())!r}, and KPZOO_OFFLINE is set. {advice}")
     part, reasons = _part(row), []
     for url in fetching.addresses(row.url):
         try:
             if fault := _complete(url, part, row):
-                reasons.append(f"{url} gave a file that is not it: {fault}")
+                reasons.append(f"{url}, which returned another file: {fault}")
                 continue
         except fetching.NotFetchedError as error:
             reasons.append(f"{url}: {error}")
             continue
         fetching.finish(part, path)
         return
-    raise UserError(f"The weights {tag!r} cannot be fetched from {'; '.join(reasons)}. {advice}")
+    raise UserError(f"The weights {tag!r} cannot be downloaded from {'; '.join(reasons)}. {advice}")
 
 
 def _complete(url: str, part: Path, row: Published) -> str | None:
