@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kpzoo.errors import unknown
+from kpzoo.errors import UserError, unknown
 
 if TYPE_CHECKING:
     import keras
@@ -85,9 +85,8 @@ REFERENCES = {
     "cpn": _CPN,
     "mipnet_cpn": _CPN,
     "mipnet_nano": _CPN,  # a CPN with MIMBs
-    "hourglass": Defaults(
-        "adam", 5e-4, "cpn", "cpn"
-    ),  # as in CPN's comparison; no L2, since its labels reach 1, not 255
+    # As in CPN's comparison; no L2, since their labels reach 1, not 255.
+    "hourglass": Defaults("adam", 5e-4, "cpn", "cpn"),
     "dilated": Defaults("adam", 5e-4, "cpn", "cpn"),
     "hourglass_corner": Defaults("adam", 5e-4, "hrnet", "hrnet"),  # MMPose's hourglass52
     "hrnet": Defaults("adam", 1e-3, "hrnet", "hrnet"),
@@ -101,9 +100,15 @@ def defaults_of(name: str) -> Defaults:
     """Returns the training defaults of a model of the zoo.
 
     Args:
-        name: A name of `kpzoo.list_models`.
+        name: Name of a pose model, see `kpzoo.list_models`.
+
+    Raises:
+        UserError: The model is a person detector.
 
     >>> defaults_of("hrnet_w32")
     Defaults(optimizer='adam', learning_rate=0.001, schedule='hrnet', augment='hrnet')
     """
-    return REFERENCES[max((start for start in REFERENCES if name.startswith(start)), key=len)]
+    starts = [start for start in REFERENCES if name.startswith(start)]
+    if not starts:
+        raise UserError(f"Expected a pose model. Received: {name!r}. Train a person detector with recipes/person_fpn.py.")
+    return REFERENCES[max(starts, key=len)]
