@@ -110,5 +110,6 @@ def defaults_of(name: str) -> Defaults:
     """
     starts = [start for start in REFERENCES if name.startswith(start)]
     if not starts:
-        raise UserError(f"Expected a pose model. Received: {name!r}. Train a person detector with recipes/person_fpn.py.")
+        advice = "Train a person detector with recipes/person_fpn.py."
+        raise UserError(f"Expected a pose model. Received: {name!r}. {advice}")
     return REFERENCES[max(starts, key=len)]
