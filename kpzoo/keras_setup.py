@@ -104,8 +104,8 @@ def check_process() -> None:
     if _builder != os.getpid():
         raise UserError(
             f"Process {os.getpid()} was forked from process {_builder} after that had built a model. TensorFlow does "
-            "not work in such a process. Build the model in the worker: gunicorn without --preload (or in its hook "
-            "`post_fork`), `multiprocessing.get_context('spawn')`."
+            "not work in such a process. Build the model in the worker: not with `gunicorn --preload` but in its hook "
+            "`post_fork`, or start processes with `multiprocessing.get_context('spawn')`."
         )
 
 

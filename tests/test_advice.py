@@ -32,7 +32,7 @@ PARSERS = parsers()
 
 def options_in(text: str) -> set[str]:
     """The options, such as --out, that a text names outside of whole commands such as `kpzoo data check --fix OUT`."""
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"`kpzoo [^`]*`|'[^']*'", "", text)))
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", re.sub(r"`[a-z]+ [^`]*`|'[^']*'", "", text)))
 
 
 def check_advice(arguments, text: str) -> None:
@@ -136,8 +136,19 @@ def arguments_of_functions() -> set[str]:
     return names
 
 
-# Keys of files that are called as an argument is.
-KEYS = {"images", "annotations", "skeleton", "category", "score", "scores", "keypoints", "flip_pairs", "boxes"}
+# Keys of files and batches that are called as an argument is.
+KEYS = {
+    "weights",
+    "images",
+    "annotations",
+    "skeleton",
+    "category",
+    "score",
+    "scores",
+    "keypoints",
+    "flip_pairs",
+    "boxes",
+}
 
 
 def texts_for_users() -> list[tuple[str, str]]:
