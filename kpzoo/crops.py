@@ -9,8 +9,10 @@ from functools import cache
 import numpy as np
 import tensorflow as tf
 
+from kpzoo import images
 from kpzoo.geometry import CropRule
 
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 _LEAST_BITS = 16  # of the size of the smallest window that the compiled warp has code for
 
 
@@ -58,7 +60,10 @@ def to_image(crop_to_image: tf.Tensor, points_crop_xy: tf.Tensor) -> tf.Tensor:
 
 
 def decode_crop(contents: tf.Tensor, crop_to_image: tf.Tensor, image_hw: tuple[int, int], fill_rgb) -> tf.Tensor:
-    """Returns the crop of an encoded picture (JPEG, PNG, BMP, GIF); of a JPEG only the needed window is decoded.
+    """Returns the crop of an encoded picture; of a JPEG only the needed window is decoded.
+
+    RGB and grey JPEG and PNG are decoded by TensorFlow, to the pixels of OpenCV, and all others by OpenCV itself:
+    TensorFlow fails on transparent WebP and misreads BMP with a palette and transparent GIF.
 
     The EXIF orientation is not applied: annotations count the pixels as they are stored.
 
@@ -79,13 +84,31 @@ def decode_crop(contents: tf.Tensor, crop_to_image: tf.Tensor, image_hw: tuple[i
         return tf.io.decode_and_crop_jpeg(contents, window, channels=3, dct_method="INTEGER_ACCURATE"), window[:2]
 
     def other():
-        image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+        image = tf.cond(
+            is_png(contents),
+            lambda: tf.io.decode_png(contents, channels=3),
+            lambda: tf.numpy_function(_decode_by_opencv, [contents], tf.uint8),
+        )
         image = tf.ensure_shape(image, (None, None, 3))
         window = _window(crop_to_image, tf.shape(image)[:2], image_hw)
         return _cut(image, window), window[:2]
 
-    pixels, corner_yx = tf.cond(tf.io.is_jpeg(contents), jpeg, other)
+    pixels, corner_yx = tf.cond(is_jpeg(contents), jpeg, other)
     return _warp_compiled(pixels, corner_yx, crop_to_image, image_hw, fill_rgb)
+
+
+def _decode_by_opencv(contents) -> np.ndarray:
+    return images.decode_image(contents if isinstance(contents, bytes) else contents.item(), apply_exif=False)
+
+
+def is_jpeg(contents: tf.Tensor) -> tf.Tensor:
+    """Returns whether an encoded picture is a JPEG in RGB or grey; CMYK is converted otherwise by OpenCV."""
+    return tf.cond(tf.io.is_jpeg(contents), lambda: tf.io.extract_jpeg_shape(contents)[2] != 4, lambda: False)
+
+
+def is_png(contents: tf.Tensor) -> tf.Tensor:
+    """Returns whether an encoded picture is a PNG by its first bytes."""
+    return tf.strings.substr(contents, 0, len(_PNG_START)) == _PNG_START
 
 
 def crop(image: tf.Tensor, crop_to_image: tf.Tensor, image_hw: tuple[int, int], fill_rgb) -> tf.Tensor:

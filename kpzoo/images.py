@@ -7,6 +7,7 @@ dropped.
 
 import glob
 import os
+import warnings
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,6 +23,7 @@ WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 UNREADABLE = (".tif", ".tiff", ".heic", ".heif", ".avif")  # listed, so that reading them fails with an error
 
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15 without the tables DHT, JPG and DAC
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes of the header behind that of the file
 _FOREIGN = (  # offset, bytes, what the file is
     (0, b"II*\0", "a TIFF file"),
     (0, b"MM\0*", "a TIFF file"),
@@ -57,13 +59,21 @@ def read_image(path: str | Path, *, apply_exif: bool = True) -> np.ndarray:
         (H, W, 3) uint8 RGB.
     """
     _, _, data = _read(path)
+    try:
+        return decode_image(data, apply_exif=apply_exif)
+    except ValueError as error:
+        raise UnreadablePicture(path, str(error)) from None
+
+
+def decode_image(data: bytes, *, apply_exif: bool = True) -> np.ndarray:
+    """Decodes the bytes of an image file to (H, W, 3) uint8 RGB. Raises `ValueError` with the reason if it cannot."""
     flags = cv2.IMREAD_COLOR_RGB if apply_exif else cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise UnreadablePicture(path, f"OpenCV reports {error.err!r}.") from None
+        raise ValueError(f"OpenCV reports {error.err!r}.") from None
     if image is None:
-        raise UnreadablePicture(path, f"its {len(data)} bytes are incomplete or damaged. Get the file again.")
+        raise ValueError(f"its {len(data)} bytes are incomplete or damaged. Get the file again.")
     return image
 
 
@@ -117,8 +127,9 @@ def write_image(path: str | Path, image: np.ndarray) -> Path:
 def list_images(source: str | Path) -> list[Path]:
     """Returns the image files of a path, a folder (without its subfolders) or a glob pattern such as `a/**/*.jpg`.
 
-    Folders and patterns return the files with an image's suffix, sorted. TIFF and HEIC files are included, so that they
-    are reported as unreadable instead of being skipped.
+    Folders and patterns return the files with an image's suffix, and others that begin as an image does, sorted. TIFF
+    and HEIC files are included, so that they are reported as unreadable instead of being skipped. Warns of files that
+    are skipped.
     """
     source = Path(source).expanduser()
     if source.is_dir():
@@ -127,14 +138,32 @@ def list_images(source: str | Path) -> list[Path]:
         return [source]
     else:
         found = sorted(map(Path, glob.glob(str(source), recursive=True)))
-    images = [path for path in found if path.suffix.lower() in READABLE + UNREADABLE and not path.is_dir()]
-    images = [path for path in images if not path.name.startswith(".")]
+    files = [path for path in found if not path.name.startswith(".") and not path.is_dir()]
+    images = [path for path in files if path.suffix.lower() in READABLE + UNREADABLE or _begins_as_image(path)]
     if not images:
         raise UserError(
             f"No images in {str(source)!r}. Found {len(found)} other files or folders. "
             f"Expected names ending in {', '.join(READABLE)}."
         )
+    if others := sorted(set(files) - set(images)):
+        named = ", ".join(path.name for path in others[:3]) + (", …" if len(others) > 3 else "")
+        warnings.warn(f"{len(others)} files in {str(source)!r} are not images and are skipped: {named}", stacklevel=3)
     return images
+
+
+def _begins_as_image(path: Path) -> bool:
+    """Returns whether a file, whatever it is called, has the header of an image that can be read."""
+    try:
+        if not path.is_file():  # a pipe would wait
+            return False
+        with path.open("rb") as file:
+            _header_hw(path, file)
+            file.seek(14)
+            kind = file.read(4)
+            file.seek(0)
+            return file.read(2) != b"BM" or int.from_bytes(kind, "little") in _BMP_HEADERS  # two letters prove little
+    except (OSError, ValueError):
+        return False
 
 
 def _read(path: str | Path, header_only: bool = False) -> tuple[int, int, bytes]:

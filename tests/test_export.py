@@ -218,6 +218,7 @@ def test_odd_pictures_and_boxes_are_answered_in_the_graph(image_signature, conte
         (b"", [[0, 0, 9, 9]], "empty"),
         (b"<html>404</html>", [[0, 0, 9, 9]], "Unknown image file format"),
         (encoded(".jpg", PIXELS)[:900], [[0, 0, 9, 9]], "Invalid JPEG"),
+        (encoded(".bmp", PIXELS[..., 0]), [[0, 0, 9, 9]], "BMP with a palette cannot be read. Send JPEG or PNG"),
         (encoded(".jpg", PIXELS), [[0, 0, np.nan, 5]], "boxes_xywh must be finite"),
         (encoded(".jpg", PIXELS), [[0, 0, -3, 5]], "boxes_xywh must be finite"),
         (encoded(".jpg", PIXELS), [[0, np.inf, 3, 5]], "boxes_xywh must be finite"),

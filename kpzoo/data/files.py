@@ -132,13 +132,17 @@ def decode(path: str) -> "tf.Tensor | Undecodable":
     """
     import tensorflow as tf
 
+    from kpzoo import crops
+
     try:
         pictures.size_of(path)
         contents = Path(path).read_bytes()
-        if tf.io.is_jpeg(contents):
+        if crops.is_jpeg(contents):
             image = tf.io.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE")
+        elif crops.is_png(contents):
+            image = tf.io.decode_png(contents, channels=3)
         else:
-            image = tf.io.decode_image(contents, channels=3, expand_animations=False)
+            image = pictures.read_image(path, apply_exif=False)
     except pictures.UnreadablePicture as error:
         return Undecodable(path, error.reason)
     except OSError as error:

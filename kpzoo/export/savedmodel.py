@@ -148,7 +148,15 @@ def _image_to_keypoints(preset: Preset, ask, contents, boxes_xywh, flip) -> dict
 
 
 def _pixels(contents: tf.Tensor) -> tf.Tensor:
-    """Decodes an image to (H, W, 3) uint8 RGB."""
+    """Decodes an image to (H, W, 3) uint8 RGB. Refuses BMP with a palette, which TensorFlow misreads."""
+    is_long_bmp = (tf.strings.substr(contents, 0, 2) == b"BM") & (tf.strings.length(contents) >= 30)
+    bits = tf.cond(
+        is_long_bmp,
+        lambda: tf.io.decode_raw(tf.strings.substr(contents, 28, 2), tf.uint16)[0],
+        lambda: tf.constant(24, tf.uint16),
+    )
+    with tf.control_dependencies([tf.Assert(bits > 8, ["A BMP with a palette cannot be read. Send JPEG or PNG."])]):
+        contents = tf.identity(contents)
     pixels = tf.cond(
         tf.io.is_jpeg(contents),
         # INTEGER_ACCURATE is bit-identical with OpenCV.
