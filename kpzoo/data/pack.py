@@ -80,7 +80,7 @@ class Pack:
         raise UserError(
             f"{self.folder!r} is a pack, which contains training crops but no annotations. Evaluation, contact sheets "
             "and composed crowds need the original data set.",
-            "Pass it as --val-data.",
+            "For evaluation pass it as --val-data.",
         )
 
     image_folder = annotations
