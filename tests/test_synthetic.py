@@ -216,9 +216,9 @@ def test_as_many_people_are_drawn_as_asked():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"crowding": 1.01}, r"`crowding=` must lie in \[0, 1\]. Received: 1.01"),
-        ({"crowding": -0.1}, r"`crowding=` must lie in \[0, 1\]. Received: -0.1"),
-        ({"crowding": float("nan")}, "`crowding=` must lie in .* Received: nan"),
+        ({"crowding": 1.01}, r"`crowding=` must be in \[0, 1\]. Received: 1.01"),
+        ({"crowding": -0.1}, r"`crowding=` must be in \[0, 1\]. Received: -0.1"),
+        ({"crowding": float("nan")}, "`crowding=` must be in .* Received: nan"),
         ({"crowding": 0.5, "people": (1, 1)}, "needs at least two people"),
         ({"people": (0, 2)}, r"1 <= fewest <= most <= 20. Received: \(0, 2\)"),
         ({"people": (3, 2)}, r"Received: \(3, 2\)"),
@@ -237,7 +237,7 @@ def test_bad_arguments_are_refused_and_nothing_is_written(tmp_path, options, mes
 def test_an_existing_split_is_replaced_only_when_asked(tmp_path):
     path = write_drawn(tmp_path, 3, image_hw=SMALL_HW)
     before = path.read_bytes()
-    with pytest.raises(UserError, match="exists already. Pass overwrite=True"):
+    with pytest.raises(UserError, match="exists already. .*overwrite=True"):
         write_drawn(tmp_path, 1, image_hw=SMALL_HW)
     assert path.read_bytes() == before
     write_drawn(tmp_path, 1, image_hw=SMALL_HW, overwrite=True)
@@ -265,7 +265,7 @@ def test_a_failure_half_way_leaves_the_old_split_as_it_was(tmp_path, monkeypatch
         return draw_scene(seed, **options)
 
     monkeypatch.setattr(drawn, "draw_scene", failing)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="Cannot write .*disk full"):
         write_drawn(tmp_path, 3, seed=7, image_hw=SMALL_HW, overwrite=True)
     assert path.exists()
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before

@@ -96,6 +96,7 @@ def _run(args) -> None:
     if args.batch_per_device:
         batch_size = args.batch_per_device * training.make_strategy(args.devices).num_replicas_in_sync
     steps = max(1, kpzoo.data.num_persons(train) // batch_size)
+    crowd = composed.Crowd(composed.Cutouts(train), args.crowd) if args.crowd else None
     settings = _settings(args)
     print(f"kpzoo: training {args.model}: {settings.describe(args.epochs * steps)}", file=sys.stderr)
     if not args.weights and not (Path(args.out) / RECORD).exists():
@@ -117,7 +118,7 @@ def _run(args) -> None:
             augment=_augment(args, settings, train.skeleton),
             seed=args.seed,
             instance_rule=args.instance_rule,
-            crowd=composed.Crowd(composed.Cutouts(train), args.crowd) if args.crowd else None,
+            crowd=crowd,
             validate=val and (lambda model: kpzoo.evaluate(model, val, flip=False).values),
             draw=val and (lambda model: evaluation.progress_sheet(model, val)),
             **scaling_options(args),

@@ -1,11 +1,11 @@
-"""Masks of people of whom only the joints are known: limbs drawn as thick lines, corrected by the photo's colours."""
+"""Masks of people estimated from their keypoints: limbs are drawn as thick lines and refined by the photo's colours."""
 
 import cv2
 import numpy as np
 
 from kpzoo.skeletons import Skeleton
 
-WORKING_HEIGHT = 120.0  # pixels of a person while the mask is refined; more cost time and change little
+WORKING_HEIGHT = 120.0  # height in pixels of a person while the mask is refined
 
 # Parts between two joints: (length, radius at either end), in heights of an upright person.
 _PARTS = {
@@ -21,9 +21,10 @@ _ENDS = {"wrist": ("elbow", 0.065, 0.028), "ankle": ("knee", 0.035, 0.045)}  # h
 
 
 def body_heights(skeleton: Skeleton, keypoints_xy: np.ndarray, visibility: np.ndarray) -> np.ndarray:
-    """Returns (P,) the heights of persons, were they upright, in the unit of their (P, K, 2) keypoints.
+    """Returns the (P,) heights of persons in upright posture, in the unit of their (P, K, 2) keypoints.
 
-    Foreshortening makes parts shorter, never longer: long ones count, but not the longest, which may be mislabelled.
+    Foreshortening makes body parts shorter, so that a long estimate is used, but not the longest, which may come from a
+    wrong label.
     """
     points = np.where(visibility[..., None] > 0, keypoints_xy, np.nan)
     places = {name: place for place, name in enumerate(skeleton.keypoints)}
@@ -44,7 +45,7 @@ def body_heights(skeleton: Skeleton, keypoints_xy: np.ndarray, visibility: np.nd
 
 
 def softened(mask: np.ndarray) -> np.ndarray:
-    """Returns a mask of 0 and 1 as 0..255 with a soft edge, which lies a little inside: no seam of the background."""
+    """Returns a mask of 0 and 1 as 0..255 with a soft edge, slightly inside the mask to exclude the background."""
     blurred = cv2.GaussianBlur(mask * np.uint8(255), (0, 0), 0.9)
     return cv2.addWeighted(blurred, 1.6, blurred, 0.0, -0.6 * 255)  # saturates
 
@@ -52,16 +53,16 @@ def softened(mask: np.ndarray) -> np.ndarray:
 def grown_mask(
     photo: np.ndarray, skeleton: Skeleton, keypoints_xy: np.ndarray, visibility: np.ndarray, height: float
 ) -> np.ndarray:
-    """Returns the mask (H, W) uint8 0..255 of a person of whom only the joints are known.
+    """Estimates the mask (H, W) uint8 0..255 of a person from its keypoints.
 
-    Limbs are drawn as thick lines; colours decide, in a band about their edges, what is person and what is not.
+    Limbs are drawn as thick lines. In a band along their edges, the mask follows the colours of the photo (GrabCut).
 
     Args:
         photo: (H, W, 3) uint8 RGB.
-        skeleton: Names the keypoints.
+        skeleton: Skeleton of the keypoints.
         keypoints_xy: (K, 2) in image pixels.
-        visibility: (K,) 0 where not labelled.
-        height: The person's height in pixels, as of `body_heights`.
+        visibility: (K,) 0 if not labelled.
+        height: Height of the person in pixels, see `body_heights`.
     """
     points = {name: xy for name, xy, v in zip(skeleton.keypoints, keypoints_xy, visibility, strict=True) if v > 0}
     if not points or not np.isfinite(height):
@@ -84,7 +85,7 @@ def grown_mask(
 
 
 def refined(image: np.ndarray, inner: np.ndarray, middle: np.ndarray, outer: np.ndarray) -> np.ndarray:
-    """Returns the (h, w) mask of 0 and 1 between `inner` and `outer` that the colours of the picture suggest."""
+    """Returns the (h, w) mask of 0 and 1 between `inner` and `outer` that fits the colours of the photo best."""
     labels = np.where(inner > 0, cv2.GC_FGD, np.where(middle > 0, cv2.GC_PR_FGD, cv2.GC_PR_BGD))
     labels = np.where(outer > 0, labels, cv2.GC_BGD).astype(np.uint8)
     cv2.setRNGSeed(1)  # grabCut begins with a random clustering
@@ -97,7 +98,7 @@ def refined(image: np.ndarray, inner: np.ndarray, middle: np.ndarray, outer: np.
 
 
 def draw_body(size_hw: tuple[int, int], points: dict[str, np.ndarray], height: float, width: float) -> np.ndarray:
-    """Returns an (h, w) mask of 0 and 1 of a body whose parts are `width` times as thick as usual."""
+    """Returns an (h, w) mask of 0 and 1 of a body whose parts are scaled in thickness by `width`."""
     mask = np.zeros(size_hw, np.uint8)
     reach = width * height
     for side in ("left", "right"):
@@ -135,7 +136,7 @@ def _draw_head(mask: np.ndarray, points: dict, trunk: list, height: float, reach
 
 
 def _capsule(mask: np.ndarray, start_xy: np.ndarray, end_xy: np.ndarray, start: float, end: float) -> None:
-    """Draws a limb with round ends of two radii, to a sixteenth of a pixel."""
+    """Draws a limb with round ends of two radii, with a precision of 1/16 pixel."""
     along = end_xy - start_xy
     length = float(np.linalg.norm(along))
     across = np.array([-along[1], along[0]]) / max(length, 1e-6)
@@ -150,7 +151,7 @@ def _capsule(mask: np.ndarray, start_xy: np.ndarray, end_xy: np.ndarray, start: 
 
 
 def trunk_indices(skeleton: Skeleton) -> list[int] | None:
-    """Returns the places of both shoulders and both hips, or None for a skeleton without them."""
+    """Returns the indices of the shoulders and hips, or None if the skeleton does not have them."""
     if any(name not in skeleton.keypoints for name in _TRUNK_NAMES):
         return None
     return [skeleton.keypoints.index(name) for name in _TRUNK_NAMES]

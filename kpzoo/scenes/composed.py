@@ -1,9 +1,9 @@
-"""Crowds from photos of few: people are cut out of their photos and put before and behind people of other photos.
+"""Crowds composed of annotated photos: people are cut out and pasted in front of or behind people of other photos.
 
     source = kpzoo.data.load("~/lspet", "train")
     write_composed(source, "crowds", num_images=2000, seed=0, crowding=0.7)
 
-The joints are where the annotators put them, moved along; who is hidden behind whom is known, since it was arranged.
+The keypoints are those of the photos, moved with the people. Visibility follows from the order of the people.
 """
 
 from collections.abc import Sequence
@@ -19,36 +19,39 @@ from kpzoo.scenes.cutouts import Cutouts
 from kpzoo.scenes.folder import write
 from kpzoo.scenes.layers import Layer, annotations_of, covers_of, host_layer, moved_layer, rendered, shows
 
-GENERATOR = "kpzoo.data.compose 1"  # written into data sets; the number grows when a seed gives other pictures
-_CLOSEST = 0.66  # what boxes overlap at crowding 1; together with a third person's, 0.67 on average
-_ZOOMS = (0.5, 1.6)  # of a cut-out; beyond, it looks sharper or softer than its surroundings
-_CANDIDATES = 48  # people of whom the one who fits best is put beside another
+GENERATOR = "kpzoo.data.compose 1"  # stored in data sets; the version increases if a seed gives other images
+_CLOSEST = 0.66  # IoU of two boxes at crowding 1; the mean IoU with the nearest box is 0.67, including third persons
+_ZOOMS = (0.5, 1.6)  # scale of a cut-out, so that its sharpness is similar to that of the photo
+_CANDIDATES = 48  # people among whom the best fit is chosen
 _TRIES = 7
-_FARTHER = 0.92  # how much smaller the next one is who is tried, where there was no room
+_FARTHER = 0.92  # factor of the size for the next try if there is no room
 _GOOD_FIT = 0.08  # in units of IoU
-_ROOMY = 0.2  # share of a photo that somebody's box covers who leaves room for others
-_DIRECTIONS = 12  # in which somebody is moved aside
-_MOST_OUTSIDE = 0.3  # of a box beyond the picture's edge
+_ROOMY = 0.2  # maximum share of a photo that is covered by the box of its person
+_DIRECTIONS = 12  # directions in which a person is placed beside another
+_MOST_OUTSIDE = 0.3  # maximum share of a box outside the image
 
 
 def compose_scene(
     seed: int | Sequence[int], source: Cutouts, *, crowding: float = 0.5, people: tuple[int, int] = (2, 3)
 ) -> tuple[np.ndarray, list[dict]]:
-    """Puts people of several photos into one; the same arguments give the same scene.
+    """Composes a scene of the people of several photos, which depends only on the arguments.
 
     Args:
-        seed: A number, or several that count together.
-        source: The people and the photos, `Cutouts(data)`.
-        crowding: How much people overlap: 0 = apart as far as the picture allows, 1 = as in OCHuman, where the box of
-            a person overlaps the nearest other one by an IoU of 0.67 on average.
-        people: The fewest and the most people, the photo's own one among them; other annotated people of the photo
-            stay in it and do not count. There are fewer where nobody fits without hiding somebody almost wholly.
+        seed: Seed of the scene, an integer or a sequence of integers.
+        source: People and photos, `Cutouts(data)`.
+        crowding: Overlap of the people, from 0 (apart, if there is room) to 1 (as in OCHuman, where the mean IoU of a
+            person's box with the nearest other box is 0.67).
+        people: Minimum and maximum number of people, including one person of the photo. Other annotated people of the
+            photo remain in it and are not counted. There are fewer people if one would be almost completely hidden.
 
     Returns:
-        The picture, (H, W, 3) uint8 RGB, and for each person the COCO annotation without its ids: `keypoints` (x, y, v
-        in picture pixels; v is 1 for what is behind somebody, 0 for what lies outside or was not labelled),
-        `num_keypoints`, `segmentation` (RLE of the visible pixels), `area` (the source's, scaled), `bbox` (the
-        source's, moved and clipped, hidden parts included), `iscrowd`, `category_id`.
+        The image, (H, W, 3) uint8 RGB, and a COCO annotation without ids for each person: `keypoints` (x, y, v in image
+        pixels, with v = 1 for keypoints behind other people and 0 for keypoints outside the image or without label),
+        `num_keypoints`, `segmentation` (RLE of the visible pixels), `area` (scaled from the source), `bbox` (moved and
+        clipped from the source, including hidden parts), `iscrowd`, `category_id`.
+
+    Raises:
+        UserError: If an argument is invalid.
     """
     people = _checked(crowding, people)
     rng = np.random.default_rng(seed)
@@ -70,13 +73,16 @@ def compose_scene(
 
 @dataclass(frozen=True, eq=False)
 class Crowd:
-    """Composed scenes as an augmentation: what `kpzoo.data.make_dataset` and `training.run` take as `crowd`.
+    """Composed scenes as an augmentation: the `crowd` of `kpzoo.data.make_dataset` and `training.run`.
 
     Args:
-        source: The people and the photos, `Cutouts(data)` of the data that is trained on.
-        share: Of the crops, how many show a composed scene, 0 … 1.
+        source: People and photos, `Cutouts(data)` of the training data.
+        share: Share of the crops that show a composed scene, 0 … 1.
         crowding: See `compose_scene`.
         people: See `compose_scene`.
+
+    Raises:
+        UserError: If an argument is invalid.
     """
 
     source: Cutouts
@@ -87,16 +93,18 @@ class Crowd:
     def __post_init__(self):
         _checked(self.crowding, self.people)
         if not 0 <= self.share <= 1:
-            raise UserError(f"The share of composed crops must lie in [0, 1]. Received: {self.share}.")
+            raise UserError(f"The share of composed crops must be in [0, 1]. Received: {self.share}.")
 
     def settings(self) -> dict:
-        """Returns what tells one crowd from another, as JSON values."""
+        """Returns the settings as JSON values."""
         return {"share": self.share, "crowding": self.crowding, "people": list(self.people)}
 
     def scene(self, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-        """Returns one scene and whom in it the crop is about: picture, boxes, keypoints, visibility, that person.
+        """Returns a scene for a crop, which depends only on the arguments.
 
-        The same two numbers give the same scene: (H, W, 3) uint8, (P, 4), (P, K, 2), (P, K), an index below P.
+        Returns:
+            The image (H, W, 3) uint8, boxes (P, 4), keypoints (P, K, 2), visibility (P, K) and the index of the person
+            of the crop.
         """
         image, annotations = compose_scene((seed, count, 1), self.source, crowding=self.crowding, people=self.people)
         annotations = [row for row in annotations if row["num_keypoints"] and min(row["bbox"][2:]) > 0]
@@ -118,24 +126,28 @@ def write_composed(
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
-    """Writes composed scenes as a COCO folder: `images/<split>/*.jpg`, `annotations/person_keypoints_<split>.json`.
+    """Writes composed scenes in COCO format: `images/<split>/*.jpg` and `annotations/person_keypoints_<split>.json`.
 
-    Picture i depends on the source, the seed, the split's name and i only: a longer data set begins with the shorter
-    one. Either all of it appears, or nothing. Files of the source that cannot be read are named on stderr and left out.
+    Image i depends only on the source, the seed, the name of the split and i: a longer data set begins with the images
+    of a shorter one. The split is written atomically. Images of the source that cannot be read are reported on stderr
+    and skipped.
 
     Args:
-        source: COCO-format keypoint data, as of `kpzoo.data.load`.
-        folder: Where to write; may hold other splits, but not the source.
-        num_images: How many pictures.
-        seed: Which pictures.
+        source: Data set, see `kpzoo.data.load`, or `Cutouts`.
+        folder: Output folder, which may contain other splits, but not the source.
+        num_images: Number of images.
+        seed: Seed of the scenes.
         crowding: See `compose_scene`.
         people: See `compose_scene`.
-        split: Name of the part, such as `train` or `val`.
-        overwrite: Replaces a split that this function has written before.
-        progress: Whether to count on stderr.
+        split: Name of the split, such as `train` or `val`.
+        overwrite: Whether to replace a split that this function has written.
+        progress: Whether to print progress on stderr.
 
     Returns:
         The path of the annotation file.
+
+    Raises:
+        UserError: If an argument is invalid, the split exists, or the files cannot be written.
     """
     people = _checked(crowding, people)
     cutouts = source if isinstance(source, Cutouts) else Cutouts(source)
@@ -166,7 +178,7 @@ def write_composed(
 
 def _checked(crowding: float, people: tuple[int, int]) -> tuple[int, int]:
     if not 0 <= crowding <= 1:
-        raise UserError(f"`crowding=` must lie in [0, 1]. Received: {crowding}.")
+        raise UserError(f"`crowding=` must be in [0, 1]. Received: {crowding}.")
     fewest, most = people
     if not 1 <= fewest <= most or not 2 <= most <= 8:
         raise UserError(f"`people=` must be (fewest, most), from 1 or more to 2 … 8. Received: {tuple(people)}.")
@@ -174,7 +186,7 @@ def _checked(crowding: float, people: tuple[int, int]) -> tuple[int, int]:
 
 
 def _host(rng: np.random.Generator, source: Cutouts, crowding: float) -> tuple[int, np.ndarray]:
-    """Draws a person who stays in the own photo, and returns both; one with room around, when people stay apart."""
+    """Chooses a person and its photo, which becomes the background; at low crowding, one with room for others."""
     drawn = rng.integers(len(source.hosts), size=1 + round(4 * (1 - crowding) ** 2))
     places = source.hosts[drawn]
     sizes_wh = source.boxes_xyxy[places, 2:] - source.boxes_xyxy[places, :2]
@@ -195,9 +207,9 @@ def _readable(source: Cutouts, among: np.ndarray, start: int) -> tuple[int, np.n
 def _newcomer(
     rng: np.random.Generator, source: Cutouts, photo: np.ndarray, layers: list[Layer], group: list[Layer], crowding
 ) -> Layer:
-    """Returns somebody beside one of the group, about as large as this one and as close as asked.
+    """Returns a person beside one of the group, with a similar size and the overlap of `crowding`.
 
-    Where there is no room, smaller people are tried, as if they stood farther away.
+    If there is no room, the person is made smaller, as if it were farther away.
     """
     closeness = float(np.clip(_CLOSEST * crowding + rng.normal(0, 0.05), 0, 0.95)) if crowding > 0 else 0.0
     taken, boxes = [layer.person for layer in layers], [layer.box_xyxy for layer in layers]
@@ -223,7 +235,7 @@ def _newcomer(
 def _partner(
     rng: np.random.Generator, source: Cutouts, anchor: Layer, taken: list[int], closeness: float
 ) -> tuple[int, float]:
-    """Draws who comes beside `anchor`, and how much larger than in the photo: whose box can overlap so much."""
+    """Chooses a person beside `anchor`, and its scale, such that the boxes can overlap by `closeness`."""
     images = source.data.annotations.persons.image_index
     drawn = source.movable[rng.integers(len(source.movable), size=_CANDIDATES)]
     noise = rng.normal(0, 0.1 * (1 - 0.5 * closeness), len(drawn))
@@ -245,10 +257,10 @@ def _partner(
 def _beside(
     rng: np.random.Generator, size_wh: np.ndarray, box_xyxy: np.ndarray, others: list[np.ndarray], image_hw, closeness
 ) -> tuple[np.ndarray, float]:
-    """Returns where the first corner of a box goes, so that it overlaps `box_xyxy` by `closeness`, and how ill it fits.
+    """Places a box so that its IoU with `box_xyxy` is `closeness`. Returns its first corner, and an error of the fit.
 
-    Of several directions, that one is taken in which most of the box lies in the picture and no other one is covered
-    more than `box_xyxy`.
+    Among several directions, the one with the smallest error is chosen: most of the box is in the image, and no other
+    box overlaps more than `box_xyxy`.
     """
     angles = rng.normal(0, 0.35, _DIRECTIONS) + np.pi * (np.arange(_DIRECTIONS) % 2)
     headings = np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -270,15 +282,15 @@ def _beside(
 
 
 def _overlaps(boxes_xyxy: np.ndarray, other_xyxy: np.ndarray) -> np.ndarray:
-    """(N,) intersection over union of N boxes with one."""
+    """Returns the (N,) IoU of N boxes with another one."""
     boxes, other = (np.hstack([b[:, :2], b[:, 2:] - b[:, :2]]) for b in (boxes_xyxy, other_xyxy[None]))
     return iou_matrix(boxes, other)[:, 0]
 
 
 def _arranged(rng: np.random.Generator, layers: list[Layer], group: list[Layer], layer: Layer) -> list[Layer] | None:
-    """Returns the layers with another one before or behind all of its group, None where this hides somebody.
+    """Inserts a layer in front of or behind its group. Returns None if a person would be hidden.
 
-    Who stands lower in the picture tends to be nearer.
+    A person that is lower in the image is more likely in front.
     """
     behind = layers.index(next(other for other in layers if other in group))
     orders = [[*layers, layer], [*layers[:behind], layer, *layers[behind:]]]

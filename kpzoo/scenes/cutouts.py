@@ -1,4 +1,4 @@
-"""People cut out of annotated photos, with soft edges: along their mask, or along one grown from their skeleton."""
+"""People cut out of annotated photos with soft edges, by their mask or by a mask estimated from their keypoints."""
 
 import sys
 from dataclasses import dataclass
@@ -11,22 +11,22 @@ from kpzoo.errors import UserError
 from kpzoo.images import read_image
 from kpzoo.scenes.body_masks import body_heights, grown_mask, softened, trunk_indices
 
-MIN_LABELLED = 8  # keypoints of a person worth learning from; of fewer, half the body is out of sight
-MIN_LABELLED_UNMASKED = 0.85  # share of them where the mask must be grown: an unlabelled limb would be cut off
-MIN_HEIGHT = 48.0  # pixels from head to foot, were the person upright; who is smaller turns into a smear
-ONE_PIECE = 0.85  # share of a mask that its largest polygon covers
-_MASKS = 8192  # masks kept in memory, of 10 KB where photos are small
-_PHOTOS = 8  # kept in memory, since one scene asks for the same ones several times
+MIN_LABELLED = 8  # minimum number of labelled keypoints of a person
+MIN_LABELLED_UNMASKED = 0.85  # minimum share of labelled keypoints to estimate a mask, which lacks unlabelled limbs
+MIN_HEIGHT = 48.0  # minimum height in pixels of a person in upright posture
+ONE_PIECE = 0.85  # minimum share of the largest polygon of a mask
+_MASKS = 8192  # number of cached masks, each about 10 KB for small photos
+_PHOTOS = 8  # number of cached photos, since a scene uses a photo several times
 
 
 @dataclass(frozen=True, eq=False)
 class Cutout:
-    """A person with the part of the photo around.
+    """A person cut out of a photo.
 
     Args:
-        image: (h, w, 3) uint8 RGB, the part of the photo.
-        alpha: (h, w) float32 in 0..1, how much of a pixel is the person's.
-        origin_xy: (2,) int, the photo's pixel that is the first one here.
+        image: (h, w, 3) uint8 RGB, part of the photo.
+        alpha: (h, w) float32 opacity of the person in 0..1.
+        origin_xy: (2,) int, position of the first pixel in the photo.
     """
 
     image: np.ndarray
@@ -35,20 +35,23 @@ class Cutout:
 
 
 class Cutouts:
-    """The people of a data set who can be cut out, and the photos they can be put into.
+    """The people of a data set that can be cut out, and the photos that can be used as background.
 
     Args:
-        data: COCO-format keypoint data.
+        data: Data set, see `kpzoo.data.load`.
 
     Attributes:
         keypoints_xy: (P, K, 2) in image pixels.
-        visibility: (P, K) 0 where not labelled or outside the picture.
-        heights: (P,) estimated heights in pixels, were the persons upright; NaN where the skeleton does not tell.
+        visibility: (P, K) 0 if not labelled or outside the image.
+        heights: (P,) estimated heights in pixels of the persons in upright posture, NaN if unknown.
         sizes_hw: (P, 2) sizes of their photos.
-        boxes_xyxy: (P, 4) boxes in image pixels, clipped to the picture.
-        hosts: Places in `data.annotations.persons` of those whose photo others can be put into.
-        movable: Places of those who can be cut out whole.
-        unreadable: Files that were met and could not be read, with the reason.
+        boxes_xyxy: (P, 4) boxes in image pixels, clipped to the image.
+        hosts: Indices into `data.annotations.persons` of the people whose photo can be a background.
+        movable: Indices of the people that can be cut out completely.
+        unreadable: Files that could not be read, with the reasons.
+
+    Raises:
+        UserError: If no person can be cut out.
     """
 
     def __init__(self, data: PoseData):
@@ -72,14 +75,14 @@ class Cutouts:
         self.hosts, self.movable = np.flatnonzero(good), np.flatnonzero(good & whole)
         if not len(self.hosts) or not len(self.movable):
             raise UserError(
-                f"{annotations.path} has nobody to cut out. Received: {len(persons.ids)} annotations, of them "
+                f"{annotations.path} has no person to cut out. Received: {len(persons.ids)} annotations, of them "
                 f"{len(self.hosts)} with a box, {MIN_LABELLED} or more labelled keypoints and a height of "
-                f"{MIN_HEIGHT:.0f} pixels, {len(self.movable)} of these wholly in the picture, an ankle labelled, "
-                f"with a mask or with shoulders, hips and {MIN_LABELLED_UNMASKED:.0%} of the keypoints labelled."
+                f"{MIN_HEIGHT:.0f} pixels, {len(self.movable)} of these within the image, with a labelled ankle, "
+                f"and with a mask or labelled shoulders, hips and {MIN_LABELLED_UNMASKED:.0%} of the keypoints."
             )
 
     def _drawable(self, labelled: np.ndarray, sizes_hw: np.ndarray) -> np.ndarray:
-        """Returns (P,) whether a whole mask can be grown from the skeleton."""
+        """Returns a (P,) mask of the people whose mask can be estimated from the keypoints."""
         skeleton, shown = self.data.skeleton, self.visibility > 0
         trunk = trunk_indices(skeleton)
         if trunk is None:
@@ -91,12 +94,12 @@ class Cutouts:
         return off & shown[:, trunk].all(axis=1) & (labelled >= MIN_LABELLED_UNMASKED * skeleton.num_keypoints - 0.5)
 
     def _stands(self) -> np.ndarray:
-        """Returns (P,) whether an ankle is labelled: whose legs are behind a table would float in another photo."""
+        """Returns a (P,) mask of the people with a labelled ankle. Others, with hidden legs, would float in a photo."""
         ankles = [place for place, name in enumerate(self.data.skeleton.keypoints) if name.endswith("_ankle")]
         return (self.visibility[:, ankles] > 0).any(axis=1) if ankles else np.ones(len(self.visibility), bool)
 
     def photo(self, person: int) -> np.ndarray | None:
-        """Returns the photo of a person, (H, W, 3) uint8 RGB, or None where the file is unreadable or another one."""
+        """Returns the photo of a person, (H, W, 3) uint8 RGB, or None if it cannot be read or has another size."""
         annotations = self.data.annotations
         place = annotations.persons.image_index[person]
         path = str(self.data.image_folder / annotations.file_names[place])
@@ -111,7 +114,7 @@ class Cutouts:
                 raise UserError(f"{path} has {image.shape[:2]} pixels, its annotations say {(height, width)}.")
         except UserError as error:
             self.unreadable[path] = str(error)
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"skipped: {error}", file=sys.stderr)
             return None
         self._photos[path] = image
         if len(self._photos) > _PHOTOS:
@@ -119,7 +122,7 @@ class Cutouts:
         return image
 
     def cut(self, person: int, photo: np.ndarray) -> Cutout:
-        """Returns a person of `photo`; the mask is made once and kept."""
+        """Returns a person of `photo`. The mask is cached."""
         if person not in self._masks:
             self._masks[person] = self._alpha(person, photo)
             if len(self._masks) > _MASKS:
@@ -129,14 +132,14 @@ class Cutouts:
         return Cutout(photo[y : y + height, x : x + width], alpha.astype(np.float32) / 255, np.array([x, y]))
 
     def _alpha(self, person: int, photo: np.ndarray) -> tuple[int, int, np.ndarray]:
-        """Returns x, y and (h, w) uint8: the window around a person's mask."""
+        """Returns x, y and the pixels (h, w) uint8 of the window around a person's mask."""
         segmentation = self.data.annotations.persons.segmentation[person]
         if segmentation:
             try:
                 alpha = softened(decoded(segmentation, photo.shape[:2]))
             except (ValueError, TypeError, KeyError, OverflowError) as error:
                 where = f"{self.data.annotations.path}: annotation {self.data.annotations.persons.ids[person]}"
-                raise UserError(f"{where} has a damaged `segmentation`: {error}. Mend it or take it out.") from None
+                raise UserError(f"{where} has an invalid `segmentation`: {error}. Correct or remove it.") from None
         else:
             alpha = grown_mask(
                 photo, self.data.skeleton, self.keypoints_xy[person], self.visibility[person], self.heights[person]
@@ -149,7 +152,7 @@ class Cutouts:
 
 
 def decoded(segmentation, size_hw: tuple[int, int]) -> np.ndarray:
-    """Returns COCO's polygons or run lengths as an (H, W) uint8 mask of 0 and 1; ValueError where they are neither."""
+    """Returns COCO polygons or run lengths as an (H, W) uint8 mask of 0 and 1. Raises a ValueError if invalid."""
     from pycocotools import mask as rle
 
     height, width = size_hw
@@ -158,10 +161,10 @@ def decoded(segmentation, size_hw: tuple[int, int]) -> np.ndarray:
     else:
         counts = segmentation["counts"]
         if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"the mask is for a picture of {segmentation['size']}")
+            raise ValueError(f"the mask is for an image of {segmentation['size']}")
         if isinstance(counts, list):
             if sum(counts) != height * width or min(counts) < 0:
-                raise ValueError("the run lengths do not fill the picture")
+                raise ValueError("the run lengths do not match the image")
             code = rle.frPyObjects(segmentation, height, width)
         else:
             code = segmentation
@@ -169,7 +172,7 @@ def decoded(segmentation, size_hw: tuple[int, int]) -> np.ndarray:
 
 
 def _polygon(values) -> np.ndarray:
-    """Returns the (N, 2) corners of a polygon, three or more."""
+    """Returns the (N, 2) corners of a polygon. Raises a ValueError if there are fewer than three."""
     corners = np.array(values, np.float64).reshape(-1, 2)
     if len(corners) < 3 or not np.isfinite(corners).all():
         raise ValueError(f"a polygon has {len(corners)} corners")
@@ -177,7 +180,7 @@ def _polygon(values) -> np.ndarray:
 
 
 def _in_one_piece(segmentation) -> bool:
-    """Whether no more than a bit of a person is cut off by what is before them; unknown for run lengths."""
+    """Returns whether a mask is almost in one piece, and not divided by an occluder. True for run lengths."""
     if not isinstance(segmentation, list) or len(segmentation) < 2:
         return True
     try:

@@ -1,9 +1,9 @@
-"""Drawn scenes of people with exact COCO annotations: data that needs no download.
+"""Drawn scenes of people with exact COCO annotations, as training data without download.
 
     folder = write_drawn("people", num_images=2000, seed=0, crowding=0.5)
 
-Every scene is several articulated figures in clothes, before a cluttered background and behind things that hide them.
-The joints are known because they were drawn; whether a joint shows is read from the same pixels that make the masks.
+A scene shows several clothed figures in front of a cluttered background, partly occluded by objects. The keypoints are
+exact. Their visibility is computed from the pixels that also define the masks.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from kpzoo.scenes.figures.scenery import darken_disc, draw_backdrop, draw_occlud
 from kpzoo.scenes.folder import write
 from kpzoo.skeletons import COCO17
 
-GENERATOR = "kpzoo.data.synthetic 1"  # written into data sets; the number grows when a seed gives other pictures
+GENERATOR = "kpzoo.data.synthetic 1"  # stored in data sets; the version increases if a seed gives other images
 _NOBODY = 255
 _HIPS = [COCO17.keypoints.index(name) for name in ("left_hip", "right_hip")]
-_LEAST_SHOWN = 0.2  # of a person's pixels; who is hidden more is left out of the scene
+_LEAST_SHOWN = 0.2  # minimum visible share of the pixels of a person in a scene
 _LEAST_JOINTS = 3
 
 
@@ -34,19 +34,22 @@ def draw_scene(
     people: tuple[int, int] = (1, 4),
     image_hw: tuple[int, int] = (240, 320),
 ) -> tuple[np.ndarray, list[dict]]:
-    """Draws one scene; the same arguments give the same scene.
+    """Draws a scene, which depends only on the arguments.
 
     Args:
-        seed: A number, or several that count together.
-        crowding: How much people overlap: 0 = apart as far as the picture allows, 1 = as in OCHuman, where the box of
-            a person overlaps the nearest other one by an IoU of 0.67 on average.
-        people: The fewest and the most people in a picture. Who would be hidden almost wholly is left out.
-        image_hw: Size of the picture, in pixels.
+        seed: Seed of the scene, an integer or a sequence of integers.
+        crowding: Overlap of the people, from 0 (apart, if there is room) to 1 (as in OCHuman, where the mean IoU of a
+            person's box with the nearest other box is 0.67).
+        people: Minimum and maximum number of people. People who are almost completely hidden are removed.
+        image_hw: (height, width) of the image in pixels.
 
     Returns:
-        The picture, (H, W, 3) uint8 RGB, and for each person the COCO annotation without its ids: `keypoints` (17 x, y,
-        v in picture pixels; v is 2 for what shows, 1 for what is hidden, 0 for what lies outside), `num_keypoints`,
+        The image, (H, W, 3) uint8 RGB, and a COCO annotation without ids for each person: `keypoints` (17 x, y, v in
+        image pixels, with v = 2 for visible, 1 for hidden and 0 for keypoints outside the image), `num_keypoints`,
         `segmentation` (RLE of the visible pixels), `area`, `bbox` (x, y, width, height), `iscrowd`, `category_id`.
+
+    Raises:
+        UserError: If an argument is invalid.
 
     >>> image, annotations = draw_scene(7, people=(2, 2))
     >>> image.shape, len(annotations[0]["keypoints"])
@@ -83,23 +86,26 @@ def write_drawn(
     split: str = "train",
     overwrite: bool = False,
 ) -> Path:
-    """Writes scenes as a COCO folder: `images/<split>/*.jpg` and `annotations/person_keypoints_<split>.json`.
+    """Writes drawn scenes in COCO format: `images/<split>/*.jpg` and `annotations/person_keypoints_<split>.json`.
 
-    Picture i depends on the seed, the split's name and i only: a longer data set begins with the shorter one, and two
-    splits of one seed share no picture. Either all of it appears, or nothing.
+    Image i depends only on the seed, the name of the split and i: a longer data set begins with the images of a shorter
+    one, and the splits of a seed have different images. The split is written atomically.
 
     Args:
-        folder: Where to write; may hold other splits.
-        num_images: How many pictures.
-        seed: Which pictures.
+        folder: Output folder, which may contain other splits.
+        num_images: Number of images.
+        seed: Seed of the scenes.
         crowding: See `draw_scene`.
         people: See `draw_scene`.
         image_hw: See `draw_scene`.
-        split: Name of the part, such as `train` or `val`.
-        overwrite: Replaces a split that this function has written before.
+        split: Name of the split, such as `train` or `val`.
+        overwrite: Whether to replace a split that this function has written.
 
     Returns:
         The path of the annotation file.
+
+    Raises:
+        UserError: If an argument is invalid, the split exists, or the files cannot be written.
     """
     people, image_hw = _checked(crowding, people, image_hw)
     info = {
@@ -123,7 +129,7 @@ def write_drawn(
 
 def _checked(crowding: float, people: tuple[int, int], image_hw: tuple[int, int]) -> tuple[tuple, tuple]:
     if not 0 <= crowding <= 1:
-        raise UserError(f"`crowding=` must lie in [0, 1]. Received: {crowding}.")
+        raise UserError(f"`crowding=` must be in [0, 1]. Received: {crowding}.")
     fewest, most = people
     if not 1 <= fewest <= most <= 20:
         raise UserError(f"`people=` must be (fewest, most) with 1 <= fewest <= most <= 20. Received: {tuple(people)}.")
@@ -137,9 +143,10 @@ def _checked(crowding: float, people: tuple[int, int], image_hw: tuple[int, int]
 def _casting(
     figures: list[Figure], occluders: list, image_hw: tuple[int, int]
 ) -> tuple[list[Figure], np.ndarray, list]:
-    """Decides who is drawn, and in which order, so that everybody who is drawn can be seen.
+    """Removes figures and occluders until every figure is visible.
 
-    Returns the figures, far ones first, the map (H, W) of who owns a pixel, and the occluders that stay.
+    Returns:
+        The figures, farthest first, the (H, W) map of figure indices, and the occluders.
     """
     while True:
         for order, kept in ((figures, occluders), (figures, []), (figures[::-1], [])):
@@ -167,13 +174,13 @@ def _window(picture: np.ndarray, figure: Figure) -> np.ndarray:
 
 
 def _shown(figure: Figure, mask: np.ndarray) -> float:
-    """Returns the visible share of a figure's pixels, 0 when too few joints show."""
+    """Returns the visible share of a figure's pixels, 0 if too few joints are visible."""
     joints = (_visibility(figure, mask) == 2).sum()
     return float(mask.sum() / max((figure.parts > 0).sum(), 1)) if joints >= _LEAST_JOINTS else 0.0
 
 
 def _visibility(figure: Figure, mask: np.ndarray) -> np.ndarray:
-    """(17,) v of COCO. A joint shows when most of the 3x3 pixels around it belong to the person and carry the joint."""
+    """Returns (17,) COCO visibility. A joint is visible if most of the 3x3 pixels around it show that body part."""
     xy = figure.keypoints_image_xy
     inside = ((xy >= 0) & (xy <= np.array(mask.shape)[::-1] - 1)).all(1)
     shows = figure.bare & (pixels_around(mask, xy).mean(1) > 0.5)
@@ -181,7 +188,7 @@ def _visibility(figure: Figure, mask: np.ndarray) -> np.ndarray:
 
 
 def _paint_figure(image: np.ndarray, figure: Figure) -> None:
-    """Draws a figure, its shadow on the ground and the one on whatever is right behind it."""
+    """Draws a figure, and its shadows on the ground and on the background."""
     darken_disc(image, figure.feet_xy, figure.height * np.array([0.22, 0.05]), 0.5)
     window = _window(image, figure)
     shadow = cv2.blur(figure.rgba[..., 3], (9, 9))
@@ -190,7 +197,7 @@ def _paint_figure(image: np.ndarray, figure: Figure) -> None:
 
 
 def _annotation(figure: Figure, mask: np.ndarray) -> dict:
-    """Returns the COCO annotation of a figure of which `mask` (H, W) is visible."""
+    """Returns the COCO annotation of a figure with the visible pixels `mask` (H, W)."""
     from pycocotools import mask as rle
 
     code = rle.encode(np.asfortranarray(mask.astype(np.uint8)))

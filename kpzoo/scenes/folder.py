@@ -1,4 +1,4 @@
-"""Folders of made scenes in COCO's layout: written whole or not at all, and never over what others wrote."""
+"""COCO-format folders of generated scenes, which are written atomically and never replace other data."""
 
 import json
 import zlib
@@ -15,7 +15,7 @@ from kpzoo.skeletons import SKELETONS, Skeleton
 
 
 def paths(folder: str | Path, split: str) -> tuple[Path, Path]:
-    """Returns the folder of pictures and the annotation file of a split."""
+    """Returns the image folder and the annotation file of a split."""
     folder = Path(folder).expanduser()
     return folder / "images" / split, folder / "annotations" / f"person_keypoints_{split}.json"
 
@@ -33,22 +33,27 @@ def write(
     qualities: tuple[int, int] = (60, 97),
     progress: bool = False,
 ) -> Path:
-    """Writes scenes as a COCO folder: `images/<split>/*.jpg` and `annotations/person_keypoints_<split>.json`.
+    """Writes scenes in COCO format: `images/<split>/*.jpg` and `annotations/person_keypoints_<split>.json`.
 
     Args:
-        folder: Where to write; may hold other splits.
-        num_images: How many pictures.
-        draw: From a seed, several numbers, to the picture (H, W, 3) uint8 RGB and its annotations without ids.
-        skeleton: Names the keypoints.
-        info: What the file says of itself; its `generator`, a name and a number, tells who may overwrite the split.
-        seed: Which pictures.
-        split: Name of the part, such as `train` or `val`.
-        overwrite: Replaces a split that the same generator has written before.
-        qualities: The least JPEG quality, and the one that is not reached.
-        progress: Whether to count on stderr.
+        folder: Output folder, which may contain other splits.
+        num_images: Number of images.
+        draw: Function of a seed (a sequence of integers) that returns an image (H, W, 3) uint8 RGB and its annotations
+            without ids.
+        skeleton: Skeleton of the annotations.
+        info: The `info` of the annotation file. Its `generator`, a name and a version, determines which splits may be
+            overwritten.
+        seed: Seed of the scenes.
+        split: Name of the split, such as `train` or `val`.
+        overwrite: Whether to replace a split that the same generator has written.
+        qualities: Minimum JPEG quality, and maximum quality plus 1.
+        progress: Whether to print progress on stderr.
 
     Returns:
         The path of the annotation file.
+
+    Raises:
+        UserError: If an argument is invalid, the split exists, or the files cannot be written.
     """
     if num_images < 1:
         raise UserError(f"A data set needs at least one image. Received: {num_images}.")
@@ -59,7 +64,7 @@ def write(
     images, annotations = paths(folder, split)
     _check_target(images, annotations, overwrite, info["generator"].split()[0])
     content = _content({**info, "seed": seed, "split": split}, skeleton)
-    told = Progress(num_images, "pictures", "made", shown=progress)
+    told = Progress(num_images, "images", "generated", shown=progress)
     with written_whole(annotations) as written, written_whole(images) as pictures, told:
         pictures.mkdir()
         for index in range(num_images):
@@ -76,7 +81,7 @@ def write(
 
 
 def _check_target(images: Path, annotations: Path, overwrite: bool, maker: str) -> None:
-    """Refuses to write over anything that the same maker has not written itself."""
+    """Raises a `UserError` if the split exists and may not be overwritten."""
     if not annotations.exists() and not (images.exists() and any(images.iterdir())):
         return
     if not overwrite:

@@ -1,4 +1,4 @@
-"""People over each other in one picture: cut-outs at their places, who covers whom, and what can be annotated."""
+"""Layers of a composed scene: the people of an image, their order, occlusion and annotations."""
 
 from dataclasses import dataclass
 
@@ -8,27 +8,27 @@ import numpy as np
 from kpzoo.scenes.cutouts import Cutouts
 from kpzoo.scenes.figures.people import pixels_around
 
-_LEAST_SHOWN = 0.2  # of a person's pixels; who is hidden more is not used
+_LEAST_SHOWN = 0.2  # minimum visible share of the pixels of a person
 _LEAST_JOINTS = 3
-_ADAPTATION = 0.4  # how far the light of a cut-out follows that of the photo
-_GREY = 1.0  # mean difference of the colours below which a photo is black and white
+_ADAPTATION = 0.4  # share by which the colours of a cut-out are adapted to the photo
+_GREY = 1.0  # mean difference of the channels below which a photo is black and white
 
 
 @dataclass(eq=False)
 class Layer:
-    """Somebody in the scene, over those who come before in the list.
+    """A person in the scene, in front of the earlier layers of the list.
 
     Args:
-        person: The place of the annotation.
-        alpha: (H, W) float32 in 0..1, in the scene.
-        pixels: (H, W, 3) float32; None for people of the photo itself.
-        total: How many pixels the person has, inside of the picture and outside.
-        keypoints_xy: (K, 2) in the scene.
-        visibility: (K,) 0 where not labelled or outside the picture.
-        box_xyxy: (4,) clipped to the picture.
-        area: In square pixels.
-        height: In pixels, were the person upright.
-        labelled: How many keypoints were labelled in the own photo.
+        person: Index of the annotation.
+        alpha: (H, W) float32 opacity in 0..1.
+        pixels: (H, W, 3) float32. None for people of the background photo.
+        total: Number of pixels of the person, including those outside the image.
+        keypoints_xy: (K, 2) in scene pixels.
+        visibility: (K,) 0 if not labelled or outside the image.
+        box_xyxy: (4,) clipped to the image.
+        area: Area in square pixels.
+        height: Height in pixels of the person in upright posture.
+        labelled: Number of labelled keypoints in the original photo.
     """
 
     person: int
@@ -44,7 +44,7 @@ class Layer:
 
 
 def host_layer(source: Cutouts, person: int, photo: np.ndarray) -> Layer:
-    """Returns somebody who stays where the photo has them."""
+    """Returns the layer of a person of the background photo."""
     cutout = source.cut(person, photo)
     alpha = np.zeros(photo.shape[:2], np.float32)
     _window(alpha, cutout.origin_xy, cutout.alpha.shape)[...] = cutout.alpha
@@ -70,7 +70,16 @@ def _window(picture: np.ndarray, origin_xy: np.ndarray, size_hw: tuple[int, int]
 def moved_layer(
     source: Cutouts, person: int, zoom: float, corner_xy: np.ndarray, mirrored: bool, photo: np.ndarray
 ) -> Layer:
-    """Returns a person with the first corner of the box at `corner_xy`, in the light of another photo."""
+    """Returns the layer of a person of another photo.
+
+    Args:
+        source: People and photos.
+        person: Index of the annotation.
+        zoom: Scale of the person.
+        corner_xy: (2,) position of the first corner of the box in the scene.
+        mirrored: Whether the person is mirrored.
+        photo: Background photo, to which the colours are adapted.
+    """
     own_photo = source.photo(person)
     cutout = source.cut(person, own_photo)
     height, width = cutout.alpha.shape
@@ -108,7 +117,7 @@ def moved_layer(
 
 
 def _placed(part: np.ndarray, offset_xy: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """Returns a picture of `size_hw`, 0 but for `part` at `offset_xy`, which may reach over the border."""
+    """Returns an image of `size_hw` that is 0 except for `part` at `offset_xy`, clipped to the image."""
     picture = np.zeros((*size_hw, *part.shape[2:]), np.float32)
     low, high = np.maximum(offset_xy, 0), np.minimum(offset_xy + part.shape[1::-1], size_hw[::-1])
     if (high > low).all():
@@ -118,7 +127,7 @@ def _placed(part: np.ndarray, offset_xy: np.ndarray, size_hw: tuple[int, int]) -
 
 
 def in_light_of(pixels: np.ndarray, own_photo: np.ndarray, photo: np.ndarray) -> np.ndarray:
-    """Returns float32 pixels of one photo, shifted towards brightness, tint and contrast of another one."""
+    """Returns float32 pixels of a photo, adapted to the brightness, tint and contrast of another photo."""
     (own_mean, own_std), (mean, std) = (cv2.meanStdDev(picture) for picture in (own_photo, photo))
     gain = np.clip((std.mean() / max(own_std.mean(), 1.0)) ** _ADAPTATION, 0.8, 1.25)
     shift = np.clip(_ADAPTATION * (mean - own_mean), -35, 35).reshape(3)
@@ -130,7 +139,7 @@ def in_light_of(pixels: np.ndarray, own_photo: np.ndarray, photo: np.ndarray) ->
 
 
 def covers_of(layers: list[Layer]) -> list[np.ndarray]:
-    """Returns for each layer the mask (H, W) of what later ones cover."""
+    """Returns for each layer the (H, W) mask of the pixels that later layers cover."""
     covers = [np.zeros(layers[0].alpha.shape, bool)]
     for layer in layers[:0:-1]:
         covers.append(covers[-1] | (layer.alpha > 0.5))
@@ -138,12 +147,12 @@ def covers_of(layers: list[Layer]) -> list[np.ndarray]:
 
 
 def _hidden(layer: Layer, cover: np.ndarray) -> np.ndarray:
-    """(K,) whether joints are covered: most of the 3x3 pixels around them."""
+    """Returns a (K,) mask of the covered joints: most of the 3x3 pixels around them are covered."""
     return pixels_around(cover, layer.keypoints_xy).mean(axis=1) > 0.5
 
 
 def shows(layer: Layer, cover: np.ndarray) -> bool:
-    """Whether enough of somebody is to be seen: of the pixels, and of the joints if there were so many."""
+    """Returns whether enough pixels and joints of a person are visible."""
     shown = ((layer.alpha > 0.5) & ~cover).sum() >= _LEAST_SHOWN * layer.total
     joints = ((layer.visibility > 0) & ~_hidden(layer, cover)).sum()
     return bool(shown and joints >= min(_LEAST_JOINTS, layer.labelled))
@@ -160,7 +169,7 @@ def rendered(photo: np.ndarray, layers: list[Layer]) -> np.ndarray:
 
 
 def annotations_of(source: Cutouts, layers: list[Layer]) -> list[dict]:
-    """Returns the COCO annotations of those who can still be seen."""
+    """Returns the COCO annotations of the visible people."""
     covers = covers_of(layers)
     return [
         _annotation(layer, cover, bool(source.data.annotations.persons.is_crowd[layer.person]))

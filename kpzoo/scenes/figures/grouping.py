@@ -1,4 +1,4 @@
-"""Who stands where: groups of people that overlap as much as asked, spread over the width of the picture."""
+"""Positions of people: groups with a given overlap, spread over the width of the image."""
 
 from dataclasses import dataclass, replace
 
@@ -40,7 +40,7 @@ def _body(rng: np.random.Generator, tilt: float, name: str | None = None, yaw: f
 
 
 def _partner(rng: np.random.Generator, first: Actor, tilt: float, closeness: float) -> Actor:
-    """Returns somebody whose box overlaps that of `first` by `closeness`, as far as the two postures allow."""
+    """Returns a person whose box overlaps that of `first` by `closeness`, as far as the postures allow."""
     name, box = first.body.posture.name, first.box_xyxy
     best, best_overlap = first, -1.0
     for _ in range(1 + round(4 * closeness)):
@@ -61,7 +61,7 @@ def _partner(rng: np.random.Generator, first: Actor, tilt: float, closeness: flo
 
 
 def _aside(rng: np.random.Generator, actor: Actor, box_xyxy: np.ndarray, closeness: float) -> Actor:
-    """Moves an actor who stands right before a box aside, until the overlap has shrunk to `closeness`."""
+    """Moves an actor away from a box until the overlap is `closeness`."""
     heading = np.array([-1.0 if rng.random() < 0.5 else 1.0, rng.normal(0, 0.12)])
     own = actor.box_xyxy
     near, far = 0.0, float((box_xyxy[2:] - box_xyxy[:2]).sum() + actor.height)
@@ -75,7 +75,7 @@ def _aside(rng: np.random.Generator, actor: Actor, box_xyxy: np.ndarray, closene
 
 
 def _group(rng: np.random.Generator, size: int, tilt: float, crowding: float) -> list[Actor]:
-    """Returns people around the origin, one body height 1 pixel, each close to somebody before."""
+    """Returns people around the origin, one body height 1 pixel, each close to an earlier one."""
     touching = size > 1 and rng.random() < 0.45 * crowding
     first = _body(rng, tilt, pick(rng, dict.fromkeys(PARTNERS, 1)) if touching else None)
     actors = [Actor(first, 1.0, np.zeros(2))]
@@ -86,7 +86,7 @@ def _group(rng: np.random.Generator, size: int, tilt: float, crowding: float) ->
 
 
 def _sizes(rng: np.random.Generator, count: int, crowding: float) -> list[int]:
-    """Splits `count` people into groups: everybody alone at crowding 0, else pairs and some of three."""
+    """Splits `count` people into groups: single people at crowding 0, otherwise pairs and some groups of three."""
     if crowding == 0:
         return [1] * count
     sizes = [2] * (count // 2)
@@ -106,7 +106,7 @@ def _bounds(actors: list[Actor]) -> np.ndarray:
 def sample_actors(
     rng: np.random.Generator, people: tuple[int, int], crowding: float, image_hw: tuple[int, int], floor: float
 ) -> list[Actor]:
-    """Returns the people of one scene, who was drawn farther away first.
+    """Returns the people of a scene, farthest first.
 
     Args:
         people: The fewest and the most people.

@@ -1,4 +1,4 @@
-"""Draws one clothed person: a `Body` becomes pixels, a map of its parts and 17 joints that know whether they show."""
+"""Draws one clothed person: a `Body` becomes pixels, a map of its parts and 17 joints with their visibility."""
 
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ _CARRIERS = {
 
 
 def _carriers() -> np.ndarray:
-    """(17, parts) bool: which parts may carry which joint."""
+    """(17, parts) bool: which body parts show which joint."""
     table = np.zeros((COCO17.num_keypoints, len(PARTS)), bool)
     for k, name in enumerate(COCO17.keypoints):
         side, _, joint = name.partition("_")

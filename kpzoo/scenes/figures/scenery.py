@@ -23,7 +23,7 @@ def _surface(rng: np.random.Generator, size_hw: tuple[int, int], colour: np.ndar
 
 
 def _stick(rng: np.random.Generator, image: np.ndarray) -> None:
-    """Draws what a network may take for a limb: a bent bar with round ends."""
+    """Draws a distractor that resembles a limb: a bent bar with round ends."""
     height, width = image.shape[:2]
     start = rng.uniform((0, 0), (width, height))
     heading, length = rng.uniform(0, 2 * np.pi), rng.uniform(0.06, 0.25) * height
@@ -92,7 +92,7 @@ def draw_backdrop(rng: np.random.Generator, image_hw: tuple[int, int]) -> tuple[
 
 
 def draw_occluder(rng: np.random.Generator, image_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (H, W, 4) premultiplied RGBA of something in front of everybody, and where it is."""
+    """Returns (H, W, 4) premultiplied RGBA of an object in front of all people, and its mask."""
     height, width = image_hw
     layer = np.zeros((height, width, 4), np.uint8)
     mask = np.zeros((height, width), np.uint8)
@@ -130,7 +130,7 @@ def draw_occluder(rng: np.random.Generator, image_hw: tuple[int, int]) -> tuple[
 
 
 def draw_seat(rng: np.random.Generator, image: np.ndarray, hips_xy: np.ndarray, feet_y: float, height: float) -> None:
-    """Draws a box, or a chair with a back, for somebody `height` pixels tall who sits."""
+    """Draws a box, or a chair with a back, for a seated person of `height` pixels."""
     half = height * rng.uniform(0.12, 0.2)
     top, bottom = hips_xy[1] + 0.05 * height, max(feet_y, hips_xy[1] + 0.2 * height)
     colour = sample_colour(rng, 0.8)

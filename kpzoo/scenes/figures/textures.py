@@ -57,7 +57,7 @@ def shaded(cloth: np.ndarray, side: float, gain: float = 1.0) -> np.ndarray:
 
 
 def pick(rng: np.random.Generator, chances: dict[Hashable, float]) -> Any:
-    """Returns a key of `chances`, each as often as its value says."""
+    """Returns a key of `chances`, drawn with its value as probability."""
     point = rng.random() * sum(chances.values())
     *choices, last = chances
     for choice in choices:
