@@ -318,7 +318,7 @@ def test_predict_takes_a_detector_with_options_and_tells_when_nobody_is_found(tr
     boxes.write_text(json.dumps([{"image_id": 99, "bbox": [0, 0, 5, 5], "score": 1, "category_id": 1}]))
     code, _, err, _ = predict(capsys, photos, trained, "--detector", boxes)
     assert code == 2
-    assert "has no boxes for any of the 3 images" in err
+    assert "has boxes of none of the 3 images" in err
 
 
 def test_predict_does_not_go_on_with_another_content_of_the_box_file(trained, photos, capsys):
@@ -374,7 +374,7 @@ def test_data_make_and_show(tmp_path, capsys):
     [
         (["models", "nothing_*"], "No model matches"),
         (["evaluate", "--annotations", "missing.json", "--results", "r.json"], "missing.json does not exist"),
-        (["evaluate", "--annotations", "a.json"], "--results FILE or --model NAME"),
+        (["evaluate", "--annotations", "a.json"], "--results FILE and --detections FILE"),
         (["predict", "missing.jpg", "--model", "cpn_tiny", "--weights", "w.weights.h5", "--out", "x"], "w.weights.h5"),
         (["predict", "missing*.jpg", "--model", "no_run", "--out", "x"], "missing*.jpg"),
         (["predict", "a.jpg", "--model", "r", "--out", "x", "--box-iou", "0.3"], "--box-nms hard or linear"),

@@ -443,7 +443,7 @@ def test_a_file_read_in_pieces_is_the_same(tmp_path, chunk, indent, monkeypatch)
         ("coco_real/annotations/person_keypoints_val.json", 174, 123, "coco17"),
         ("crowdpose/annotations/crowdpose_val_noimages.json", 8527, 7962, "crowdpose14"),
         ("lspet/annotations/lspet_train.json", 6284, 6284, "crowdpose14"),
-        ("mpii/annotations/mpii_sample_coco_format.json", 5, 5, "person"),
+        ("mpii/annotations/mpii_sample_coco_format.json", 5, 5, "mpii16"),
         ("aic/annotations/mmpose_test_aic.json", 9, 9, "person"),
     ],
 )
