@@ -50,7 +50,7 @@ def test_features_equal_those_of_the_port():
     model = keras.Model({"image": image}, efficientnet_lite(image))
     report = load_weights(model, drawn(shapes))
     assert report.source == "efficientnet-lite" and not report.fresh
-    assert set(report.ignored.values()) == {"counter of batches", "ImageNet classifier"}
+    assert set(report.ignored.values()) == {"batch counter", "ImageNet classifier"}
     left = {name for name, reason in report.ignored.items() if reason == "ImageNet classifier"}
     trained = [name for name in shapes if name.endswith(("weight", "bias")) and name not in left]
     assert count_params(model) == sum(int(np.prod(shapes[name])) for name in trained)
