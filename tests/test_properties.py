@@ -13,6 +13,7 @@ from test_images import encoded
 import kpzoo
 from kpzoo import geometry, heatmaps, images, nms
 from kpzoo.data import files, json_file
+from kpzoo.data.coco import read_annotations
 from kpzoo.errors import UserError
 from kpzoo.skeletons import COCO17
 from kpzoo.weights import published
@@ -156,7 +157,7 @@ def test_any_annotations_are_read_or_refused_in_one_line(path, rows):
     content = {"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": rows, "categories": [category]}
     path.write_text(json.dumps(content))
     try:
-        read = kpzoo.data.files.read_annotations(path)
+        read = read_annotations(path)
     except UserError as error:
         assert "\n" not in str(error)
     else:
