@@ -1,10 +1,10 @@
-"""The rows of docs/reliability.md: each is a test, which the decorator `row` puts into the table."""
+"""The rows of docs/reliability.md: the decorator `row` adds a test to the table."""
 
 from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """A row: its number, what is given, what happens, how this machine can test it, the test's name."""
+    """A row: number, input, behaviour, remark on the test, name of the test."""
 
     number: int
     given: str
@@ -17,7 +17,7 @@ ROWS: list[Row] = []
 
 
 def row(number: int, given: str, outcome: str, remark: str = ""):
-    """Puts a test into the table."""
+    """Adds a test to the table."""
 
     def add(test):
         ROWS.append(Row(number, given, outcome, remark, test.__name__))

@@ -1,4 +1,4 @@
-"""The table of bad inputs: each row is something a user may give, what kpzoo does then, and a test that it does.
+"""The table of invalid inputs: each row has an input, the behaviour of kpzoo, and a test of this behaviour.
 
 `python tests/test_bad_inputs.py --write` writes the table to docs/reliability.md.
 """
@@ -40,9 +40,9 @@ PAGE = Path(__file__).resolve().parents[1] / "docs/reliability.md"
 NAN = float("nan")
 
 
-SECTIONS = {1: "Annotations", 24: "Pictures", 36: "Boxes", 45: "Weights and checkpoints", 65: "Commands and exports"}
+SECTIONS = {1: "Annotations", 24: "Images", 36: "Boxes", 45: "Weights and checkpoints", 65: "Commands and exports"}
 SECTIONS |= {75: "Packs"}
-SECTIONS |= {90: "Keras, and what else programs use kpzoo with"}
+SECTIONS |= {90: "Use with Keras and in other programs"}
 
 
 def refusal(call, *args, **kwargs) -> str:
@@ -121,7 +121,11 @@ def poses_of(model, picture, boxes=BOX, **options):
 # Annotations
 
 
-@row(1, "JSON cut off, of another kind, in UTF-16, or with a byte order mark", "File, line, column; a mark is read")
+@row(
+    1,
+    "Truncated JSON, a file that is not JSON, UTF-16, a byte order mark",
+    "Error with file, line and column; a byte order mark is accepted",
+)
 def test_json_that_is_none_is_told_with_its_place(load, tmp_path):
     whole = json.dumps(content(), indent=1)
     assert re.search(r"annotations.json:\d+:\d+ is not JSON.*truncated", refusal(load, whole[: len(whole) // 2]))
@@ -135,32 +139,40 @@ def test_json_that_is_none_is_told_with_its_place(load, tmp_path):
             assert len(read_annotations(path).persons.ids) == 3
 
 
-@row(2, "JSON that is a list, or lacks images, annotations or categories", "The missing key is named")
+@row(2, "JSON that is a list, or has no images, annotations or categories", "Error that names the missing key")
 def test_a_missing_part_is_named(load):
     assert "Received: a list" in refusal(load, "[1, 2]")
     for key in ("images", "annotations", "categories"):
         assert f"needs the list '{key}'" in refusal(load, changed(key, del_))
 
 
-@row(3, "Keypoints of another number than the category has", "Annotation id, received and expected count")
+@row(
+    3,
+    "An annotation with a number of keypoints other than its category's",
+    "Error with annotation id, received and expected number",
+)
 def test_keypoints_of_another_number_are_refused_by_id(load):
     message = refusal(load, changed("annotations", 1, "keypoints", [1.0] * 48))
     assert "[48] numbers where 3 * 17 = 51 are expected (annotation ids 1)" in message
 
 
-@row(4, "No num_keypoints", "Counted: keypoints with v > 0")
+@row(4, "No num_keypoints", "Computed: the number of keypoints with v > 0")
 def test_a_missing_num_keypoints_is_counted(mended):
     read, told = mended(changed("annotations", 1, "num_keypoints", del_))
     assert read.persons.num_keypoints.tolist() == [5, 5, 5] and "without `num_keypoints`" in told
 
 
-@row(5, "No iscrowd", "Taken as 0")
+@row(5, "No iscrowd", "Read as 0")
 def test_a_missing_iscrowd_is_0(mended):
     read, told = mended(changed("annotations", 1, "iscrowd", del_))
     assert read.persons.is_crowd.tolist() == [False, False, True] and "Read as 0" in told
 
 
-@row(6, "No area, as in all of CrowdPose", "0.53 * width * height of the box; noted if all lack it, else warned of")
+@row(
+    6,
+    "No area, as in CrowdPose",
+    "Estimated as 0.53 * width * height of the box; a note if all areas are missing, a warning if some are",
+)
 def test_a_missing_area_follows_the_rule_of_the_data_set(load, mended):
     read, told = mended(changed("annotations", 1, "area", del_))
     assert read.persons.area.tolist() == [1300, 0.53 * 40 * 60, 1300] and "0.53 * width" in told
@@ -170,31 +182,31 @@ def test_a_missing_area_follows_the_rule_of_the_data_set(load, mended):
     assert note(load(data, strict=True), "without `area`").severity == "note"
 
 
-@row(7, "An area of 0, which makes AP 1.000 with other tools", "Computed from the box and warned of")
+@row(7, "An area of 0, with which other tools compute an AP of 1.000", "Estimated from the box, with a warning")
 def test_an_area_of_0_is_computed_anew(mended):
     read, told = mended(changed("annotations", 1, "area", 0))
     assert read.persons.area[1] == 0.53 * 40 * 60 and "`area` that is not a number above 0" in told
 
 
-@row(8, "An annotation with id 0, which COCO's tools take for no match", "Renumbered and warned of")
+@row(8, "An annotation with id 0, which COCO's tools treat as no match", "Renumbered, with a warning")
 def test_the_id_0_is_renumbered(mended):
     read, told = mended(changed("annotations", 1, "id", 0))
     assert read.persons.ids.tolist() == [3, 4, 2] and "Renumbered to 4" in told
 
 
-@row(9, "Annotation ids that occur twice", "Refused, the ids named")
+@row(9, "Duplicate annotation ids", "Error that names the ids")
 def test_annotation_ids_that_occur_twice_are_refused(load):
     assert "occur twice (annotation ids 4, 5)" in refusal(load, pieces(4, 5, 5, 4))
 
 
-@row(10, "Annotations of images that are not there", "Refused, the first ten image ids and the count named")
+@row(10, "Annotations with an unknown image id", "Error with the first ten image ids and their number")
 def test_image_ids_without_image_are_counted(load):
     data = content() | dict(annotations=[annotation(i, 100 + i) for i in range(1, 26)])
     message = refusal(load, data)
     assert "of no image (image ids 101, 102, " in message and "110, … 25 in total)" in message
 
 
-@row(11, "Image ids or file names that occur twice", "Refused")
+@row(11, "Duplicate image ids or file names", "Error")
 def test_images_that_occur_twice_are_refused(load):
     assert "Image ids that occur twice (image ids 1, 1)" in refusal(load, changed("images", 0, "id", 1))
     assert "the same `file_name`" in refusal(load, changed("images", 0, "file_name", "1.jpg"))
@@ -204,8 +216,8 @@ BAD_BOXES = [[9, 9, 0, 9], [9, 9, 9, -9], [9, NAN, 9, 9], None, ["wide", 9, 9, 9
 
 
 @row(
-    12, "A box that is flat, negative, NaN, null, text, enormous, or no four numbers",
-    "No crop is made of it: counted and warned of, refused with strict; the evaluation still counts the person",
+    12, "A box with zero or negative size, NaN, null, text, huge values, or other than four values",
+    "No crop, and a warning with the number of such boxes; an error with `strict`; the evaluation includes the person",
 )  # fmt: skip
 @pytest.mark.parametrize("bad", BAD_BOXES, ids=str)
 def test_boxes_without_a_size_are_left_out_and_counted(mended, bad):
@@ -214,7 +226,7 @@ def test_boxes_without_a_size_are_left_out_and_counted(mended, bad):
     assert training_persons(read)["index"].tolist() == [0] and len(read.persons.ids) == 3
 
 
-@row(13, "A box that reaches over the border, or lies outside", "Clipped for training; left out if nothing is left")
+@row(13, "A box partly or completely outside of its image", "Clipped for training; skipped if completely outside")
 def test_boxes_are_clipped_to_their_picture(mended):
     data = changed("annotations", 1, "bbox", [900, 9, 9, 9])
     data["annotations"][0]["bbox"] = [-5, 100, 300, 50]
@@ -223,14 +235,16 @@ def test_boxes_are_clipped_to_their_picture(mended):
     assert "Boxes outside their image (annotation ids 1)" in told
 
 
-@row(14, "A keypoint outside of the picture that is labelled", "Weight 0 in training, counted")
+@row(
+    14, "A labelled keypoint outside of the image", "Weight 0 in training, and a note with the number of such keypoints"
+)
 def test_keypoints_outside_have_no_weight(load):
     read = load(changed("annotations", 0, "keypoints", keypoints_with(0, 170.0)))
     assert training_persons(read)["visibility"][0, :3].tolist() == [0, 2, 1]
     assert note(read, "Labelled keypoints outside").count == 1
 
 
-@row(15, "A visibility that is not 0, 1 or 2", "Refused with the values that were met")
+@row(15, "A visibility that is not 0, 1 or 2", "Error that names the values")
 @pytest.mark.parametrize("bad", [3, -1, 0.5, NAN])
 def test_other_visibilities_are_refused(load, bad):
     message = refusal(load, changed("annotations", 1, "keypoints", keypoints_with(2, bad)))
@@ -238,7 +252,7 @@ def test_other_visibilities_are_refused(load, bad):
     assert f"a visibility of [{shown}] (annotation ids 1)" in message
 
 
-@row(16, "No labelled person at all", "Said so: no training, and metrics n/a instead of -1")
+@row(16, "No person with labelled keypoints", "A note; an error in training; metrics are n/a instead of -1")
 def test_nobody_labelled_is_said_so(load, tmp_path, capsys):
     data = content()
     for person in data["annotations"]:
@@ -251,7 +265,7 @@ def test_nobody_labelled_is_said_so(load, tmp_path, capsys):
     assert code == 0 and "n/a (no ground truth in range)" in out
 
 
-@row(17, "Persons marked iscrowd", "Not trained on; in the evaluation poses on them are neither right nor wrong")
+@row(17, "Annotations with iscrowd", "Excluded from training; in the evaluation, poses on them are ignored")
 def test_crowds_are_ignored(load, tmp_path):
     from kpzoo.evaluation.metrics import average_precision
 
@@ -263,7 +277,7 @@ def test_crowds_are_ignored(load, tmp_path):
     assert average_precision(read, read_results(poses, read)).values["AP"] == pytest.approx(1.0)
 
 
-@row(18, "Two categories with different keypoints", "Refused until one is chosen; never merged")
+@row(18, "Two categories with different keypoints", "Error until one category is selected; never merged")
 def test_of_two_categories_one_must_be_chosen(load):
     message = refusal(load, two_categories())
     assert "{'person': 17, 'hand': 3}. Choose one, such as `category='person'`" in message
@@ -271,8 +285,8 @@ def test_of_two_categories_one_must_be_chosen(load):
 
 @row(
     19,
-    "A category without keypoint names; a skeleton from 0 or beyond K",
-    "Refused; read so or left out, and warned of",
+    "A category without keypoint names; a skeleton that counts from 0 or exceeds K",
+    "Error; read as counted from 0 or ignored, with a warning",
 )
 def test_categories_are_understood_or_refused(load, mended):
     assert "has no `keypoints`, the list of their names" in refusal(load, changed("categories", 0, "keypoints", del_))
@@ -284,7 +298,11 @@ def test_categories_are_understood_or_refused(load, mended):
     assert "numbers from 1 to 17" in told and read.skeleton.links == ()
 
 
-@row(20, "Left and right that are no pairs", "Refused at once; a mirrored picture would teach the wrong side")
+@row(
+    20,
+    "Left and right keypoints that do not form pairs",
+    "Error on reading, since flipped images would have wrong labels",
+)
 def test_sides_must_be_pairs(load):
     message = refusal(load, changed("categories", 0, "keypoints", ["nose", "left_eye"]))
     assert "no mirror image of the other side: ['left_eye']" in message
@@ -293,9 +311,9 @@ def test_sides_must_be_pairs(load):
 
 
 @row(
-    21, "JSON of a gigabyte, or nested without end",
-    "Read in pieces with little more memory than the text; above 4 GiB refused; nesting refused",
-    "Measured on a small file against reading it at once; the limit is lowered for the test.",
+    21, "JSON of a gigabyte, or with deep nesting",
+    "Read in parts, with little more memory than the text; error above 4 GiB; error for deep nesting",
+    "Compared on a small file with reading it in one part; the test lowers the limit.",
 )  # fmt: skip
 def test_large_and_deep_files_are_bounded(tmp_path, monkeypatch):
     path = write(tmp_path, content() | dict(annotations=[annotation(i) for i in range(1, 3001)]))
@@ -316,14 +334,14 @@ def test_large_and_deep_files_are_bounded(tmp_path, monkeypatch):
         assert "nested too deeply" in refusal(read_annotations, write(tmp_path, text))
 
 
-@row(22, "File names that are absolute or climb with ..", "Refused; allow_outside takes them")
+@row(22, "File names that are absolute or contain ..", "Error; `allow_outside` accepts them")
 @pytest.mark.parametrize("name", ["../../etc/passwd", "a/../../b", "/etc/passwd", "C:\\a.jpg", "a\\..\\..\\b", "~/a"])
 def test_file_names_stay_in_their_folder(load, name):
     assert "outside the image folder" in refusal(load, changed("images", 0, "file_name", name))
     assert load(changed("images", 0, "file_name", name), allow_outside=True).file_names[0] == name
 
 
-@row(23, "A crowdIndex that is missing or above 1", "Noted; the file's value decides between easy, medium, hard")
+@row(23, "A missing crowdIndex, or one above 1", "A note; the value in the file determines easy, medium or hard")
 def test_crowd_indices_are_used_as_they_are(load):
     read = load(changed("images", 0, "crowdIndex", 3.02))
     assert note(read, "`crowdIndex` is not in 0 … 1").count == 1 and note(read, "without `crowdIndex`").count == 1
@@ -346,22 +364,22 @@ def check_bad_picture(model, folder: Path, data: bytes, reason: str):
     assert found["bad.jpg"].picture.problem and not len(found["bad.jpg"].poses)
 
 
-@row(24, "A picture of 0 bytes", "Left out and named, in training and prediction; the others are answered")
+@row(24, "An image file of 0 bytes", "Skipped with a message, in training and prediction; the other images are used")
 def test_an_empty_picture_is_left_out(model, tmp_path):
     check_bad_picture(model, tmp_path, b"", "0 bytes")
 
 
-@row(25, "A web page that was saved as .jpg", "The same, and called a web page")
+@row(25, "A web page saved as .jpg", "Skipped with a message that names a web page")
 def test_a_web_page_is_no_picture(model, tmp_path):
     check_bad_picture(model, tmp_path, WEB_PAGE, "a web page")
 
 
-@row(26, "A JPEG that was cut off", "The same; never filled up with grey")
+@row(26, "A truncated JPEG", "Skipped with a message; missing pixels are never filled with grey")
 def test_a_picture_that_was_cut_off_is_left_out(model, tmp_path):
     check_bad_picture(model, tmp_path, encoded(".jpg", noise(200, 200))[:3000], "(incomplete or damaged|JPEG|jpeg)")
 
 
-@row(27, "GIF, animated or not, and WebP", "The first frame, in training and prediction")
+@row(27, "GIF, animated GIF and WebP", "The first frame is used, in training and prediction")
 def test_animations_give_their_first_frame(model, tmp_path):
     import tensorflow as tf
 
@@ -380,7 +398,7 @@ def test_animations_give_their_first_frame(model, tmp_path):
         assert crop.shape == (8, 8, 3) and crop.numpy().min() >= 252
 
 
-@row(28, "A picture with an EXIF rotation", "Turned upright for predictions; data sets count stored pixels")
+@row(28, "An image with an EXIF orientation", "Applied in prediction; data sets use the stored pixels")
 def test_exif_turns_predictions_and_not_data_sets(tmp_path):
     from kpzoo.inference import pictures
 
@@ -400,7 +418,7 @@ OTHER_PIXELS = {
 }
 
 
-@row(29, "Grey, CMYK, transparent and 16-bit pictures", "Three channels of 0 … 255; transparency is dropped")
+@row(29, "Grey, CMYK, transparent and 16-bit images", "Converted to three channels of 0 … 255; alpha is ignored")
 def test_other_pixels_become_rgb_bytes(tmp_path):
     for kind, (data, expected) in OTHER_PIXELS.items():
         (tmp_path / "a").write_bytes(data)
@@ -411,7 +429,11 @@ def test_other_pixels_become_rgb_bytes(tmp_path):
     np.testing.assert_allclose(image[:, 4:].mean((0, 1)), (254, 1, 1), atol=4)
 
 
-@row(30, "A small file that claims 60,000 x 60,000 or 20,000 x 20,000 pixels", "Refused by its header, nothing decoded")
+@row(
+    30,
+    "A small file with a header of 60,000 x 60,000 or 20,000 x 20,000 pixels",
+    "Error from the header, before decoding",
+)
 @pytest.mark.parametrize("side", [60_000, 20_000])
 def test_decompression_bombs_are_refused_before_decoding(tmp_path, monkeypatch, side):
     import tensorflow as tf
@@ -426,7 +448,7 @@ def test_decompression_bombs_are_refused_before_decoding(tmp_path, monkeypatch, 
     assert decoders == []
 
 
-@row(31, "TIFF and HEIC", "Refused with the kinds that can be read")
+@row(31, "TIFF and HEIC", "Error that lists the supported formats")
 @pytest.mark.parametrize("data", [b"II*\0" + bytes(40), b"\0\0\0\x18ftypheic" + bytes(40)], ids=["tiff", "heic"])
 def test_other_formats_are_named_with_those_that_can_be_read(tmp_path, data):
     (tmp_path / "a.jpg").write_bytes(data)
@@ -434,7 +456,7 @@ def test_other_formats_are_named_with_those_that_can_be_read(tmp_path, data):
     assert "kpzoo reads JPEG" in str(files.undecodable([str(tmp_path / "a.jpg")]))
 
 
-@row(32, "Pictures of 1 x 1, 10 x 10,000 and 5,000 x 1 pixels", "Answered like any other")
+@row(32, "Images of 1 x 1, 10 x 10,000 and 5,000 x 1 pixels", "Processed like any other image")
 @pytest.mark.parametrize("size_hw", [(1, 1), (10, 10_000), (5000, 1)])
 def test_pictures_of_extreme_shapes_are_answered(model, size_hw, tmp_path):
     path = images.write_image(tmp_path / "a.png", noise(*size_hw))
@@ -444,8 +466,8 @@ def test_pictures_of_extreme_shapes_are_answered(model, size_hw, tmp_path):
 
 
 @row(
-    33, "Arrays of 0 … 1, of another order of axes, with NaN, of another type; BGR",
-    "Refused with the line that mends it; that colours must be RGB is documented, for it cannot be seen",
+    33, "Arrays with values 0 … 1, another axis order, NaN or another dtype; BGR",
+    "Error with the line of code that fixes it; BGR is not detectable, the documentation requires RGB",
 )  # fmt: skip
 @pytest.mark.parametrize(
     ("array", "fix"),
@@ -466,8 +488,8 @@ def test_arrays_that_are_no_picture_are_refused_with_the_fix(model, array, fix):
 
 
 @row(
-    34, "A file that may not be read, a folder named .jpg, a broken link; names of any alphabet",
-    "Named with the reason; all names are read", "Missing rights are simulated: root may read everything.",
+    34, "A file without read permission, a folder named .jpg, a broken link; names in any alphabet",
+    "Error with path and reason; all names are accepted", "Missing permissions are simulated.",
 )  # fmt: skip
 def test_files_that_cannot_be_opened_are_named(tmp_path, monkeypatch):
     (tmp_path / "folder.jpg").mkdir()
@@ -500,8 +522,8 @@ def saved(model, tmp_path_factory):
 
 
 @row(
-    35, "A video without frames, cut off, of no known codec; no webcam",
-    "Refused, or read as far as it goes: whole results, code 2, the number of lost frames",
+    35, "A video without frames, a truncated one, an unknown codec; no webcam",
+    "Error, or read up to the damage: results of all read frames, exit code 2, number of lost frames",
 )  # fmt: skip
 def test_videos_are_read_as_far_as_they_go(saved, tmp_path, capsys):
     from kpzoo.inference import pictures
@@ -523,7 +545,7 @@ def test_videos_are_read_as_far_as_they_go(saved, tmp_path, capsys):
 # Boxes
 
 
-@row(36, "No boxes at all", "No poses, with the right shapes; AP 0.0 where there are persons")
+@row(36, "No boxes", "Empty results with the documented shapes; AP 0.0 if there are persons")
 def test_no_boxes_give_no_poses(model, load, tmp_path):
     from kpzoo.evaluation.metrics import average_precision
 
@@ -535,7 +557,11 @@ def test_no_boxes_give_no_poses(model, load, tmp_path):
     assert read_boxes(write(tmp_path, [], "boxes.json"), read).boxes_image_xywh.shape == (0, 4)
 
 
-@row(37, "Two corners where a corner and a size are expected", "Warned of when a file looks like it")
+@row(
+    37,
+    "Boxes given as two corners instead of a corner and a size",
+    "A warning if the file appears to contain such boxes",
+)
 def test_two_corners_are_suspected(load, tmp_path, model):
     corners = [box(bbox=(100, 60, 150, 110)), box(7, bbox=(90, 20, 140, 115))]
     with pytest.warns(UserWarning, match="looks like two corners"):
@@ -543,13 +569,13 @@ def test_two_corners_are_suspected(load, tmp_path, model):
     assert "not corners" in refusal(poses_of, model, noise(), [[50, 50, -20, 10]])
 
 
-@row(38, "NaN, infinity or a negative size in a box", "Refused by its index")
+@row(38, "NaN, infinity or a negative size in a box", "Error with the index of the box")
 @pytest.mark.parametrize("bad", [[NAN, 5, 9, 9], [5, 5, np.inf, 9], [5, 5, 9, -9], [5, 5, 0, 9]], ids=str)
 def test_boxes_that_are_none_are_refused_by_index(model, bad):
     assert "Box 1 of `boxes_xywh=` must be finite" in refusal(poses_of, model, noise(), [BOX[0], bad])
 
 
-@row(39, "A box wholly outside of the picture", "Left out and reported; the other boxes are answered")
+@row(39, "A box completely outside of the image", "Skipped with a message; the other boxes are processed")
 def test_boxes_outside_are_left_out_and_reported(model, load, tmp_path):
     with pytest.warns(UserWarning, match="outside"):
         poses = poses_of(model, noise(), [BOX[0], [500, 500, 40, 50]])
@@ -559,8 +585,8 @@ def test_boxes_outside_are_left_out_and_reported(model, load, tmp_path):
 
 
 @row(
-    40, "10,000 boxes in one picture", "Looked into batch by batch",
-    "The network is replaced by one that only counts: its work is not what is tested.",
+    40, "10,000 boxes in one image", "Processed in batches",
+    "The network is replaced by one that only counts crops, since its outputs are not tested.",
 )  # fmt: skip
 def test_ten_thousand_boxes_go_batch_by_batch(model, monkeypatch):
     import tensorflow as tf
@@ -582,13 +608,13 @@ def test_ten_thousand_boxes_go_batch_by_batch(model, monkeypatch):
     assert len(rows) >= 100 and max(rows) == 100
 
 
-@row(41, "Boxes of one pixel, or larger than the picture", "Finite keypoints")
+@row(41, "Boxes of one pixel, or larger than the image", "Finite keypoints")
 def test_tiny_and_enormous_boxes_are_answered(model):
     poses = poses_of(model, noise(), [[10, 10, 1, 1], [10, 10, 0.01, 0.01], [-500, -500, 2000, 2000], [0, 0, 80, 0.5]])
     assert len(poses) == 4 and np.isfinite(poses.keypoints_xy).all() and np.isfinite(poses.scores).all()
 
 
-@row(42, "Boxes whose score is missing, above 1 or NaN", "1.0; refused; refused")
+@row(42, "Boxes with a missing score, a score above 1 or a NaN score", "Read as 1.0; error; error")
 def test_scores_of_boxes_are_checked(load, tmp_path):
     read = load(content())
     without = {key: value for key, value in box().items() if key != "score"}
@@ -601,13 +627,13 @@ def test_scores_of_boxes_are_checked(load, tmp_path):
         assert message in refusal(read_boxes, write(tmp_path, [box(score=score)], "boxes.json"), read)
 
 
-@row(43, "A box file of another data set", "Refused before anything runs, not an AP of 0")
+@row(43, "A box file of another data set", "Error before inference, instead of an AP of 0")
 def test_boxes_of_other_data_are_refused(load, tmp_path):
     path = write(tmp_path, [box(5), box(6)], "boxes.json")
     assert "boxes.json belongs to another data set" in refusal(read_boxes, path, load(content()))
 
 
-@row(44, "The box of one person twice", "OKS-NMS leaves one pose")
+@row(44, "Two boxes of the same person", "OKS-NMS keeps one pose")
 def test_a_person_found_twice_is_one_pose(model):
     twice = SimpleNamespace(detect=lambda images, ids: ([np.repeat(BOX, 2, axis=0)], [np.array([0.9, 0.8])]))
     poses = kpzoo.predict(model, noise(), detector=twice, flip=False)
@@ -634,19 +660,27 @@ def check_refused_and_unchanged(model, path, message: str, **options):
         np.testing.assert_array_equal(value, before[name])
 
 
-@row(45, "A weights file that is not there", "Named; a tag that is not published is answered with those that are")
+@row(
+    45,
+    "A weights file that does not exist",
+    "Error with the path; for an unknown tag, an error that lists the published tags",
+)
 def test_weights_that_are_not_there_are_named(tmp_path):
     assert "No weights file" in refusal(build_with, tmp_path / "gone.weights.h5")
 
 
-@row(46, "A weights file of junk", "Refused: what can be read, and how an older format is saved anew")
+@row(
+    46,
+    "A weights file with invalid content",
+    "Error that lists the supported formats and explains how to convert older ones",
+)
 def test_junk_is_no_weights_file(tmp_path):
     for data, message in ((b"some text", "none of .safetensors"), (b"\x89HDF\r\n\x1a\n" + bytes(50), "not a readable")):
         (tmp_path / "junk.weights.h5").write_bytes(data)
         assert message in refusal(build_with, tmp_path / "junk.weights.h5")
 
 
-@row(47, "A weights file that was cut off", "Refused: fetch it again")
+@row(47, "A truncated weights file", "Error: download it again")
 @pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors", ".npz"])
 def test_weights_that_were_cut_off_are_refused(model, tmp_path, suffix):
     path = kpzoo.save_weights(model, tmp_path / f"cut{suffix}")
@@ -655,13 +689,13 @@ def test_weights_that_were_cut_off_are_refused(model, tmp_path, suffix):
         check_refused_and_unchanged(model, tmp_path / f"part{suffix}", "Download it again")
 
 
-@row(48, "A weights file of 0 bytes", "Refused: fetch it again")
+@row(48, "A weights file of 0 bytes", "Error: download it again")
 def test_an_empty_weights_file_is_refused(tmp_path):
     (tmp_path / "empty.weights.h5").touch()
     assert "is empty. Download it again" in refusal(build_with, tmp_path / "empty.weights.h5")
 
 
-@row(49, "A web page that was saved as weights", "Refused: the download needs a click or a login")
+@row(49, "A web page saved as a weights file", "Error: the download needs a confirmation or a login")
 def test_a_web_page_is_no_weights_file(tmp_path):
     (tmp_path / "page.weights.h5").write_bytes(WEB_PAGE)
     assert "is a web page, not weights" in refusal(build_with, tmp_path / "page.weights.h5")
@@ -684,7 +718,7 @@ def cached(saved, tmp_path, monkeypatch):
     return tmp_path / "home/tiny.weights.h5"
 
 
-@row(50, "A cached file with another SHA-256 than published", "Removed before anything reads it, and fetched anew")
+@row(50, "A cached file with a SHA-256 other than the published one", "Deleted before it is read, and downloaded again")
 def test_a_cached_file_that_was_changed_is_removed(cached, saved, monkeypatch, capsys):
     published.fetch(TAG)
     data = bytearray(cached.read_bytes())
@@ -699,14 +733,14 @@ def test_a_cached_file_that_was_changed_is_removed(cached, saved, monkeypatch, c
     assert not cached.exists() and cached.name in message and published.ROWS[TAG].sha256 in message
 
 
-@row(51, "Weights for another number of keypoints", "A short message that names head='new', which takes them")
+@row(51, "Weights for another number of keypoints", "A short error that suggests `head='new'`, which accepts them")
 def test_other_keypoints_need_a_new_head(saved):
     other = kpzoo.build("cpn_tiny", image_hw=(64, 64), skeleton="crowdpose14")
     check_refused_and_unchanged(other, saved, "head='new'|build with that skeleton")
     assert kpzoo.load_weights(other, saved, head="new").fresh
 
 
-@row(52, "Weights of another architecture", "Refused, the model unchanged")
+@row(52, "Weights of another architecture", "Error; the model is unchanged")
 def test_weights_of_another_network_are_refused(saved):
     check_refused_and_unchanged(kpzoo.build("hrnet_tiny", image_hw=(64, 64)), saved, "do not fit model 'hrnet_tiny'")
 
@@ -715,13 +749,13 @@ def change(arrays, name, array):
     return {**arrays, name: array}
 
 
-@row(53, "A weights file with tensors too many", "Refused, the tensor named")
+@row(53, "A weights file with unexpected tensors", "Error that names the tensor")
 def test_a_tensor_too_many_is_refused(model, tmp_path):
     np.savez(tmp_path / "more.npz", **arrays_of(model), surplus_conv_kernel=np.ones(3, np.float32))
     check_refused_and_unchanged(model, tmp_path / "more.npz", "1 tensors of the file are not in the model: surplus")
 
 
-@row(54, "A weights file with renamed layers", "Refused: nothing is loaded by its place alone")
+@row(54, "A weights file with renamed layers", "Error: tensors are never loaded by position only")
 def test_renamed_layers_are_refused(model, tmp_path):
     arrays = arrays_of(model)
     name = [name for name in arrays if name.endswith("kernel")][40]
@@ -732,7 +766,7 @@ def test_renamed_layers_are_refused(model, tmp_path):
     )
 
 
-@row(55, "Weights of NaN or infinity", "Refused, the tensor named")
+@row(55, "Weights with NaN or infinity", "Error that names the tensor")
 @pytest.mark.parametrize("bad", [NAN, np.inf])
 def test_weights_that_are_not_finite_are_refused(model, tmp_path, bad):
     arrays = arrays_of(model)
@@ -752,7 +786,7 @@ class Command:
         return os.system, (f"touch {self.path}",)
 
 
-@row(56, "A .pth file whose pickle runs code", "Refused, not run; tensors are read without Python's pickle imports")
+@row(56, "A .pth file with a pickle that runs code", "Error; no code is run, tensors are read without pickle's imports")
 def test_a_pickle_that_runs_code_is_refused_and_not_run(model, tmp_path):
     ran = tmp_path / "ran"
     with zipfile.ZipFile(tmp_path / "evil.pth", "w") as archive:
@@ -762,7 +796,11 @@ def test_a_pickle_that_runs_code_is_refused_and_not_run(model, tmp_path):
     assert not ran.exists()
 
 
-@row(57, "A whole model as .keras or .h5", "Refused: a model may hold code; its weights can be saved alone")
+@row(
+    57,
+    "A complete model as .keras or .h5",
+    "Error: models may contain code; the message explains how to save only the weights",
+)
 def test_whole_models_are_refused(model, tmp_path):
     import h5py
 
@@ -773,7 +811,7 @@ def test_whole_models_are_refused(model, tmp_path):
         check_refused_and_unchanged(model, tmp_path / name, "is a whole Keras model")
 
 
-@row(58, "An .h5 file that points to other files or promises enormous arrays", "Refused before anything is read")
+@row(58, "An .h5 file with links to other files or with huge array shapes", "Error before any data is read")
 def test_h5_files_stay_in_their_bounds(model, tmp_path):
     import h5py
 
@@ -788,7 +826,7 @@ def test_h5_files_stay_in_their_bounds(model, tmp_path):
         check_refused_and_unchanged(model, tmp_path / f"{name}.weights.h5", message)
 
 
-@row(59, "Weights of a mixed-precision model in a float32 one, and back", "Equal to the last bit")
+@row(59, "Weights of a mixed-precision model loaded into a float32 model, and vice versa", "Bitwise equal")
 def test_mixed_precision_weights_are_the_same_numbers(model, saved, tmp_path):
     import keras
 
@@ -815,8 +853,8 @@ def compiled():
 
 
 @row(
-    60, "A kill while a checkpoint is written, or a checkpoint cut off", "The one before is loaded",
-    "The kill is an exception halfway through the file; processes are killed in test_faults.py.",
+    60, "A process killed while it writes a checkpoint, or a truncated checkpoint", "The previous checkpoint is loaded",
+    "Simulated by an exception during writing; test_faults.py kills processes.",
 )  # fmt: skip
 def test_a_checkpoint_that_was_not_finished_costs_one_epoch(compiled, tmp_path, monkeypatch, capsys):
     from kpzoo import training
@@ -843,7 +881,7 @@ def test_a_checkpoint_that_was_not_finished_costs_one_epoch(compiled, tmp_path, 
     assert "step-000000006.weights.h5 cannot be read" in capsys.readouterr().err
 
 
-@row(61, "A run that is continued with another batch size, data set, recipe or N", "Refused, both values named")
+@row(61, "A run resumed with another batch size, data set, recipe or N", "Error with both values")
 def test_a_run_with_other_settings_is_refused(compiled, tmp_path):
     from kpzoo import training
     from kpzoo.losses import HeatmapLoss
@@ -864,9 +902,9 @@ def no_space():
 
 
 @row(
-    62, "A full disk, a folder that cannot be written",
-    "One line with the path; nothing half is left, nothing old is lost; a run is refused before it starts",
-    "The full disk is a limit on file sizes, which the kernel enforces without root; for .h5 files a simulated error.",
+    62, "A full disk, a folder without write permission",
+    "Error with the path; no partial files, existing files are kept; a training fails before it starts",
+    "Simulated by the kernel's limit on file sizes; for .h5 files by an exception.",
 )  # fmt: skip
 def test_a_full_disk_leaves_nothing_half(model, compiled, small_folder, tmp_path, capsys, monkeypatch):
     from kpzoo import export, training
@@ -890,8 +928,8 @@ def test_a_full_disk_leaves_nothing_half(model, compiled, small_folder, tmp_path
 
 
 @row(
-    63, "Two processes that fetch the same weights", "One fetches, the others wait for it",
-    "Three threads, for which the lock of the file is the same; two processes are in test_weights.py.",
+    63, "Two processes that download the same weights", "One downloads, the other waits",
+    "Tested with three threads, which use the same file lock; test_weights.py tests two processes.",
 )  # fmt: skip
 def test_two_processes_share_one_download(cached, monkeypatch):
     copied = []
@@ -911,7 +949,9 @@ def test_two_processes_share_one_download(cached, monkeypatch):
     assert len(copied) == 1 and paths == [cached] * 3
 
 
-@row(64, "No network, and weights that are not there yet", "File name, URL, and where to put the file")
+@row(
+    64, "No network, and weights that are not cached", "Error with file name, URL and the folder for a manual download"
+)
 def test_without_a_network_the_place_for_the_file_is_told(cached, monkeypatch, model):
     from dataclasses import replace
 
@@ -932,14 +972,18 @@ def test_without_a_network_the_place_for_the_file_is_told(cached, monkeypatch, m
 # Commands and exports
 
 
-@row(65, "A model's name that is misspelt", "Code 2 and the nearest names")
+@row(65, "A misspelt model name", "Error with the closest names")
 def test_a_misspelt_model_is_answered_with_the_nearest(capsys, tmp_path):
     arguments = ["--untrained", "--out", tmp_path / "x"]
     line = refused_command(capsys, "export", "--model", "cpn_res5O", *arguments)
     assert "Received: 'cpn_res5O'. Did you mean" in line and "'cpn_res50'" in line
 
 
-@row(66, "A batch of 0, -1 or 1e9, a size that is no multiple of 32, N of 0, OHKM over 99", "Refused with the range")
+@row(
+    66,
+    "A batch size of 0, -1 or 1e9, an image size that is not a multiple of 32, N of 0, OHKM with 99 keypoints",
+    "Error with the valid range",
+)
 def test_numbers_out_of_range_are_refused(capsys, tmp_path, compiled):
     from kpzoo.losses import CPNLoss
 
@@ -957,7 +1001,7 @@ def test_numbers_out_of_range_are_refused(capsys, tmp_path, compiled):
     assert "at most 3, the number of keypoints" in refusal(CPNLoss(top_k=99), targets, outputs)
 
 
-@row(67, "Output that exists or is a folder", "Refused until it is said that it may be replaced")
+@row(67, "An output path that exists or is a folder", "Error unless overwriting is enabled")
 def test_what_exists_is_not_replaced_unasked(capsys, tmp_path, model):
     from kpzoo import export
 
@@ -970,8 +1014,8 @@ def test_what_exists_is_not_replaced_unasked(capsys, tmp_path, model):
 
 
 @row(
-    68, "More GPUs asked for than there are", "Refused with their number; without a GPU the CPU is taken",
-    "A machine of one GPU is simulated. One without any splits its CPU; no option asks for a GPU as such.",
+    68, "More GPUs requested than available", "Error with the number of GPUs; without a GPU, the CPU is used",
+    "A machine with one GPU is simulated. A machine without one splits its CPU; no option requires a GPU.",
 )  # fmt: skip
 def test_more_gpus_than_there_are_is_refused(monkeypatch):
     import tensorflow as tf
@@ -982,7 +1026,11 @@ def test_more_gpus_than_there_are_is_refused(monkeypatch):
     assert "This machine has 1 GPUs. Received: 2 devices" in refusal(training.make_strategy, 2)
 
 
-@row(69, "An unknown option or a value of the wrong type", "Named with the nearest; there are no configuration files")
+@row(
+    69,
+    "An unknown option or a value of the wrong type",
+    "Error with the closest name; there are no configuration files",
+)
 def test_unknown_options_are_named(capsys, tmp_path):
     assert "Did you mean 'width'" in refusal(kpzoo.build, "cpn_tiny", image_hw=(64, 64), wdth=3)
     arguments = ["convert", "x", tmp_path / "y.npz", "--model", "cpn_tiny", "--option"]
@@ -991,7 +1039,7 @@ def test_unknown_options_are_named(capsys, tmp_path):
     assert "`image_hw=` must be (height, width)" in refusal(kpzoo.build, "cpn_tiny", image_hw="256x192")
 
 
-@row(70, "Ctrl-C, or SIGTERM as a scheduler sends it", "A clean stop with code 130; a run keeps its last checkpoint")
+@row(70, "Ctrl-C, or SIGTERM from a scheduler", "Clean exit with code 130; a training keeps its last checkpoint")
 def test_a_signal_is_a_clean_stop(monkeypatch, capsys, tmp_path, hears_ctrl_c):
     from kpzoo.scenes import drawn
 
@@ -1008,7 +1056,7 @@ def test_a_signal_is_a_clean_stop(monkeypatch, capsys, tmp_path, hears_ctrl_c):
         signal.signal(signal.SIGTERM, before)
 
 
-@row(71, "A reader that closes the pipe early, such as head", "A quiet end")
+@row(71, "A pipe closed early, for example by head", "Exit without a message")
 def test_a_closed_pipe_is_quiet(small_folder):
     code = "import sys; from kpzoo import cli; sys.exit(cli.main(sys.argv[1:]))"
     arguments = [sys.executable, "-c", code, "data", "check", small_folder, "--no-images"]
@@ -1021,7 +1069,7 @@ def test_a_closed_pipe_is_quiet(small_folder):
     assert done.stderr == b"" and done.returncode == 0
 
 
-@row(72, "Results with NaN, NumPy numbers or ids as text", "Refused; written as numbers; read as numbers")
+@row(72, "Results with NaN, NumPy numbers or ids as strings", "Error; written as numbers; read as numbers")
 def test_results_hold_numbers(load, tmp_path):
     from kpzoo.data.results import Results
 
@@ -1037,7 +1085,11 @@ def test_results_hold_numbers(load, tmp_path):
     assert "not finite" in refusal(Results, np.array([7]), poses[0] * np.nan, *poses[1:])
 
 
-@row(73, "An opset that is not written, free sizes, mixed precision in an ONNX export", "Explained, with the way out")
+@row(
+    73,
+    "ONNX export with an unsupported opset, dynamic image sizes or mixed precision",
+    "Error that explains the alternative",
+)
 def test_exports_that_cannot_be_are_explained(model, tmp_path):
     import keras
 
@@ -1054,7 +1106,7 @@ def test_exports_that_cannot_be_are_explained(model, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@row(74, "A damaged ONNX file or SavedModel", "Refused by its path")
+@row(74, "A damaged ONNX file or SavedModel", "Error with the path")
 def test_damaged_exports_are_refused(model, tmp_path):
     from kpzoo import export
     from kpzoo.inference import detectors
@@ -1081,9 +1133,9 @@ def packed(small_folder, tmp_path_factory):
 
 
 @row(
-    75, "A pack of TFRecords cut off, with flipped bytes, with shards of another pack or in another version",
-    "Refused before the first batch, the file named; packs of other data or crops are refused by runs and models",
-    "Bytes at seeded places of every file, one at a time. What is damaged after the check ends the run with the file.",
+    75, "A pack of TFRecords that is truncated, has changed bytes, shards of another pack or another version",
+    "Error with the file name before the first batch; trainings and models reject packs of other data or crops",
+    "Changes single bytes at seeded positions of every file. Later damage stops the training with the file name.",
 )  # fmt: skip
 def test_damaged_packs_are_refused_by_the_file(packed, small_folder, model, tmp_path):
     from kpzoo.data import batches, pack, packing
@@ -1137,9 +1189,9 @@ def test_damaged_packs_are_refused_by_the_file(packed, small_folder, model, tmp_
 
 
 @row(
-    76, "A kill while a pack is written, or two that write it",
-    "Nothing has its name, and the next one begins anew; refused",
-    "The kill is an exception before the last step; processes are killed in test_faults.py.",
+    76, "A process killed while it writes a pack; two processes that write the same pack",
+    "No pack exists under its name, the next process starts again; error",
+    "Simulated by an exception before the last step; test_faults.py kills processes.",
 )  # fmt: skip
 def test_a_pack_that_was_not_finished_does_not_exist(packed, small_folder, tmp_path, monkeypatch):
     from kpzoo.data import packing
@@ -1186,10 +1238,10 @@ are complete; a killed process leaves at most a hidden `.part-…` file next to 
 
 def page() -> str:
     """docs/reliability.md."""
-    lines = ["# What kpzoo does with bad input", "", *INTRODUCTION.strip().splitlines()]
+    lines = ["# Handling of invalid input", "", *INTRODUCTION.strip().splitlines()]
     for one in sorted(ROWS):
         if one.number in SECTIONS:
-            lines += ["", f"## {SECTIONS[one.number]}", "", "| | given | what happens | how it is tested |"]
+            lines += ["", f"## {SECTIONS[one.number]}", "", "| | input | behaviour | test |"]
             lines += ["| --: | :-- | :-- | :-- |"]
         lines.append(f"| {one.number} | {one.given} | {one.outcome} | {one.remark} |")
     return "\n".join(lines) + "\n"

@@ -106,8 +106,8 @@ def test_sample_weights_are_read_as_keras_passes_them(weights, as_copies):
 
 @row(
     91,
-    "`fit(x, y)`, data sets of pairs, sample weights, `train_on_batch`, Keras metrics, `predict` of a training batch",
-    "They work, with the same losses as for a batch in one dict",
+    "`fit(x, y)`, data sets of pairs, sample weights, `train_on_batch`, Keras metrics, `predict` on a training batch",
+    "Supported, with the same losses as for a batch in one dict",
 )
 def test_fit_evaluate_and_predict_take_arrays_data_sets_and_generators():
     model = compiled(metrics=["mae", keras.metrics.RootMeanSquaredError("rmse")], weighted_metrics=["mse"])
@@ -170,8 +170,8 @@ def test_a_batch_that_cannot_be_trained_on_is_refused_in_one_line(case):
 
 @row(
     92,
-    "Keras losses, a loss of one number, `loss_weights`, `class_weight`, metrics of unknown outputs",
-    "Refused in one line that says what a pose model takes",
+    "Keras losses, a loss that returns a scalar, `loss_weights`, `class_weight`, metrics of unknown outputs",
+    "Error of one line that states what a pose model accepts",
 )
 def test_arguments_of_compile_without_a_meaning_here_are_refused():
     model = build("cpn_tiny", image_hw=HW)
@@ -276,7 +276,7 @@ def test_an_own_loss_under_mixed_precision_with_regularization_and_frozen_layers
 @row(
     90,
     "A model saved as `.keras`, loaded by `keras.models.load_model` in a new process; a clone",
-    "Loaded as soon as kpzoo is imported, before or after Keras; a clone keeps the preset",
+    "Loaded if kpzoo is imported, before or after Keras; a clone keeps the preset",
 )
 def test_a_new_process_loads_saved_models_of_every_family(tmp_path):
     for name in EVERY:
@@ -319,7 +319,7 @@ def test_every_registered_class_is_in_the_table_of_classes():
 # Global settings of Keras
 
 
-@row(93, "channels_first in keras.json", "No effect: every layer names its layout")
+@row(93, "channels_first in keras.json", "No effect: every layer sets its data format")
 @every_family
 def test_channels_first_as_the_global_default_changes_nothing(name):
     keras.config.set_image_data_format("channels_first")
@@ -349,8 +349,8 @@ def test_policies_that_the_layers_do_not_compute_in_are_refused(policy):
 
 @row(
     94,
-    "Another backend of Keras in KERAS_BACKEND or keras.json, the policies float16, bfloat16 and float64",
-    "Refused, with the place that names it",
+    "Another Keras backend in KERAS_BACKEND or keras.json; the dtype policies float16, bfloat16 and float64",
+    "Error with the place that sets it",
 )
 @pytest.mark.parametrize("where", ["environment", "file"])
 @given(backend=st.sampled_from(["jax", "torch", "numpy", "openvino", "theano", "TensorFlow"]))
@@ -370,8 +370,8 @@ def test_another_backend_is_refused_with_the_place_that_names_it(where, backend,
 
 @row(
     95,
-    "A model that was built before the process forked, as gunicorn --preload does",
-    "Refused in the child, where TensorFlow would wait forever",
+    "A model built before the process forks, as with gunicorn --preload",
+    "Error in the child process, in which TensorFlow would block forever",
 )
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
