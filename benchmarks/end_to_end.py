@@ -91,13 +91,15 @@ def main(argv: list[str] | None = None) -> int:
     }
     measure.report(
         "end_to_end",
-        "Pictures and boxes to poses",
+        "Images and boxes to poses",
         "python benchmarks/end_to_end.py --write",
-        {f"{args.model}, {args.pictures} pictures, {count} boxes, flip test": measure.rows(times, work, **columns)},
+        {f"{args.model}, {args.pictures} images, {count} boxes, flip test": measure.rows(times, work, **columns)},
         [],
         notes=[
-            "Pictures are decoded and cut, asked from both sides, decoded, and mapped back.",
-            "GFLOP/s are the network's over the time of the whole way; the network alone is given its crops.",
+            "The time includes decoding of images, cropping, inference with flip test, and decoding of heatmaps to "
+            "image coordinates.",
+            "GFLOP/s are the operations of the network divided by the total time. The row of the network alone uses "
+            "crops that are in memory.",
         ],
         folder=measure.RESULTS if args.write else None,
     )

@@ -168,17 +168,17 @@ def main(argv: list[str] | None = None) -> int:
         tables,
         reached,
         notes=[
-            "The accelerated graph leaves out what no answer needs and enlarges maps behind 1x1 convolutions; the "
-            "exported one answers with all that the model does.",
-            "Batch norms are part of the convolutions, and sums and ReLUs are computed with them.",
-            "`kpzoo.Predictor` and `kpzoo.evaluate` use the form that is not frozen: each call first checks whether a "
-            "variable was written to. Frozen, the weights are constants, which oneDNN arranges once.",
-            f"Calls of an alternative are timed in a row, {args.calls} of one crop or {max(1, args.calls // 5)} of "
-            "more, then the next one's.",
+            "The accelerated graph computes only the outputs that predictions need and upsamples after 1x1 "
+            "convolutions instead of before. The exported graph computes all outputs of the model.",
+            "Batch normalisation is folded into the convolutions; sums and ReLUs are fused with them.",
+            "`kpzoo.Predictor` and `kpzoo.evaluate` use the graph that is not frozen: each call first checks whether a "
+            "variable has changed. In the frozen graph, weights are constants, which oneDNN reorders once.",
+            f"Each round times {args.calls} consecutive calls per alternative for batches of one crop, and "
+            f"{max(1, args.calls // 5)} for larger batches.",
             *(
                 []
                 if args.weights
-                else ["With random weights no joint has one clear peak: see a trained model's table."]
+                else ["With random weights, heatmaps have no distinct peaks; refer to the table of a trained model."]
             ),
         ],
         folder=measure.RESULTS if args.write else None,

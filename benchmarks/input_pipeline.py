@@ -32,7 +32,7 @@ IMAGE_HW = (256, 192)
 AUGMENT = replace(augment.AUGMENTS["cpn"], half_body_probability=0.3)  # turned, scaled, mirrored, brightened, halved
 COMPOSED = ("kpzoo, composed crops, 1 thread", "kpzoo, composed crops, 2 threads")
 LOOP = "loop of OpenCV and NumPy, 1 core"
-NOTHING = "nothing: an element through one map"
+NOTHING = "overhead: an element through one map"
 FEWER = 8  # times fewer batches of composed crops, which take so much longer
 SAMPLES = 288  # of which the stages are timed
 FILL = (0.0, 0.0, 0.0)  # of HRNet's crops
@@ -209,21 +209,21 @@ def main(argv: list[str] | None = None) -> int:
         "input_pipeline",
         "Input pipeline: 256x192, targets of two people, full augmentation",
         f"python benchmarks/input_pipeline.py --data {folder} --split {args.split} --write",
-        {"Samples per second": lines, "Where the time of a sample goes, one thread": parts},
+        {"Samples per second": lines, "Time per stage of a sample, one thread": parts},
         [
             measure.bar("samples/s on 2 cores", two, at_least=450),
             measure.bar("times as fast as the loop on one core", two / loop, at_least=1.7, unit="x"),
             measure.bar("packed: times as fast as not packed", of_pack / two, at_least=2.0, unit="x"),
         ],
         notes=[
-            f"Decoding the window of the JPEG is {decoding / whole:.0%} of what one thread does for a sample. All else "
-            f"takes {1000 * rest:.0f} µs, so a pack that is twice as fast has {1000 * (whole / 2 - rest):.0f} µs for "
-            f"decoding its smaller JPEG; it needs about {1000 * (whole_packed - rest):.0f}.",
-            f"A composed crop (`--crowd`) takes {one - whole:.1f} ms more of one thread than a photo's. Scenes are put "
-            f"together in Python, under a lock: two threads make {one / both:.2f} times as many as one.",
+            f"Decoding of the JPEG window takes {decoding / whole:.0%} of the time of a sample in one thread. All "
+            f"other steps take {1000 * rest:.0f} µs. For a pack to be twice as fast, decoding of its smaller JPEG may "
+            f"take {1000 * (whole / 2 - rest):.0f} µs; it takes about {1000 * (whole_packed - rest):.0f} µs.",
+            f"A composed crop (`--crowd`) takes {one - whole:.1f} ms more in one thread than a crop of a photo. Scenes "
+            f"are composed in Python under a lock: two threads compose {one / both:.2f} times as many as one.",
             f"The photos are those of {folder}, split {args.split}: {batches.num_persons(data)} labelled people in "
-            f"{len(pictures)} photos, read from the system's memory.",
-            "Every stage is timed with what it costs to hand an element on, which the row of nothing tells.",
+            f"{len(pictures)} photos, read from the page cache.",
+            "The time of every stage includes the overhead of passing an element on, the row `overhead`.",
         ],
         folder=measure.RESULTS if args.write else None,
     )

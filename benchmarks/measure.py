@@ -207,7 +207,7 @@ def as_text(found: Mapping) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     parts = [f"## {found['title']}", f"    {found['command']}"]
     parts.append(
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['intra_op_threads']} threads to an operation; peak of "
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['intra_op_threads']} threads per operation; peak of "
         f"this run {peak['float32']:g} GFLOP/s in float32, {peak['bfloat16']:g} in bfloat16. {versions}."
     )
     tables = {**({"Bars": found["bars"]} if found["bars"] else {}), **found["tables"]}

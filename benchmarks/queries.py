@@ -79,10 +79,10 @@ def main(argv: list[str] | None = None) -> int:
             ratio = times["N = 2: 2 queries at once"].median / times["N = 2: one query"].median
             reached.append(measure.bar(f"{name}, two queries against one", ratio, at_most=BARS[name], unit="x"))
         bounds = (f"{macs.bound(models[-1], queries):.2f}" for queries in (2, 3))
-        notes.append("{}: two queries are {} times the multiply-adds of one, three {}.".format(name, *bounds))
+        notes.append("{}: two queries need {} times the multiply-adds of one, three {} times.".format(name, *bounds))
     measure.report(
         "queries",
-        "A MIPNet's further instances",
+        "Cost of further instances of a MIPNet",
         "python benchmarks/queries.py --write",
         tables,
         reached,

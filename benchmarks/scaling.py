@@ -185,14 +185,17 @@ def main() -> None:
     if not args.page:
         measure.report(
             RESULTS,
-            "One core's training crops, and an evaluation that replicas share",
+            "Training crops per core, and evaluation with several replicas",
             "python benchmarks/scaling.py --write",
             {
                 DRAWN: part("input"),
                 f"Evaluation of {BATCH_SIZE} crops by cpn_nano": part("replicas"),
             },
             [],
-            notes=[f"Crops of drawn photos of {PHOTO_HW[1]}x{PHOTO_HW[0]}, augmented as HRNet's; docs/scaling.md."],
+            notes=[
+                f"Crops of drawn photos of {PHOTO_HW[1]}x{PHOTO_HW[0]} with HRNet's augmentation. docs/scaling.md uses "
+                "these results."
+            ],
             folder=measure.RESULTS if args.write else None,
         )
     if args.write or args.page:

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
             measure.bar("kpzoo --help", times["kpzoo --help"].median / 1000, at_most=0.3, unit=" s"),
             measure.bar(f"{QUICK}, times as fast", times[PLAIN].median / times[QUICK].median, at_least=2.0, unit="x"),
         ],
-        notes=[f"The first build of the process took {first:.1f} s."],
+        notes=[f"The first build in the process took {first:.1f} s."],
         folder=measure.RESULTS if args.write else None,
     )
     return 0

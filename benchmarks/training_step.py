@@ -149,8 +149,8 @@ def of_peak(model, policy: str, batch: int, milliseconds: float) -> str:
     """Returns a sentence that compares the convolutions of a step with the peak of this run."""
     gflops = 3 * 2 * count_macs(model) * batch / 1e9  # forward, and two gradients that cost as much
     return (
-        f"{policy}: a step multiplies and adds {gflops:.3g} GFLOP; its convolutions take {milliseconds:.4g} ms of a "
-        f"thread's time, {gflops / milliseconds * 1000:.4g} GFLOP/s."
+        f"{policy}: a step needs {gflops:.3g} GFLOP; its convolutions take {milliseconds:.4g} ms of thread time, "
+        f"{gflops / milliseconds * 1000:.4g} GFLOP/s."
     )
 
 
@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             parts = {BARE: parts[BARE]}
         parts[BARE]()  # traced before it is profiled
-        tables[f"Where the bare step goes, {policy}"], convolutions = profile(model, parts[BARE])
+        tables[f"Time per operation of the bare step, {policy}"], convolutions = profile(model, parts[BARE])
         notes.append(of_peak(model, policy, args.batch, convolutions))
         parts["in fit"] = fit_step(model, batch, args.batch)
         alternatives |= {f"{policy}: {name}": call for name, call in parts.items()}
@@ -193,13 +193,17 @@ def main(argv: list[str] | None = None) -> int:
         f"Training step: {args.model}, {height}x{width}, batches of {args.batch}",
         f"python benchmarks/training_step.py --model {args.model} --image_hw {height} {width} --batch {args.batch}"
         f"{threads}{' --parts' if args.parts else ''} --write",
-        {"Milliseconds of a step": measure.rows(times, work), **tables},
+        {"Milliseconds per step": measure.rows(times, work), **tables},
         [
             measure.bar("float32: `fit` over the bare step", shares[0], at_most=1.05, unit="x"),
             measure.bar("bfloat16: `fit` over the bare step", shares[1], at_most=1.05, unit="x"),
             measure.bar("bfloat16: times as fast as float32", in_fit[0] / in_fit[1], at_least=1.4, unit="x"),
         ],
-        notes=["A step's multiply-adds are three forward passes': each gradient of a convolution costs one.", *notes],
+        notes=[
+            "A step is counted as three forward passes, since each of the two gradients of a convolution costs as much "
+            "as its forward pass.",
+            *notes,
+        ],
         folder=measure.RESULTS if args.write else None,
     )
     return 0
