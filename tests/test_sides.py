@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_coco import annotation, content, write
 
 import kpzoo
-from kpzoo.data import augment, check, loading, sides
+from kpzoo.data import augment, check, flip_pairs, loading, sides
 from kpzoo.data.coco import read_annotations
 from kpzoo.data.sides import sides_of
 from kpzoo.errors import UserError
@@ -84,8 +84,8 @@ def test_flip_idx_and_flip_pairs_of_one_order_say_the_same(swap, data):
     for a, b in pairs:
         order[a], order[b] = b, a
     named = [[names[a], names[b]] for a, b in pairs]
-    assert sides._unordered(sides._named_pairs(named, names, "")) == sides._unordered(
-        sides._indexed_pairs(order, names, "")
+    assert flip_pairs._unordered(flip_pairs._named_pairs(named, names, "")) == flip_pairs._unordered(
+        flip_pairs._indexed_pairs(order, names, "")
     )
 
 
@@ -180,11 +180,11 @@ def test_a_category_says_what_its_names_do_not(tmp_path, category, pairs):
         (dict(flip_pairs="2,3"), r"`flip_pairs` must be a list of pairs of names. Received: 2,3"),
         (dict(flip_pairs=[["2", "9"]]), "pairs of names of keypoints. Received: '9'"),
         (dict(flip_pairs=[["2", "3"], ["3", "4"]]), r"names a keypoint twice. Received: \['3'\]"),
-        (dict(flip_idx=[0, 2, 1]), "each place from 0 to 4 once"),
-        (dict(flip_idx=[1, 3, 2, 5, 4]), "each place from 0 to 4 once"),
+        (dict(flip_idx=[0, 2, 1]), "each index from 0 to 4 once"),
+        (dict(flip_idx=[1, 3, 2, 5, 4]), "each index from 0 to 4 once"),
         (dict(flip_idx=[1, 2, 0, 3, 4]), "must swap keypoints in pairs. Received: '1' becomes '2', which becomes '3'"),
         (dict(flip_idx=[0, 2, 1, 4, 3], flip_pairs=[["2", "3"]]), "contradict each other"),
-        (dict(flip_idx=[0, 2, None, 4, 3]), "each place from 0 to 4 once"),
+        (dict(flip_idx=[0, 2, None, 4, 3]), "each index from 0 to 4 once"),
     ],
 )
 def test_pairs_that_cannot_be_are_refused_with_what_was_received(tmp_path, category, text):
@@ -216,7 +216,7 @@ def test_where_sides_are_unknown_nothing_is_mirrored_and_it_is_told(sideless):
     assert not found.clean and "No pairs of left and right were found among the 17 keypoints" in str(found)
     with pytest.raises(UserError, match="No pairs of left and right"):
         loading.load(sideless, "train", strict=True)
-    with pytest.warns(UserWarning, match="Nothing is mirrored"):
+    with pytest.warns(UserWarning, match="Images are not flipped"):
         data = loading.load(sideless, "train")
     assert not data.skeleton.sides_known
     assert Skeleton.from_config(json.loads(json.dumps(data.skeleton.to_config()))) == data.skeleton

@@ -5,8 +5,8 @@ import re
 import numpy as np
 
 from kpzoo import skeletons
-from kpzoo.data import sides
 from kpzoo.data.columns import shown, whole_numbers
+from kpzoo.data.flip_pairs import check_pairs, read_pairs
 from kpzoo.data.problems import Problems
 from kpzoo.errors import UserError, unknown
 from kpzoo.skeletons import Skeleton
@@ -79,7 +79,7 @@ def skeleton_of(category: dict, skeleton: str | Skeleton | None, problems: Probl
         raise UserError(f"{place} has no `keypoints`, the list of their names. Add it, or pass `skeleton='coco17'`.")
     for known in skeletons.SKELETONS.values():
         if known.keypoints == tuple(names):
-            sides.check_given(category, known, place)
+            check_pairs(category, known, place)
             return known
     return _from_file(category, tuple(names), problems, place)
 
@@ -88,7 +88,7 @@ def _from_file(category: dict, names: tuple[str, ...], problems: Problems, place
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UserError(f"{place}: keypoint names must differ. Received twice: {twice}.")
-    flip_pairs, sides_known = sides.flip_pairs(category, names, problems, place)
+    flip_pairs, sides_known = read_pairs(category, names, problems, place)
     return Skeleton(
         name=str(category.get("name", category.get("id"))),
         keypoints=names,

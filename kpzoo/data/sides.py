@@ -1,7 +1,7 @@
-"""Which keypoints are the left and the right of each other, by what a category says or by their names in any script.
+"""Left and right keypoints by their names, in many languages and scripts.
 
-Mirrored images are only right if every pair is known. What no rule here can pair, but could be a pair, makes the sides
-of the skeleton unknown: then nothing is mirrored.
+Flipped images are labelled correctly only if all pairs are known. If names may be a pair but no rule decides, the sides
+of the skeleton are unknown and images are not flipped.
 """
 
 import re
@@ -11,14 +11,9 @@ from itertools import combinations
 from os.path import commonprefix
 from typing import NamedTuple
 
-from kpzoo.data.columns import whole_numbers
-from kpzoo.data.problems import Problems
-from kpzoo.errors import UserError
-from kpzoo.skeletons import Skeleton
-
 Pairs = tuple[tuple[str, str], ...]
 
-# Words for left and for right, with their inflections and abbreviations, a language in each row.
+# Words for left and for right, with inflections and abbreviations, one row per language.
 _LANGUAGES = (
     ("left", "right"),  # English
     ("izquierda izquierdo izq izqda izqdo izda izdo", "derecha derecho der dcha dcho dch derech"),  # Spanish
@@ -58,24 +53,24 @@ _LANGUAGES = (
 )
 _LETTERS = (("l", "r"), ("i", "d"), ("g", "d"), ("e", "d"), ("s", "d"), ("v", "h"), ("л", "п"), ("l", "p"))
 
-# A name with one of these has its mirror image among the names, or somebody has made a mistake.
+# A name with one of these words and no mirror image among the names is an error.
 _CERTAIN = frozenset("left right gauche droite izquierda izquierdo derecha derecho links rechts 左 右".split())
 
-# Names that differ in these, or share one of these, are other parts and no left and right.
+# Names that differ in these words, or share one of them, are not left and right of each other.
 _APART = frozenset(
     "top bottom upper lower up down front back base tip mid middle center centre inner outer head neck nose chin spine "
     "thorax chest pelvis belly navel abdomen forehead throat sternum torso trunk root tail mouth jaw body lip thumb "
     "index ring pinky little finger forefinger 上 下 前 后 後 中 内 外".split()
 )
-_CHAIN = range(3, 6)  # so many names that differ in their number alone, as of a finger or a spine, follow each other
+_CHAIN = range(3, 6)  # number of names that differ only in a number and form a chain, such as a finger or a spine
 
 
 class _Name(NamedTuple):
     """A keypoint's name in parts.
 
     Args:
-        name: As it is in the file.
-        words: Its words in lower case, without a number that counts the names.
+        name: The name in the file.
+        words: The words of the name in lower case, without a number that counts the names.
     """
 
     name: str
@@ -87,12 +82,12 @@ class _Name(NamedTuple):
 
 
 class Sides(NamedTuple):
-    """What names tell of left and right.
+    """Left and right among names.
 
     Args:
         pairs: (left, right) names.
-        unpaired: Names with the word for a side and no name of the other side.
-        unclear: Names that may or may not be pairs.
+        unpaired: Names with the word for a side, without a name of the other side.
+        unclear: Names that may be pairs, which no rule decides.
     """
 
     pairs: Pairs
@@ -100,63 +95,8 @@ class Sides(NamedTuple):
     unclear: tuple[str, ...]
 
 
-def flip_pairs(category: dict, names: tuple[str, ...], problems: Problems, place: str) -> tuple[Pairs, bool]:
-    """Returns the pairs of a category, and whether all of them are known.
-
-    `flip_pairs`, a list of pairs of names, or `flip_idx`, for each keypoint the place from 0 of its mirror image, say
-    so; `[]` is for keypoints without sides. Else the names are read.
-
-    Raises:
-        UserError: Both are there and differ, one is not what it should be, or a name has a side and no mirror image.
-    """
-    given = _given(category, names, place)
-    if given is not None:
-        return given, True
-    sides = sides_of(names)
-    if sides.unpaired:
-        raise UserError(
-            f"{place}: these keypoints have no mirror image of the other side: {list(sides.unpaired[:10])}. Name them "
-            "left_x and right_x in pairs, or add `flip_pairs` to the category, a list of pairs of names.",
-            "Or pass a `kpzoo.skeletons.Skeleton` as `skeleton=`.",
-        )
-    if sides.unclear:
-        found = f"{len(sides.pairs)} pairs" if sides.pairs else "No pairs"
-        problems.say(
-            "repair",
-            f"{found} of left and right were found among the {len(names)} keypoints by their names; unclear are "
-            f"{list(sides.unclear[:10])}" + (f", {len(sides.unclear)} in all" if len(sides.unclear) > 10 else ""),
-            "Nothing is mirrored, in training and in the flip test. Name them left_x and right_x, or add `flip_pairs` "
-            "to the category: a list of pairs of names, [] if no keypoint has a side.",
-        )
-    return sides.pairs, not sides.unclear
-
-
-def check_given(category: dict, skeleton: Skeleton, place: str) -> None:
-    """Refuses pairs in a category that are not those of its skeleton."""
-    given = _given(category, skeleton.keypoints, place)
-    if given is not None and _unordered(given) != _unordered(skeleton.flip_pairs):
-        expected = [list(pair) for pair in skeleton.flip_pairs]
-        raise UserError(
-            f"{place} has the keypoints of {skeleton.name!r} and other pairs of left and right. Received: "
-            f"{[list(pair) for pair in given]}. Expected: {expected}. Remove `flip_pairs` and `flip_idx`."
-        )
-
-
-def _given(category: dict, names: Sequence[str], place: str) -> Pairs | None:
-    """Returns the pairs that a category lists, None if it lists none."""
-    found = [read(category[key], names, f"{place}: `{key}`") for key, read in _KEYS.items() if key in category]
-    found = [pairs for pairs in found if pairs is not None]
-    if len(set(map(_unordered, found))) > 1:
-        raise UserError(f"{place}: `flip_pairs` and `flip_idx` contradict each other. Remove the wrong one.")
-    return found[0] if found else None
-
-
-def _unordered(pairs: Pairs) -> frozenset:
-    return frozenset(map(frozenset, pairs))
-
-
 def sides_of(names: Sequence[str]) -> Sides:
-    """Returns the pairs of names that differ in the word for left and for right only, and what stays unclear.
+    """Returns the pairs of names that differ only in the word for left or right, and the names without a clear side.
 
     >>> sides_of(["nose", "left_eye", "right_eye", "Right Hip", "Left Hip", "LToe", "RToe", "upright"]).pairs
     (('left_eye', 'right_eye'), ('Left Hip', 'Right Hip'), ('LToe', 'RToe'))
@@ -204,7 +144,7 @@ def _words(name: str) -> tuple[str, ...]:
 
 
 def _table() -> dict[str, tuple[tuple[str, ...], bool]]:
-    """Returns for each word of a side the words of the other side, and whether it is left."""
+    """Returns for each word of a side the words of the other side, and whether the word means left."""
     table: dict[str, tuple[tuple[str, ...], bool]] = {}
     for left, right in _LANGUAGES:
         sides = [[" ".join(_words(word)) for word in words.split()] for words in (left, right)]
@@ -219,7 +159,7 @@ _WORDS = _table()
 
 
 def _by_words(parts: list[_Name]) -> dict[str, tuple[str, bool]]:
-    """Returns (mirror image, is left) for each name with the word of a side whose mirror image is one other name."""
+    """Returns (mirror image, is left) for each name with the word of a side and exactly one mirror image."""
     by_text: dict[str, list[str]] = {}
     for one in parts:
         by_text.setdefault(one.text, []).append(one.name)
@@ -227,7 +167,7 @@ def _by_words(parts: list[_Name]) -> dict[str, tuple[str, bool]]:
     for one in parts:
         for text, is_left in _mirrored(one.text):
             others = by_text.get(text, [])
-            if len(others) > 1 or (others and len(by_text[one.text]) > 1):  # names that differ in signs or case alone
+            if len(others) > 1 or (others and len(by_text[one.text]) > 1):  # names that differ only in signs or case
                 others = [name for name in others if name in _as_written(one.name)]
             if len(others) == 1 and others[0] != one.name:
                 found.setdefault(one.name, (others[0], is_left))
@@ -235,7 +175,7 @@ def _by_words(parts: list[_Name]) -> dict[str, tuple[str, bool]]:
 
 
 def _mirrored(text: str) -> Iterator[tuple[str, bool]]:
-    """Yields what a name of words may be called on the other side, and whether its own is left; surest first."""
+    """Yields possible names of the mirror image, most likely first, and whether the name itself is left."""
     words = text.split()
     sides = [place for place, word in enumerate(words) if word in _WORDS]
     for chosen in dict.fromkeys([tuple(sides), *((place,) for place in sides)]):
@@ -259,7 +199,7 @@ def _mirrored(text: str) -> Iterator[tuple[str, bool]]:
 
 
 def _as_written(name: str) -> set[str]:
-    """Returns a name with the English word of the other side, spelt as it is spelt in the name."""
+    """Returns the name with the English word of the other side, in the same case."""
     turned = set()
     for word, other in (("left", "right"), ("right", "left"), ("l", "r"), ("r", "l")):
         for spelt in (str.lower, str.upper, str.title):
@@ -268,10 +208,10 @@ def _as_written(name: str) -> set[str]:
 
 
 def _by_letters(parts: list[_Name]) -> tuple[dict[str, tuple[str, bool]], set[str]]:
-    """Returns (mirror image, is left) of names that differ in one letter for a side, and names in doubt.
+    """Returns (mirror image, is left) of names that differ in one letter for a side, and the unclear names.
 
-    As a word, l and r are enough: l_hip and r_hip. Other letters, as in ojo_i and ojo_d, and letters within a word, as
-    in lhip and rhip, count where two pairs agree.
+    A single pair is sufficient for l and r as words: l_hip and r_hip. Other letters, as in ojo_i and ojo_d, and letters
+    within a word, as in lhip and rhip, require two pairs.
     """
     texts = {one.text: one.name for one in parts if [other.text for other in parts].count(one.text) == 1}
     found, doubtful = {}, set()
@@ -300,7 +240,7 @@ def _turned_letter(text: str, left: str, right: str, glued: bool) -> Iterator[st
 
 
 def _with_a_side(parts: list[_Name], letters: bool) -> set[str]:
-    """Returns which of the names without a mirror image have the word for a side, or l or r where others have."""
+    """Returns the names without a mirror image that have the word for a side, or l or r if other names have these."""
     unclear = set()
     for one in parts:
         sure = [word for word in one.words if word in _WORDS and (len(word) > 2 or not word.isascii())]
@@ -312,8 +252,8 @@ def _with_a_side(parts: list[_Name], letters: bool) -> set[str]:
 
 
 def _alike(parts: list[_Name], some_found: bool) -> set[str]:
-    """Returns which of the names without a side could be the left and right of each other, as eye1 and eye2."""
-    bare = {one.name for one in parts if sum(map(_tells, one.text)) < (1 if any(map(str.isdecimal, one.words)) else 2)}
+    """Returns the names without a side that may be left and right of each other, such as eye1 and eye2."""
+    bare = {one.name for one in parts if sum(map(_weight, one.text)) < (1 if any(map(str.isdecimal, one.words)) else 2)}
     unclear = bare if len(bare) > 1 else set()
     parts = [one for one in parts if one.name not in unclear]
     numbered: dict[tuple[str, ...], list[str]] = {}
@@ -333,19 +273,19 @@ def _alike(parts: list[_Name], some_found: bool) -> set[str]:
     return unclear | {name for names in changes.values() if len(names) >= 4 for name in names}
 
 
-def _tells(letter: str) -> int:
-    """Returns how much a letter tells of what a name means; a Chinese one is a word."""
+def _weight(letter: str) -> int:
+    """Returns 2 for characters such as Chinese ones, which are words, 1 for other letters, 0 for all else."""
     return 2 if unicodedata.category(letter) == "Lo" else int(letter.isalpha())
 
 
 def _one_word(one: _Name, other: _Name) -> bool:
-    """Returns whether two names of several words differ in one of them."""
+    """Returns whether two names of the same number of words, at least two, differ in one word."""
     same = [a == b for a, b in zip(one.words, other.words, strict=False)]
     return len(one.words) == len(other.words) > 1 and sum(same) == len(same) - 1
 
 
 def _change(one: _Name, other: _Name) -> tuple[str, str] | None:
-    """Returns the parts in which two names differ; None if they have little in common, or if these are known parts."""
+    """Returns the parts in which two names differ; None if they share little or differ in a word of `_APART`."""
     text, own = one.text, other.text
     start = len(commonprefix([text, own]))
     left, right = text[start:], own[start:]
@@ -355,53 +295,4 @@ def _change(one: _Name, other: _Name) -> tuple[str, str] | None:
     words = set(one.words) | set(other.words) | {left, right}
     if not left or not right or left.isdecimal() or right.isdecimal() or words & _APART:
         return None
-    return (left, right) if sum(map(_tells, shared)) >= max(2, max(len(left), len(right)) // 2) else None
-
-
-def _named_pairs(given, names: Sequence[str], place: str) -> Pairs | None:
-    """Returns `flip_pairs`: pairs of names, or of numbers where what they count from is certain."""
-    if given is None:
-        return None
-    if type(given) is not list or not all(type(pair) is list and len(pair) == 2 for pair in given):
-        raise UserError(f"{place} must be a list of pairs of names. Received: {str(given)[:80]}.")
-    ends = [end for pair in given for end in pair]
-    texts = [str(end) if type(end) in (str, int) else None for end in ends]
-    if all(text in names for text in texts):
-        pairs = list(zip(texts[::2], texts[1::2], strict=True))
-    else:
-        numbers, bad, _ = whole_numbers(ends)
-        first = 0 if 0 in numbers else 1 if len(names) in numbers else None
-        if bad.any() or first is None or not (first <= numbers.min() and numbers.max() < len(names) + first):
-            wrong = next((end for end, text in zip(ends, texts, strict=True) if text not in names), None)
-            raise UserError(f"{place} must be pairs of names of keypoints. Received: {wrong!r} in {str(given)[:80]}.")
-        ordered = [names[number - first] for number in numbers.tolist()]
-        pairs = list(zip(ordered[::2], ordered[1::2], strict=True))
-    return _distinct(pairs, place)
-
-
-def _distinct(pairs: list[tuple[str, str]], place: str) -> Pairs:
-    flat = [name for pair in pairs for name in pair]
-    twice = sorted({name for name in flat if flat.count(name) > 1})
-    if twice:
-        raise UserError(f"{place} names a keypoint twice. Received: {twice[:10]}.")
-    return tuple(pairs)
-
-
-def _indexed_pairs(given, names: Sequence[str], place: str) -> Pairs | None:
-    """Returns `flip_idx`: for each keypoint the place, from 0, of the keypoint that it is in a mirrored image."""
-    if given in (None, []):
-        return None
-    numbers, bad, _ = whole_numbers(given if type(given) is list else [given])
-    count = len(names)
-    if bad.any() or sorted(numbers.tolist()) != list(range(count)):
-        expected = f"each place from 0 to {count - 1} once, one for each of {count} keypoints"
-        raise UserError(f"{place} must hold {expected}. Received: {str(given)[:80]}.")
-    order = numbers.tolist()
-    for place_of, mirror in enumerate(order):
-        if order[mirror] != place_of:
-            told = f"{names[place_of]!r} becomes {names[mirror]!r}, which becomes {names[order[mirror]]!r}"
-            raise UserError(f"{place} must swap keypoints in pairs. Received: {told}.")
-    return tuple((names[a], names[b]) for a, b in enumerate(order) if a < b)
-
-
-_KEYS = {"flip_pairs": _named_pairs, "flip_idx": _indexed_pairs}
+    return (left, right) if sum(map(_weight, shared)) >= max(2, max(len(left), len(right)) // 2) else None
