@@ -1,9 +1,10 @@
-"""What `ablations.py` measured, as a page: tables beside the papers' figures, plots, and a verdict on each claim.
+"""Writes the page on the results of `ablations.py`: tables next to the papers' values, plots, and a verdict per claim.
 
-A verdict is decided, not written: `verdict` compares a difference of means with what seeds alone make of it.
+`verdict` derives each verdict from the measured values: it compares a difference of means with the noise between seeds.
 """
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -18,11 +19,11 @@ class Table:
     """A table of a paper.
 
     Args:
-        title: What it is about.
-        rows: Name of the row to (label, the paper's AP or None, its GFLOPs or None).
-        claims: (row, row that it beats in the paper, what this says).
-        text: What a reader must know of it.
-        metrics: What is shown of ours, by the key in the results file.
+        title: Heading of the section.
+        rows: Row name to (label, published AP or None, published GFLOPs or None).
+        claims: (row, row with the lower published AP, the claim as a sentence without a full stop).
+        text: Markdown below the heading: conditions of the comparison.
+        metrics: Measured metrics to show, by their keys in the results file.
     """
 
     title: str
@@ -34,7 +35,7 @@ class Table:
 
 TABLES = {
     "table7": Table(
-        "CPN, Table 7: the losses of GlobalNet and RefineNet",
+        "CPN, Table 7: losses of GlobalNet and RefineNet",
         {
             "cpn_refine_l2": ("none, L2", 68.2, None),
             "cpn_l2": ("L2, L2 (CPN\\*)", 68.6, None),
@@ -43,71 +44,74 @@ TABLES = {
             "cpn_ohkm_ohkm": ("OHKM, OHKM", 69.1, None),
         },
         [
-            ("cpn", "cpn_l2", "OHKM on RefineNet is better than L2"),
-            ("cpn_l2", "cpn_refine_l2", "supervising GlobalNet helps a RefineNet that learns by L2"),
-            ("cpn", "cpn_refine_ohkm", "supervising GlobalNet helps a RefineNet that learns by OHKM"),
-            ("cpn", "cpn_ohkm_ohkm", "OHKM belongs on RefineNet alone"),
+            ("cpn", "cpn_l2", "for RefineNet, OHKM is better than L2"),
+            ("cpn_l2", "cpn_refine_l2", "supervision of GlobalNet helps if RefineNet is trained with L2"),
+            ("cpn", "cpn_refine_ohkm", "supervision of GlobalNet helps if RefineNet is trained with OHKM"),
+            ("cpn", "cpn_ohkm_ohkm", "OHKM on RefineNet only is better than OHKM on both"),
         ],
-        "Rows name the loss of GlobalNet, then that of RefineNet; OHKM keeps the 8 worst of the data's keypoints.",
+        "Each row names the losses of GlobalNet and RefineNet, in this order. OHKM keeps the 8 keypoints with the "
+        "highest loss.",
     ),
     "table4": Table(
         "CPN, Table 4: designs of RefineNet",
         {
-            "globalnet": ("GlobalNet alone", 66.6, 3.90),
+            "globalnet": ("GlobalNet only", 66.6, 3.90),
             "cpn_concat": ("concatenation", 68.5, 5.87),
-            "cpn_bottleneck": ("one bottleneck a level, concatenation", 69.2, 6.92),
+            "cpn_bottleneck": ("one bottleneck per level, concatenation", 69.2, 6.92),
             "cpn": ("**CPN**: 0 to 3 bottlenecks, concatenation", 69.4, 6.20),
         },
         [
-            ("cpn_concat", "globalnet", "a RefineNet that only concatenates beats GlobalNet alone"),
-            ("cpn_bottleneck", "cpn_concat", "a bottleneck on each level beats plain concatenation"),
-            ("cpn", "cpn_bottleneck", "more bottlenecks on coarser levels beat one on each"),
+            ("cpn_concat", "globalnet", "a RefineNet that only concatenates is better than no RefineNet"),
+            ("cpn_bottleneck", "cpn_concat", "one bottleneck per level is better than concatenation only"),
+            ("cpn", "cpn_bottleneck", "more bottlenecks on coarser levels are better than one per level"),
         ],
-        "GlobalNet alone learns by L2, the others by L2 and OHKM.",
+        "GlobalNet only is trained with L2, the other rows with L2 and OHKM.",
     ),
     "table3": Table(
-        "CPN, Table 3: other networks at about the same cost",
+        "CPN, Table 3: other architectures at a similar cost",
         {
             "resnet": ("ResNet", 41.3, 3.54),
             "dilated": ("ResNet, dilated from res4 on", 66.5, 17.71),
             "hourglass_1": ("hourglass, 1 stack", 54.5, 3.92),
             "hourglass_2": ("hourglass, 2 stacks", 66.5, 6.14),
             "simplebaseline": ("SimpleBaseline ¹", 70.4, 8.9),
-            "globalnet": ("GlobalNet alone", 66.6, 3.90),
+            "globalnet": ("GlobalNet only", 66.6, 3.90),
             "cpn_l2": ("CPN\\*, without OHKM", 68.6, 6.20),
             "cpn": ("**CPN**", 69.4, 6.20),
         },
         [
-            ("cpn", "resnet", "CPN beats a plain ResNet"),
-            ("cpn", "dilated", "CPN beats a dilated ResNet"),
-            ("cpn", "hourglass_2", "CPN beats two stacks of hourglasses"),
-            ("hourglass_2", "hourglass_1", "two stacks beat one"),
-            ("cpn_l2", "globalnet", "RefineNet helps without OHKM, too"),
-            ("simplebaseline", "cpn", "SimpleBaseline beats CPN, in its authors' table"),
+            ("cpn", "resnet", "CPN is better than a plain ResNet"),
+            ("cpn", "dilated", "CPN is better than a dilated ResNet"),
+            ("cpn", "hourglass_2", "CPN is better than an hourglass with two stacks"),
+            ("hourglass_2", "hourglass_1", "two hourglass stacks are better than one"),
+            ("cpn_l2", "globalnet", "RefineNet helps without OHKM"),
+            ("simplebaseline", "cpn", "SimpleBaseline is better than CPN (SimpleBaseline's paper)"),
         ],
-        "The paper's networks differ in cost; ours were widened or narrowed to about that of CPN. ResNets, hourglasses "
-        "and SimpleBaseline learn by their own labels, loss and crops, from nothing as CPN does; what they would reach "
-        "after a long training is not measured here.\n\n"
-        "¹ SimpleBaseline's own table (arXiv:1804.06208), with boxes of 56.4 person AP where CPN's are of 55.3, and "
-        "deconvolutions counted four times.",
+        "The paper's networks differ in cost. The widths of the networks trained here are set such that all cost about "
+        "as much as CPN. ResNets, hourglasses and SimpleBaseline are trained with the labels, loss and crops of their "
+        "own references. All rows, CPN included, start from random weights. Results after long trainings are not "
+        "measured here.\n\n"
+        "¹ From SimpleBaseline's table (arXiv:1804.06208): its boxes have 56.4 person AP, CPN's 55.3; its GFLOPs count "
+        "deconvolutions four times.",
     ),
     "mipnet": Table(
-        "MIPNet: how many people a box may hold",
+        "MIPNet: number of instances per box",
         {
             "crowd_1": ("N = 1, without MIMBs", 65.0, None),
             "crowd_2": ("**N = 2**", 74.1, None),
             "crowd_3": ("N = 3", None, None),
         },
-        [("crowd_2", "crowd_1", "a second answer for each box helps in crowds")],
-        "Composed scenes of three people who overlap, from other photos than those learned from. All three go on from "
-        "the weights of CPN\\* with the same seed, for as many epochs again. The paper's figures are HRNet-W48's on "
-        "OCHuman val with annotated boxes; we have none for N = 3 to quote. MACs are those of one answer. The last "
-        "column keeps, of boxes that overlap by more than an IoU of 0.5, the one whose person is best visible. "
-        "[crowd_study.md](crowd_study.md) trains such twins longer.",
+        [("crowd_2", "crowd_1", "a second instance per box helps on crowded images")],
+        "The networks are evaluated on composed scenes of three overlapping people, cut out of photos that are not in "
+        "the training set. All three start from the weights of CPN\\* of the same seed and are trained for the same "
+        "number of epochs again. The paper's values are those of HRNet-W48 on OCHuman val with ground-truth boxes; no "
+        "published value for N = 3 is quoted. MACs are per instance. For the last AP column, of boxes that overlap "
+        "with an IoU above 0.5 only the box with the most visible person is kept. [crowd_study.md](crowd_study.md) "
+        "reports longer trainings.",
         ("AP", "PCK@0.2", "AP_one_box"),
     ),
     "table5": Table(
-        "CPN, Table 5: the levels that RefineNet sees",
+        "CPN, Table 5: input levels of RefineNet",
         {
             "cpn_c2": ("C2", 68.3, 5.02),
             "cpn_c2_c3": ("C2 and C3", 68.4, 5.50),
@@ -115,13 +119,13 @@ TABLES = {
             "cpn": ("**C2 to C5** (CPN)", 69.4, 6.20),
         },
         [
-            ("cpn", "cpn_c2", "all levels are better than the finest alone"),
-            ("cpn", "cpn_c2_c4", "the coarsest level still helps"),
+            ("cpn", "cpn_c2", "all levels are better than the finest level only"),
+            ("cpn", "cpn_c2_c4", "all levels are better than all but the coarsest"),
         ],
         "",
     ),
     "table6": Table(
-        "CPN, Table 6: how many keypoints OHKM keeps",
+        "CPN, Table 6: number of keypoints kept by OHKM",
         {
             "cpn_top6": ("M = 6", 68.8, None),
             "cpn": ("**M = 8** (CPN)", 69.4, None),
@@ -133,10 +137,10 @@ TABLES = {
             ("cpn", "cpn_top6", "eight keypoints are better than six"),
             ("cpn", "cpn_top12", "eight keypoints are better than twelve"),
         ],
-        "The paper's M are of COCO's 17 keypoints. With all of them OHKM is L2.",
+        "In the paper, M keypoints are kept of COCO's 17. OHKM with all keypoints equals L2.",
     ),
     "table8": Table(
-        "CPN, Table 8: the crop's size",
+        "CPN, Table 8: crop size",
         {
             "cpn_l2": ("CPN\\*, 128x96 (paper: 256x192)", 68.6, 6.2),
             "cpn": ("CPN, 128x96 (paper: 256x192)", 69.4, 6.2),
@@ -144,30 +148,31 @@ TABLES = {
             "cpn_large": ("CPN, 192x160 (paper: 384x288)", 71.6, 13.9),
         },
         [
-            ("cpn_l2_large", "cpn_l2", "larger crops help CPN\\*"),
-            ("cpn_large", "cpn", "larger crops help CPN"),
+            ("cpn_l2_large", "cpn_l2", "a larger crop helps CPN\\*"),
+            ("cpn_large", "cpn", "a larger crop helps CPN"),
         ],
-        "The paper's two sizes are both 4:3; of ours the larger one is 6:5: sides must be multiples of 32, and 256x192 "
-        "costs four times as much as 128x96.",
+        "Both sizes of the paper have an aspect ratio of 4:3. The larger size used here is 6:5, since sides must be "
+        "multiples of 32 and 256x192 costs four times as much as 128x96.",
     ),
 }
-# The order of the trainings: all seeds of a group come before the next.
+# Training order: all seeds of a group are trained before the next group.
 ORDER = [["table7"], ["table4"], ["table3"], ["mipnet"], ["table6", "table5", "table8"]]
-CROWDED = "crowd_"  # begins the names of rows that are scored on composed scenes
+CROWDED = "crowd_"  # prefix of the rows that are scored on composed scenes
 
-COLUMNS = {"AP": "AP", "PCK@0.2": "PCK@0.2", "AP_one_box": "AP, one box of each overlapping pair"}
+COLUMNS = {"AP": "AP", "PCK@0.2": "PCK@0.2", "AP_one_box": "AP, one box per overlapping pair"}
+WIDTH = 120  # characters per line of prose
 
 
 def values(results: Mapping, name: str, metric: str) -> list[float]:
-    """Returns a row's figures x 100, one for each seed."""
+    """Returns the metric x 100 of a row, one value per seed."""
     return [100 * found[metric] for found in results["rows"].get(name, {}).values()]
 
 
 def seed_deviation(results: Mapping, like: str, metric: str) -> tuple[float, int]:
-    """Returns the standard deviation between seeds and its degrees of freedom, 0 where no row has two seeds.
+    """Returns the standard deviation between seeds and its degrees of freedom, 0 if no row has two seeds.
 
-    It is pooled over all rows that are scored on what `like` is scored on: two seeds say little of a row's own
-    deviation, those of all rows together say more.
+    The deviation is pooled over all rows that are scored on the same images as `like`, since an estimate from the two
+    seeds of one row is imprecise.
     """
     squares, freedom = 0.0, 0
     for name in results["rows"]:
@@ -178,17 +183,17 @@ def seed_deviation(results: Mapping, like: str, metric: str) -> tuple[float, int
     return (sqrt(squares / freedom) if freedom else 0.0), freedom
 
 
-# Student's t for 95%, by degrees of freedom from 1; beyond, 1.96 + 2.5 / freedom is right to 0.02.
+# Student's t for 95%, by degrees of freedom from 1; for more, 1.96 + 2.5 / freedom has an error below 0.02.
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 
 def verdict(
     better: Sequence[float], worse: Sequence[float], deviation: float, freedom: int
 ) -> tuple[float, float | None, str]:
-    """Returns (difference of means, noise, verdict) on a claim that one row beats another.
+    """Returns (difference of means, noise, verdict) for the claim that one row has a higher score than another.
 
-    The noise is half of the difference's 95% interval, t * deviation * sqrt(1 / n + 1 / m). A difference beyond it
-    confirms the claim, one beyond it in the other direction does not, and all between is noise.
+    The noise is half of the difference's 95% interval, t * deviation * sqrt(1 / n + 1 / m). A difference above the
+    noise confirms the claim, one below minus the noise does not confirm it, and any other is within noise.
     """
     difference = mean(better) - mean(worse)
     if not freedom:
@@ -201,7 +206,7 @@ def verdict(
 
 
 def sentence(results: Mapping, table: Table, claim: tuple[str, str, str]) -> str:
-    """Returns what the paper says, what was measured, and the verdict."""
+    """Returns a list item with the claim, the published and the measured difference, and the verdict."""
     better, worse, words = claim
     papers = [table.rows[name][1] for name in (better, worse)]
     text = f"* {words[0].upper()}{words[1:]}: paper {papers[0] - papers[1]:+.1f} AP; here "
@@ -217,20 +222,34 @@ def sentence(results: Mapping, table: Table, claim: tuple[str, str, str]) -> str
     return f"{text}{ap}: **{by_ap}**. By PCK, {pck}: {by_pck}."
 
 
+def wrapped(text: str) -> str:
+    """Wraps Markdown with one paragraph or list item per line at `WIDTH` characters."""
+    return "\n".join(
+        textwrap.fill(
+            line,
+            WIDTH,
+            subsequent_indent="  " if line.startswith("* ") else "",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.split("\n")
+    )
+
+
 def cell(found: Sequence[float]) -> str:
-    """Returns the mean and half of the range of one row's seeds."""
+    """Returns the mean and half of the range of a row's seeds."""
     if not found:
         return "–"
     return f"{mean(found):.1f}" + (f" ± {(max(found) - min(found)) / 2:.1f}" if len(found) > 1 else "")
 
 
 def section(results: Mapping, key: str) -> str:
-    """Returns a table with its plot and sentences as Markdown."""
+    """Returns a table with its plot and claims as Markdown."""
     table = TABLES[key]
     has_cost = any(cost for _, _, cost in table.rows.values())
     head = ["row", "paper: AP", *(["paper: GFLOPs"] if has_cost else []), *(COLUMNS[key] for key in table.metrics)]
     head += ["seeds", "M parameters", "M MACs"]
-    text = [f"\n## {table.title}\n", *([table.text + "\n"] if table.text else [])]
+    text = [f"\n## {table.title}\n", *([wrapped(table.text) + "\n"] if table.text else [])]
     text += [f"| {' | '.join(head)} |", f"| :-- |{' --: |' * (len(head) - 1)}"]
     for name, (label, ap, cost) in table.rows.items():
         row = [label, "–" if ap is None else f"{ap:.1f}", *([f"{cost:.2f}" if cost else "–"] if has_cost else [])]
@@ -239,14 +258,14 @@ def section(results: Mapping, key: str) -> str:
         one = next(iter(seeds.values()), None)
         row += [str(len(seeds)), *([f"{one['num_params'] / 1e6:.2f}", f"{one['macs'] / 1e6:.0f}"] if one else "––")]
         text.append(f"| {' | '.join(row)} |")
-    text += ["", *(sentence(results, table, claim) for claim in table.claims), ""]
+    text += ["", *(wrapped(sentence(results, table, claim)) for claim in table.claims), ""]
     if any(name in results["rows"] for name in table.rows):
         text.append(f"![{table.title}](images/ablations_{key}.svg)")
     return "\n".join(text)
 
 
 def plot(results: Mapping, key: str) -> str:
-    """Returns the paper's AP and ours, a dot for each seed, as SVG."""
+    """Returns the published and the measured AP as SVG, with one dot per seed."""
     table = TABLES[key]
     panels: dict = {"paper, AP": {}, "here, AP": {}}
     for name, (label, ap, _) in table.rows.items():
@@ -262,49 +281,50 @@ def page(results: Mapping) -> str:
     sections = [section(results, key) for key in shown]
     deviations = {
         where: [seed_deviation(results, like, metric) for metric in ("AP", "PCK@0.2")]
-        for where, like in (("on photos", "cpn"), ("in crowds", CROWDED))
+        for where, like in (("photos", "cpn"), ("composed scenes", CROWDED))
     }
-    told = "; ".join(
-        f"{where} {ap:.2f} AP and {pck:.2f} PCK, {freedom} degrees of freedom" if freedom else f"{where} not known yet"
+    noise = "; ".join(
+        f"{where}: {ap:.2f} AP and {pck:.2f} PCK, {freedom} degrees of freedom" if freedom else f"{where}: unknown"
         for where, ((ap, freedom), (pck, _)) in deviations.items()
     )
     alone = [
         found for name, seeds in results["rows"].items() if not name.startswith(CROWDED) for found in seeds.values()
     ]
     counts = [f"{alone[0][key]:,}" if alone else "no" for key in ("num_train", "num_val")]
-    return INTRODUCTION.format(**results, told=told, counts=counts) + "\n".join([*sections, CARE])
+    introduction = wrapped(INTRODUCTION.format(**results, noise=noise, counts=counts))
+    return introduction + "\n".join([*sections, wrapped(LIMITS)])
 
 
-INTRODUCTION = """\
-# What the parts of CPN and MIPNet are worth
+# One paragraph or list item per line; `wrapped` breaks the lines.
+INTRODUCTION = (
+    "# Ablation studies of CPN and MIPNet\n\n"
+    "Measured with `{command}` ({settings[versions]}).\n"
+    "`python recipes/ablations.py --page docs/results.md` generates this page from "
+    "[results/ablations.json](results/ablations.json).\n\n"
+    "The papers' values are for COCO minival with the boxes of a detector, much larger networks and trainings of "
+    "several days.\n\n"
+    "Unless a table states otherwise, every row is trained on the same {counts[0]} photos of athletes (Leeds Sports "
+    "Pose Extended, 14 keypoints) with crops of 128x96:\n\n"
+    "* training: {settings[epochs]} epochs, batch size {settings[batch_size]}, Adam with cosine decay from a learning "
+    "rate of {settings[learning_rate]}, {settings[precision]}\n"
+    "* augmentation: {settings[augment]}\n"
+    "* evaluation: AP and PCK@0.2 x 100 on {counts[1]} held-out photos with ground-truth boxes and flip test; mean of "
+    "the seeds ± half of their range\n\n"
+    "**Verdicts.** The noise of a difference is half of its 95% interval: Student's t times the standard error, from "
+    "the standard deviation between seeds, pooled over all rows with two seeds ({noise}).\n\n"
+    "* *Confirmed*: the difference is above the noise and has the same sign as in the paper.\n"
+    "* *Not confirmed*: the difference is above the noise and has the opposite sign.\n"
+    "* *Within noise*: the difference is below the noise. This does not contradict the paper.\n"
+)
 
-Made by `{command}`, this page by `python recipes/ablations.py --page docs/results.md`; the numbers are in
-[results/ablations.json](results/ablations.json) ({settings[versions]}). The papers' figures are
-theirs: COCO minival with a detector's boxes, far larger networks, trainings of days.
 
-Here every row learns the same {counts[0]} photos of athletes (Leeds Sports Pose Extended, 14 keypoints) at 128x96,
-unless its table says otherwise:
-
-* {settings[epochs]} epochs in batches of {settings[batch_size]}, Adam at {settings[learning_rate]} on one cosine,
-  {settings[precision]}
-* {settings[augment]}
-* AP and PCK@0.2 x 100 of {counts[1]} held-out photos, annotated boxes, flip test: mean of the seeds ± half
-  of their range
-
-**How a claim is judged.** The noise of a difference is half of its 95% interval: Student's t times its standard error,
-from the deviation between seeds, pooled over all rows that have two ({told}).
-*Confirmed*: the difference has the paper's sign and exceeds the noise. *Not confirmed*: it exceeds it with the other
-sign. *Within noise*: neither; the paper may still be right.
-"""
-
-
-CARE = """
-## To be read with care
-
-These are small networks early in their training, from nothing, on one data set. What pays off late, such as mining
-hard keypoints when the easy ones are learned, may not show; what learns fast is flattered. Pooled deviations assume
-that all rows vary alike.
-"""
+LIMITS = (
+    "\n## Limitations\n\n"
+    "The networks are small, are trained for a short time from random weights, and use one data set. Methods that pay "
+    "off late in a training, such as hard keypoint mining after the easy keypoints are learned, may show no gain here. "
+    "Methods that speed up early training may show a larger gain than after a long training. The pooled standard "
+    "deviation assumes the same variance for all rows.\n"
+)
 
 
 def write(results_path: Path, path: Path) -> Path:

@@ -52,14 +52,15 @@ SMOKE_STEPS, SMOKE_SCENES, SMOKE_HW = 2, 4, (64, 64)
 
 @dataclass(frozen=True)
 class Row:
-    """A network to train: what differs from the small CPN with OHKM.
+    """A network to train: its differences from the small CPN with OHKM.
 
     Args:
-        model: Name in the zoo.
-        options: Of `kpzoo.build`.
-        loss: Options of `CPNLoss`; other networks learn by `HeatmapLoss`.
+        model: Name of the model.
+        options: Arguments of `kpzoo.build`.
+        loss: Arguments of `CPNLoss`. Models other than CPN and MIPNet are trained with `HeatmapLoss`.
         image_hw: (height, width) of the crops.
-        start: Row whose weights it goes on from, on composed crowds; None to learn the photos from nothing.
+        start: Row of the initial weights for a training on composed scenes; None to train on the photos from random
+            weights.
     """
 
     model: str = "cpn_nano"
@@ -81,7 +82,7 @@ ROWS = {
     "globalnet": Row(options=dict(refine=None), loss=L2),
     "cpn_concat": Row(options=dict(refine="concat")),
     "cpn_bottleneck": Row(options=dict(refine="bottleneck")),
-    # About the multiply-adds of the small CPN, by their widths.
+    # Widths that give about the multiply-adds of the small CPN.
     "simplebaseline": Row("simplebaseline_nano", dict(deconvs=(128, 128, 96))),
     "hourglass_1": Row("hourglass_nano"),
     "hourglass_2": Row("hourglass_nano", dict(num_stacks=2, width=88)),
@@ -102,12 +103,12 @@ ROWS = {
 
 
 def compiled(row: Row, skeleton, seed: int, steps: int, weights: Path | None):
-    """Returns the row's network with its loss and one cosine of `steps` steps."""
+    """Returns the row's network, compiled with its loss and one cosine decay over `steps` steps."""
     keras.utils.set_random_seed(seed)
     model = kpzoo.build(row.model, image_hw=row.image_hw, skeleton=skeleton, weights=weights, **row.options)
     rate = keras.optimizers.schedules.CosineDecay(0.0, steps, warmup_target=LEARNING_RATE, warmup_steps=steps // 8)
     if model.preset.codec == "hrnet":
-        model.compile(keras.optimizers.Adam(rate), HeatmapLoss())  # the references of these use no weight decay
+        model.compile(keras.optimizers.Adam(rate), HeatmapLoss())  # the references use no weight decay
     else:
         loss = CPNLoss(**row.loss, flavour=model.preset.codec.removeprefix("cpn_"))
         model.compile(training.AdamL2(rate), MultiInstanceLoss(loss) if row.model.startswith("mipnet") else loss)
@@ -136,7 +137,7 @@ def measure(name: str, seed: int, args) -> dict:
     minutes = (time.perf_counter() - started) / 60
     found = {"num_params": count_params(model), "macs": count_macs(model), "minutes": round(minutes, 1)}
     found |= {"num_train": kpzoo.data.num_persons(train), "num_val": kpzoo.data.num_persons(val)}
-    # One person to a box: there is nothing to suppress but in crowds, where all rows are treated alike.
+    # NMS is needed on composed scenes only, and is then applied to all rows.
     values = kpzoo.evaluate(model, val, nms=POSE_NMS if row.start else "auto").values
     found |= {key: value for key, value in values.items() if key in ("AP", "AP50", "AR", "PCK@0.2")}
     if row.start:
@@ -145,7 +146,7 @@ def measure(name: str, seed: int, args) -> dict:
 
 
 def small(row: Row) -> Row:
-    """Returns a tiny twin of a row, for the smoke test."""
+    """Returns the row with a tiny network, for the smoke test."""
     model = {"mipnet_nano": "mipnet_cpn_tiny"}.get(row.model, row.model.replace("nano", "tiny"))
     sizes = ("width", "widths", "blocks", "deconvs", "num_stacks")
     options = {key: value for key, value in row.options.items() if key not in sizes}
@@ -153,7 +154,7 @@ def small(row: Row) -> Row:
 
 
 def crowds(args) -> Path:
-    """Returns the folder of composed scenes; the first process to ask for it makes them."""
+    """Returns the folder of composed scenes, which the first process writes."""
     folder = args.out / "crowds"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
@@ -167,7 +168,7 @@ def crowds(args) -> Path:
 
 
 def settle(name: str, seed: int, args, wait: bool = False) -> None:
-    """Sees to it that the run's folder has the row's file, unless another process is at it."""
+    """Measures a row and writes its file, unless the file exists or another process is measuring the row."""
     if ROWS[name].start:
         settle(ROWS[name].start, seed, args, wait=True)
     path = args.out / "rows" / f"{name}_seed{seed}.json"
@@ -185,21 +186,21 @@ def settle(name: str, seed: int, args, wait: bool = False) -> None:
 
 
 def settings(args) -> dict:
-    """Returns what must be the same for all rows of a study."""
+    """Returns the settings that must be equal for all rows of a study."""
     low, high = AUGMENT.scale
     augment = f"scale {low} to {high}, rotation up to {AUGMENT.rotation:g} degrees, mirrored"
     versions = f"kpzoo {kpzoo.__version__}, keras {keras.__version__}, tensorflow {tf.__version__}"
-    told = dict(epochs=args.epochs, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, augment=augment)
+    values = dict(epochs=args.epochs, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, augment=augment)
     data = [kpzoo.data.load(args.data, split).crc32 for split in ("train", "val")]
-    return told | {"precision": precision(args), "versions": versions, "data_crc32": data}
+    return values | {"precision": precision(args), "versions": versions, "data_crc32": data}
 
 
 def check(path: Path, before: dict, args) -> None:
-    """Refuses to mix rows of different studies."""
+    """Raises a `UserError` if the settings of the rows in `path` differ."""
     for name, value in settings(args).items():
         if before.get(name) != value:
-            told = f"{name}={before.get(name)!r}. Received: {value!r}"
-            raise UserError(f"{str(path)!r} was made with {told}. Use the same, or another --out and --results.")
+            received = f"{name}={before.get(name)!r}. Received: {value!r}"
+            raise UserError(f"{str(path)!r} was made with {received}. Use the same, or another --out and --results.")
 
 
 def precision(args) -> str:
@@ -207,7 +208,7 @@ def precision(args) -> str:
 
 
 def merge(args) -> None:
-    """Puts the files of all rows so far into the results file; rows of the same study made elsewhere stay."""
+    """Adds the files of all measured rows to the results file. Other rows of the file are kept."""
     with (args.out / ".merge.lock").open("w") as lock:
         files.hold(lock)
         results = {"command": "python recipes/ablations.py --data PHOTOS", "settings": settings(args), "rows": {}}
@@ -225,7 +226,7 @@ def merge(args) -> None:
 
 
 def work(only: list[str] | None, seeds: list[int]) -> Iterator[tuple[str, int]]:
-    """Yields (row, seed), the most telling tables first."""
+    """Yields (row, seed) in training order, see `ablation_page.ORDER`."""
     tables = ablation_page.TABLES
     for known in only or ():
         if known not in ROWS and known not in tables:

@@ -1,4 +1,4 @@
-"""The ablations' page is made of its results file, and its verdicts of numbers."""
+"""The ablation page is generated from its results file, and its verdicts from numbers."""
 
 import argparse
 import json

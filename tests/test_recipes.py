@@ -251,21 +251,21 @@ def test_the_page_of_the_crowd_study_is_made_of_its_results(monkeypatch):
     assert (ROOT / "docs/crowd_study.md").read_text() == crowd_study.page(results)
 
 
-def test_the_crowd_study_tells_whose_pose_each_answer_is(monkeypatch):
+def test_the_crowd_study_matches_each_prediction_to_a_person(monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPES))
     import crowd_study
 
-    likeness = np.array([[0.9, 0.6, 0.0], [0.8, 0.7, 0.0], [0.0, 0.3, 0.5]])  # of the answers to three boxes, to people
-    assert crowd_study.whose(likeness).tolist() == ["own", "another", "nobody"]
+    likeness = np.array([[0.9, 0.6, 0.0], [0.8, 0.7, 0.0], [0.0, 0.3, 0.5]])  # OKS of three boxes' poses with people
+    assert crowd_study.matches(likeness).tolist() == ["own", "another", "none"]
 
 
-def test_the_crowd_study_scores_people_who_are_well_seen_and_who_stand(tmp_path, monkeypatch):
+def test_the_crowd_study_selects_images_of_visible_and_of_standing_people(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(RECIPES))
     import crowd_study
 
     drawn.write_drawn(tmp_path, 60, crowding=0.9, people=(2, 2))
     data = kpzoo.data.load(tmp_path, "train")
-    for chosen, wanted in ((crowd_study.well_seen(data), shows_most), (crowd_study.standing(data), is_upright)):
+    for chosen, wanted in ((crowd_study.mostly_visible(data), shows_most), (crowd_study.standing(data), is_upright)):
         persons = data.annotations.persons
         kept = np.isin(persons.image_ids, chosen.annotations.persons.image_ids)
         rows = list(zip(persons.keypoints_image_xy, persons.visibility, strict=True))
