@@ -1,7 +1,8 @@
-"""Person boxes as a network learns and answers them: cells, targets, loss and decoding, side by side.
+"""Person boxes of an anchor-free detector: cells, assignment of targets, loss and decoding.
 
-A cell of a level with stride s stands for the point ((x + 0.5) s, (y + 0.5) s) of the picture and answers one box and
-one logit. Boxes are (x0, y0, x1, y1) in pixels of the network's input, whose left upper corner is (0, 0).
+Cell (x, y) of a level with stride s is at the point ((x + 0.5) s, (y + 0.5) s) of the input; the network predicts one
+box and one logit for it. Boxes are (x0, y0, x1, y1) in pixels of the network's input. (0, 0) is the input's upper left
+corner.
 """
 
 import keras
@@ -9,21 +10,21 @@ import numpy as np
 import tensorflow as tf
 from keras import layers
 
-PAD = 127  # grey beyond a picture that does not fill the input: the middle of the range of pixels
+PAD = 127  # pixel value of the padding: the middle of the value range
 STRIDES = (8, 16, 32)  # of the levels p3, p4, p5
 
-# A person belongs to a level by the larger distance from a cell to its sides, counted in strides (arXiv:1904.01355 has
-# 8 as the border of its finest level). Levels overlap, so that a person near a border is learned by both.
+# Range of a level: the largest distance from a cell to the sides of its box, in strides (in arXiv:1904.01355 the limit
+# of the finest level is 8). The ranges overlap, so that people near a limit are assigned to both levels.
 REACH = ((0.0, 8.0), (2.5, 8.0), (2.5, np.inf))
-CENTER_RADIUS = 1.5  # strides: cells farther from a person's centre do not answer for him (arXiv:1904.01355v4)
-MAX_LOG_SIDE = 6.0  # a side is at most e^6 strides: no overflow from a wild network
+CENTER_RADIUS = 1.5  # strides: cells farther from a box's centre are not assigned to it (arXiv:1904.01355v4)
+MAX_LOG_SIDE = 6.0  # a side is at most e^6 strides from the cell, which prevents overflow
 FOCAL_POWER = 2.0  # beta in equation 2 of arXiv:2006.04388
-MAX_CANDIDATES = 1000  # cells that suppression compares, as in arXiv:1904.01355
-BOX_WEIGHT = 2.0  # of the box loss beside the score's, as in arXiv:2006.04388
+MAX_CANDIDATES = 1000  # cells before NMS, as in arXiv:1904.01355
+BOX_WEIGHT = 2.0  # weight of the box loss relative to the score's, as in arXiv:2006.04388
 
 
 def cell_centers(image_hw: tuple[int, int]) -> np.ndarray:
-    """Returns (A, 3): x, y and stride of all cells, fine → coarse, row by row."""
+    """Returns (A, 3): x, y and stride of all cells, from fine to coarse levels, row by row."""
     levels = []
     for stride in STRIDES:
         y, x = np.mgrid[: image_hw[0] // stride, : image_hw[1] // stride]
@@ -34,10 +35,10 @@ def cell_centers(image_hw: tuple[int, int]) -> np.ndarray:
 
 @keras.saving.register_keras_serializable("kpzoo")
 class CellBoxes(layers.Layer):
-    """Turns (B, h, w, 4) logarithms of distances, in strides, to the left, upper, right, lower side into boxes.
+    """Converts the (B, h, w, 4) log distances to the left, upper, right and lower side, in strides, to boxes.
 
     Args:
-        stride: Of the level, in pixels of the network's input.
+        stride: Stride of the level in pixels of the network's input.
     """
 
     def __init__(self, stride: int, **kwargs):
@@ -60,17 +61,19 @@ class CellBoxes(layers.Layer):
 
 
 def assign(boxes: tf.Tensor, is_person: tf.Tensor, cells: np.ndarray) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns for each cell the person it answers for: the smallest of those whose centre and reach it lies in.
+    """Assigns cells to ground-truth boxes.
 
-    A person narrower than a stride is taken to be a stride wide here, so that some cell answers for him.
+    A cell is assigned to the smallest box that contains the cell's point, has its centre within `CENTER_RADIUS` of it,
+    and has a size in the level's `REACH`. Boxes narrower than a stride are treated as one stride wide, so that at least
+    one cell is assigned to them.
 
     Args:
         boxes: (B, G, 4) x0, y0, x1, y1 in pixels of the input.
-        is_person: (B, G) bool, False where a row holds nothing.
-        cells: (A, 3) as `cell_centers` gives them.
+        is_person: (B, G) bool, False for rows that are padding.
+        cells: (A, 3) as returned by `cell_centers`.
 
     Returns:
-        (B, A) indices into G, and (B, A) bool, False where a cell answers for nobody.
+        (B, A) indices into G, and (B, A) bool, False for cells that are assigned to no box.
     """
     x, y, stride = cells.T
     low, high = (np.select([stride == s for s in STRIDES], [reach[end] for reach in REACH]) for end in (0, 1))
@@ -89,14 +92,14 @@ def assign(boxes: tf.Tensor, is_person: tf.Tensor, cells: np.ndarray) -> tuple[t
 
 
 def inside_any(boxes: tf.Tensor, cells: np.ndarray) -> tf.Tensor:
-    """Returns (B, A) bool: the cell's point lies in one of the boxes (B, I, 4); boxes without area hold none."""
+    """Returns (B, A) bool, True for cells with their point inside one of the boxes (B, I, 4) of positive area."""
     x, y = cells[:, 0], cells[:, 1]
     x0, y0, x1, y1 = (boxes[..., side, None] for side in range(4))
     return tf.reduce_any((x > x0) & (x < x1) & (y > y0) & (y < y1), axis=1)
 
 
 def iou_and_giou(boxes: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the IoU and the generalised IoU (arXiv:1902.09630) of boxes (..., 4), one by one."""
+    """Returns the elementwise IoU and generalised IoU (arXiv:1902.09630) of boxes (..., 4)."""
     overlap = tf.maximum(tf.minimum(boxes[..., 2:], others[..., 2:]) - tf.maximum(boxes[..., :2], others[..., :2]), 0.0)
     hull = tf.maximum(boxes[..., 2:], others[..., 2:]) - tf.minimum(boxes[..., :2], others[..., :2])
     areas = (
@@ -110,13 +113,13 @@ def iou_and_giou(boxes: tf.Tensor, others: tf.Tensor) -> tuple[tf.Tensor, tf.Ten
 
 @keras.saving.register_keras_serializable("kpzoo")
 class PersonBoxLoss(keras.losses.Loss):
-    """The loss of `person_fpn`: quality focal loss on the scores, generalised IoU on the boxes.
+    """Loss of `person_fpn`: quality focal loss of the scores and generalised IoU loss of the boxes.
 
-    A cell that answers for a person learns as its score the IoU of its own box with the person's; all others learn 0,
-    but those inside an ignored region and for nobody, which learn nothing. Sums are divided by the weight of all cells
-    of the batch that answer for somebody.
+    The target score of an assigned cell is the IoU of its predicted box with the ground truth; that of other cells is
+    0. Cells without an assigned box inside an ignored region have no loss. Sums are divided by the total weight of the
+    assigned cells of the batch.
 
-    Targets are "boxes" (B, G, 4), their "box_weights" (B, G), 0 where a row holds nothing, and "ignored" (B, I, 4), all
+    Targets are "boxes" (B, G, 4), their "box_weights" (B, G), 0 for padding, and "ignored" (B, I, 4). All boxes are
     x0, y0, x1, y1 in pixels of the input.
 
     Args:
@@ -128,24 +131,24 @@ class PersonBoxLoss(keras.losses.Loss):
         self.image_hw = tuple(image_hw)
 
     def term_names(self, num_instances: int = 1, num_levels: int = 0) -> list[str]:
-        """Returns the names of `terms`, for every model the same."""
+        """Returns the names of `terms`, which are the same for every model."""
         return ["score", "box"]
 
     def terms(self, targets, outputs) -> dict[str, tf.Tensor]:
         """Returns the (B,) terms "score" and "box" of the loss."""
         cells = cell_centers(self.image_hw)
         logits, boxes = outputs["person_logits"], outputs["person_boxes"]
-        index, answers = assign(targets["boxes"], targets["box_weights"] > 0, cells)
+        index, assigned = assign(targets["boxes"], targets["box_weights"] > 0, cells)
         wanted = tf.gather(targets["boxes"], index, batch_dims=1)
-        weights = tf.gather(targets["box_weights"], index, batch_dims=1) * tf.cast(answers, tf.float32)
+        weights = tf.gather(targets["box_weights"], index, batch_dims=1) * tf.cast(assigned, tf.float32)
         iou, giou = iou_and_giou(boxes, wanted)
-        quality = tf.stop_gradient(tf.where(answers, iou, 0.0))
-        learns = tf.where(answers, weights, tf.cast(~inside_any(targets["ignored"], cells), tf.float32))
+        quality = tf.stop_gradient(tf.where(assigned, iou, 0.0))
+        score_weights = tf.where(assigned, weights, tf.cast(~inside_any(targets["ignored"], cells), tf.float32))
         entropy = tf.nn.sigmoid_cross_entropy_with_logits(quality, logits)
         focal = tf.abs(tf.sigmoid(logits) - quality) ** FOCAL_POWER
         share = tf.cast(tf.shape(logits)[0], tf.float32) / tf.maximum(tf.reduce_sum(weights), 1.0)
         return {
-            "score": tf.reduce_sum(learns * focal * entropy, axis=1) * share,
+            "score": tf.reduce_sum(score_weights * focal * entropy, axis=1) * share,
             "box": BOX_WEIGHT * tf.reduce_sum(weights * (1.0 - giou), axis=1) * share,
         }
 
@@ -157,15 +160,16 @@ class PersonBoxLoss(keras.losses.Loss):
 
 
 def decode_boxes(logits: np.ndarray, boxes: np.ndarray, min_score: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the boxes that a network answers for one picture, those of several cells for one person included.
+    """Returns the predicted boxes of one image before non-maximum suppression.
 
     Args:
-        logits: (A,) of the cells.
+        logits: (A,) logits of the cells.
         boxes: (A, 4) x0, y0, x1, y1 in pixels of the input.
-        min_score: Cells below it are left out, and all but the best 1000.
+        min_score: Minimum score. Of more than 1000 cells, the best 1000 are returned.
 
     Returns:
-        (P, 4) boxes x, y, w, h in pixels of the input and (P,) scores, best first, for the suppression in `kpzoo.nms`.
+        (P, 4) boxes x, y, w, h in pixels of the input and (P,) scores in descending order, as inputs of the NMS
+        functions of `kpzoo.nms`.
     """
     with np.errstate(over="ignore"):
         scores = 1 / (1 + np.exp(-np.asarray(logits, float)))

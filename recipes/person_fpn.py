@@ -1,13 +1,14 @@
 """Person detectors, trained on photos with person boxes.
 
     python recipes/person_fpn.py person_fpn_lite0 --sources sources.json --weights lite0.pth --out runs/lite0
-    python recipes/person_fpn.py person_fpn_lite0 … --until 19:35    # ends by the clock, whatever the machine does
+    python recipes/person_fpn.py person_fpn_lite0 … --until 19:35    # ends at this time
 
-`sources.json` lists what to train on: [{"annotations": "a.json", "images": "folder", "share": 2}, …], COCO files whose
-`iscrowd` annotations are ignored and whose `score`, where given, is the weight of a box.
+`sources.json` lists the training data: [{"annotations": "a.json", "images": "folder", "share": 2}, …]. The annotations
+are COCO files. `iscrowd` annotations are ignored regions; `score` is the weight of a box, by default 1.
 
-A warm-up, a constant rate, then a linear decay to zero over the last quarter at a larger input. The weights' moving
-averages are what the run ends with. A stopped run goes on from its last checkpoint; without `--until` to the same end.
+The learning-rate schedule has a warm-up, a constant rate, and a linear decay to zero over the last quarter, at a larger
+input size. The saved weights are exponential moving averages. An interrupted run is resumed from its last checkpoint;
+without `--until`, with the same result as an uninterrupted run.
 """
 
 import argparse
@@ -29,15 +30,16 @@ from kpzoo.data.box_batches import BoxBatches, load_photos
 from kpzoo.training.averages import WeightAverages
 from kpzoo.weights import load_weights
 
-# What stays as ImageNet left it: all up to stride 4, and the depthwise kernels, whose gradient is slow on a CPU. A step
-# takes 2.4 s of one core with all trained, 1.7 s with the first, 1.35 s with both left out.
+# Layers that keep their ImageNet weights: all up to stride 4, and the depthwise convolutions, which have slow gradients
+# on a CPU. A step on one core takes 2.4 s if all layers are trained, 1.7 s without those up to stride 4, and 1.35 s
+# without both groups.
 FROZEN = re.compile(r"stem|block[012]_|block\d+_depthwise_conv")
 WARMUP = 100  # steps
-WEIGHTS = "model.safetensors"  # the averages
-WEIGHT_DECAY = 0.05  # not of biases and batch norms
+WEIGHTS = "model.safetensors"  # the moving averages
+WEIGHT_DECAY = 0.05  # not applied to biases and batch norms
 CLIP_NORM = 20.0
 EMA = 0.999
-DECAY_SHARE = 0.3  # of the time, where the clock ends a run
+DECAY_SHARE = 0.3  # share of the time for the decay, with `--until`
 MINUTES_BETWEEN_CHECKPOINTS = 8
 LOG_EVERY = 50
 
@@ -48,13 +50,13 @@ class Run:
 
     Args:
         model: Model name.
-        image_hw: Input size while the rate is constant.
-        final_hw: Input size while it decays.
-        batch_size: Pictures per step.
+        image_hw: Input size during the constant learning rate.
+        final_hw: Input size during the decay.
+        batch_size: Images per step.
         learning_rate: Constant learning rate.
         steps: Number of steps.
-        decay_from: Step at which the decay begins.
-        mosaic: Share of pictures put together of four, then in the decay.
+        decay_from: First step of the decay.
+        mosaic: Share of images that are mosaics of four photos: before the decay, during the decay.
     """
 
     model: str
@@ -78,7 +80,7 @@ RUNS = [
 
 
 class Training:
-    """A run at one of its two input sizes, from its last checkpoint on."""
+    """The part of a run with one of the two input sizes, resumed from the last checkpoint."""
 
     def __init__(self, run: Run, args, state: dict):
         self.run, self.args, self.state = run, args, state
@@ -106,7 +108,7 @@ class Training:
         return self.run.learning_rate * max(0.0, min(1.0, left, (step + 1) / WARMUP))
 
     def keep_time(self, step: int) -> None:
-        """Sets where the decay begins, and where it ends, from the time that is left and the pace so far."""
+        """Sets the first and the last step of the decay from the remaining time and the measured steps per second."""
         self.pace.append((step, time.time()))
         (first, since), (last, now) = self.pace[0], self.pace[-1]
         if self.args.until is None or last - first < 50:
@@ -116,11 +118,11 @@ class Training:
         if self.decays:
             state["steps"] = step + max(1, int(left * per_second))
         elif left < DECAY_SHARE * (self.args.until - state["begun"]):
-            ratio = (self.run.image_hw[0] / self.run.final_hw[0]) ** 2  # how much faster the smaller input is
+            ratio = (self.run.image_hw[0] / self.run.final_hw[0]) ** 2  # steps per second, larger over smaller input
             state["decay_from"], state["steps"] = step, step + max(1, int(left * per_second * ratio))
 
     def train(self) -> dict:
-        """Trains until the decay begins, or to the end; returns the state then."""
+        """Trains until the decay begins or until the last step, and returns the state."""
         state, model = self.state, self.model
         sources = json.loads(self.args.sources.read_text())
         photos = [(load_photos(row["annotations"], row["images"]), row["share"]) for row in sources]
@@ -159,7 +161,7 @@ class Training:
         self.model.reset_metrics()
 
     def save(self) -> None:
-        """Writes a checkpoint, whole or not at all; the last two stay."""
+        """Writes a checkpoint atomically and keeps the last two."""
         out, step = self.args.out, self.state["step"]
         self.model.save_weights(out / "part.weights.h5", overwrite=True)
         os.replace(out / "part.weights.h5", out / f"step-{step}.weights.h5")
@@ -178,7 +180,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--until", help="HH:MM today, when the run shall have ended")
+    parser.add_argument("--until", help="end time of the run, HH:MM today")
     args = parser.parse_args()
     if args.until:
         hour, minute = map(int, args.until.split(":"))

@@ -1,11 +1,11 @@
-"""Measures the weights of a person detector: AP and AR of its boxes, and of the ways to suppress boxes.
+"""Measures AP and AR of a person detector's boxes, with several methods of box suppression.
 
     python recipes/person_fpn_results.py --data data --state runs/lite0/state.json    # minutes on a CPU
-    python tests/test_shipped.py --write                                              # the page from the figures
+    python tests/test_shipped.py --write                                              # writes the page
 
-The folder of the data has coco_people/ and coco_real/, each with images/val/ and annotations/. The network runs once on
-each image. All settings are then applied to the same candidates, as `kpzoo detect --box-nms` applies them: hard NMS at
-the IoU thresholds 0.3 … 0.6, and linear and Gaussian soft-NMS, as in Table 1 of CPN (arXiv:1711.07319).
+The data folder contains coco_people/ and coco_real/, each with images/val/ and annotations/. The network runs once per
+image. All methods are then applied to the same candidates, as in `kpzoo detect --box-nms`: hard NMS at IoU thresholds
+0.3 … 0.6, and linear and Gaussian soft-NMS, as in Table 1 of CPN (arXiv:1711.07319).
 """
 
 import argparse
@@ -28,7 +28,7 @@ SETS = {
     "coco_real val": ("coco_real", "person_keypoints_val.json"),
 }
 TABLE_SET = "coco_people val"
-MIN_SCORE = 0.01  # AP needs the boxes of low scores, too
+MIN_SCORE = 0.01  # AP includes boxes with low scores
 TABLE = [{"suppression": "hard", "max_iou": round(0.3 + 0.05 * step, 2)} for step in range(7)]
 TABLE += [{"suppression": "linear", "max_iou": iou} for iou in (0.3, 0.5)]
 TABLE += [{"suppression": "gaussian", "sigma": sigma} for sigma in (0.1, 0.3, 0.5)]
@@ -36,7 +36,7 @@ TABLE += [{"suppression": "gaussian", "sigma": sigma} for sigma in (0.1, 0.3, 0.
 
 @dataclass(frozen=True)
 class Given(Detector):
-    """Suppresses candidates that were found before."""
+    """Applies suppression to stored candidates."""
 
     candidates: tuple = ()
 
@@ -45,7 +45,7 @@ class Given(Detector):
 
 
 def score(paths: list[Path], candidates: tuple, annotations: Path, **settings) -> Metrics:
-    """Returns the metrics of the candidates that are left."""
+    """Returns the metrics of the candidates after suppression."""
     detector = Given(candidates, min_score=MIN_SCORE, **settings)
     rows = []
     for index, path in enumerate(paths):
@@ -76,8 +76,8 @@ def main() -> None:
             candidates.append((boxes, scores, image.shape[:2]))
         own = {"suppression": detector.suppression, "max_iou": detector.max_iou}
         found = score(paths, tuple(candidates), annotations, **own)
-        told = {key: found.circumstances[key] for key in ("protocol", "images", "persons", "crowds_ignored")}
-        sets[name] = {"metrics": found.values, "F1_min_score": found.details["F1_min_score"], **own, **told}
+        about = {key: found.circumstances[key] for key in ("protocol", "images", "persons", "crowds_ignored")}
+        sets[name] = {"metrics": found.values, "F1_min_score": found.details["F1_min_score"], **own, **about}
         print(name, json.dumps(sets[name]), flush=True)
         if name == TABLE_SET:
             for settings in TABLE:
@@ -85,8 +85,8 @@ def main() -> None:
                 table.append({**settings, **{key: values[key] for key in ("AP", "AP50", "AP75", "AR")}})
                 print(json.dumps(table[-1]), flush=True)
     step = json.loads(args.state.read_text())["step"]
-    told = {"model": row.model, "weights": detector.weights, "step": step, "min_score": MIN_SCORE, "sets": sets}
-    print(write_json(Path(row.metrics), {**told, "nms_set": TABLE_SET, "nms": table}, indent=1))
+    run = {"model": row.model, "weights": detector.weights, "step": step, "min_score": MIN_SCORE, "sets": sets}
+    print(write_json(Path(row.metrics), {**run, "nms_set": TABLE_SET, "nms": table}, indent=1))
 
 
 if __name__ == "__main__":

@@ -67,11 +67,11 @@ OTHERWISE = {
 def test_a_name_of_another_system_is_found_and_told(tmp_path, case):
     name, on_disk = OTHERWISE[case]
     folder_of(tmp_path, [name], [on_disk])
-    with pytest.warns(UserWarning, match="written otherwise on disk"):
+    with pytest.warns(UserWarning, match="spelt differently on disk"):
         data = loading.load(tmp_path, "train")
     (path,) = data.image_paths([1])
     assert images.read_image(path).shape == (60, 80, 3)
-    with pytest.raises(UserError, match="written otherwise on disk.*This is an error because of `strict=True`"):
+    with pytest.raises(UserError, match="spelt differently on disk.*This is an error because of `strict=True`"):
         loading.load(tmp_path, "train", strict=True)
     (found,) = check.check(tmp_path)
     assert not found.clean and not any(isinstance(one, str) for one in found.decoded.values())

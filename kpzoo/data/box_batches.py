@@ -1,6 +1,6 @@
-"""Photos with person boxes as batches to train a detector on: scaled, cut, put together and coloured by chance.
+"""Training batches for person detectors: photos with boxes and random scaling, cropping, mosaics and colour changes.
 
-Batch n of a seed is always the same batch, whichever process makes it, so a training goes on exactly where it stopped.
+Batch n depends only on the seed and n, so that a resumed training uses the same batches as an uninterrupted one.
 """
 
 import json
@@ -17,16 +17,16 @@ from kpzoo.boxes import PAD
 from kpzoo.errors import UserError
 
 MIN_SIDE = 4  # pixels; smaller people are ignored
-MIN_VISIBLE = 0.25  # share of a box within the picture below which it is ignored
-SCALES = (0.5, 1.6)  # a photo's longer side over the picture's
-TILE_SCALES = (0.35, 1.0)  # the same for one of the four photos of a mosaic
-STRETCH = 0.1  # of width against height
-MAX_PEOPLE, MAX_IGNORED = 64, 32  # of one picture; the smallest are left out
+MIN_VISIBLE = 0.25  # boxes with a smaller share of their area inside the image are ignored
+SCALES = (0.5, 1.6)  # longer side of the scaled photo, divided by that of the training image
+TILE_SCALES = (0.35, 1.0)  # the same for each of the four photos of a mosaic
+STRETCH = 0.1  # maximum change of the aspect ratio
+MAX_PEOPLE, MAX_IGNORED = 64, 32  # per image; the smallest boxes are dropped
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo: its file, boxes (N, 4) x0, y0, x1, y1, their (N,) weights, and ignored regions (M, 4)."""
+    """A photo: file, boxes (N, 4) x0, y0, x1, y1 in pixels, (N,) weights of the boxes, and ignored regions (M, 4)."""
 
     path: str
     boxes: np.ndarray
@@ -35,7 +35,10 @@ class Photo:
 
 
 def load_photos(annotations: str | Path, images: str | Path) -> list[Photo]:
-    """Reads a COCO file of person boxes. `iscrowd` is ignored; `score`, where given, is the weight of a box."""
+    """Reads a COCO file of person boxes.
+
+    Annotations with `iscrowd` are ignored regions. `score` is the weight of a box, by default 1.
+    """
     content = json.loads(Path(annotations).read_text())
     by_image = defaultdict(list)
     for annotation in content["annotations"]:
@@ -61,19 +64,19 @@ def read_rgb(path: str) -> np.ndarray:
     """Returns (H, W, 3) uint8."""
     image = cv2.imread(path, cv2.IMREAD_COLOR)
     if image is None:
-        raise UserError(f"{path!r} is not a picture that OpenCV reads.")
+        raise UserError(f"{path!r} is not an image file that OpenCV can read.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 class BoxBatches:
-    """Batches of pictures with person boxes.
+    """Batches of training images with person boxes.
 
     Args:
-        sources: Photos by source, each with the share of the pictures that come from it.
-        image_hw: Size of the pictures.
-        batch_size: Pictures in a batch.
-        mosaic: Share of the pictures that are put together of four photos.
-        seed: Of all chance.
+        sources: (photos, share) of each source. The shares are normalised to a sum of 1.
+        image_hw: (height, width) of the training images.
+        batch_size: Number of images in a batch.
+        mosaic: Share of images that are mosaics of four photos.
+        seed: Random seed.
     """
 
     def __init__(
@@ -95,7 +98,7 @@ class BoxBatches:
         return tuple(np.stack(column) for column in zip(*made, strict=True))
 
     def picture(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Returns one picture of `batch`: the one of this index, counted over all batches."""
+        """Returns one image and its boxes as in `batch`. `index` counts the images of all batches."""
         rng = np.random.default_rng((self.seed, index))
         height, width = self.image_hw
         canvas = np.full((height, width, 3), PAD, np.uint8)
@@ -144,10 +147,10 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def _paste(canvas, tile, photo: Photo, long_side: float, rng: np.random.Generator):
-    """Puts a photo, scaled to a longer side, at a random place of the tile.
+    """Draws a photo with a longer side of `long_side` pixels at a random position of the tile.
 
     Returns:
-        (N, 5) people, their boxes and weights, and (M, 4) ignored regions, in pixels of the canvas.
+        (N, 5) boxes and weights of the people, and (M, 4) ignored regions, in pixels of the canvas.
     """
     y0, x0, y1, x1 = tile
     image = read_rgb(photo.path)
@@ -168,7 +171,7 @@ def _paste(canvas, tile, photo: Photo, long_side: float, rng: np.random.Generato
 
 
 def _clipped(boxes, window, min_side=MIN_SIDE, min_visible=MIN_VISIBLE):
-    """Returns the boxes within the window, which of them are people to learn, and which only to ignore."""
+    """Returns boxes clipped to the window, a mask of boxes for training, and a mask of boxes to ignore."""
     low, high = window[:2], window[2:]
     inner = np.concatenate([np.clip(boxes[:, :2], low, high), np.clip(boxes[:, 2:], low, high)], axis=1)
     size = inner[:, 2:] - inner[:, :2]
@@ -179,14 +182,14 @@ def _clipped(boxes, window, min_side=MIN_SIDE, min_visible=MIN_VISIBLE):
 
 
 def _largest(rows: np.ndarray, count: int) -> np.ndarray:
-    """Returns the `count` rows with the largest boxes, filled up with zeros."""
+    """Returns the `count` rows with the largest boxes, padded with zeros."""
     areas = (rows[:, 2] - rows[:, 0]) * (rows[:, 3] - rows[:, 1])
     rows = rows[np.argsort(-areas, kind="stable")[:count]]
     return np.pad(rows, ((0, count - len(rows)), (0, 0))).astype(np.float32)
 
 
 def _colored(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Changes brightness, contrast and saturation by chance; some pictures turn grey."""
+    """Changes brightness, contrast and saturation at random; a tenth of the images become grey."""
     gain, offset, saturation = rng.uniform(0.7, 1.3), rng.uniform(-25, 25), rng.uniform(0.5, 1.5)
     if rng.random() < 0.1:
         saturation = 0.0

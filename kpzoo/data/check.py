@@ -109,7 +109,7 @@ def _check(
     places = {str(folder / Path(file).expanduser()): name for file, name in zip(on_disk.file_names, names, strict=True)}
     decoded = {places[file]: found for file, found in files.decoded(list(places), progress).items()}
     problems = Problems(read.path)
-    on_disk.tell(problems)
+    on_disk.report(problems)
     problems += _picture_problems(read, decoded)
     return Check(read, folder, decoded, (*read.problems, *problems), on_disk.renamed)
 

@@ -1,4 +1,4 @@
-"""The image files of annotations: their folder, and their names on disk where other systems write them otherwise."""
+"""Image files of annotations: finds their folder, and their names on disk if these are spelt differently."""
 
 import os
 import posixpath
@@ -14,30 +14,30 @@ from kpzoo.data.coco import leaves_folder
 from kpzoo.data.problems import Problems
 from kpzoo.errors import UserError
 
-_SAMPLE = 500  # names of which other spellings are looked for to choose a folder
-_SIMILAR = 2000  # files of a folder among which the nearest name is looked for
+_SAMPLE = 500  # names that are searched with other spellings to choose a folder
+_SIMILAR = 2000  # files of a folder that are searched for the most similar name
 
 
 class Names(NamedTuple):
-    """The names of annotations' images on disk.
+    """Names of images on disk.
 
     Args:
-        file_names: For each name in the annotations the one on disk; those that are not found stay as they are.
-        renamed: The names that are written otherwise on disk, with those there.
+        file_names: For each name in the annotations the name on disk; unchanged if no file is found.
+        renamed: Names in the annotations with a different name on disk, and that name.
     """
 
     file_names: list[str]
     renamed: dict[str, str]
 
-    def tell(self, problems: Problems) -> None:
+    def report(self, problems: Problems) -> None:
         """Adds the renamed files to the problems of the annotations."""
-        told = [f"{name!r}: {found!r}" for name, found in self.renamed.items()]
-        what = "File names that are written otherwise on disk: backslashes, upper and lower case, or codes such as %20"
-        problems.add("repair", what, told, "Read by the name on disk.", "files")
+        pairs = [f"{name!r}: {found!r}" for name, found in self.renamed.items()]
+        what = "File names that are spelt differently on disk: backslashes, upper and lower case, or codes such as %20"
+        problems.add("repair", what, pairs, "Read by the name on disk.", "files")
 
 
 class Listing:
-    """The files below a folder by their names; each folder is read once."""
+    """Looks up files below a folder by name; each folder is read once."""
 
     def __init__(self, folder: str | Path, allow_outside: bool = False):
         self.folder, self._allow_outside = Path(folder), allow_outside
@@ -45,7 +45,7 @@ class Listing:
         self._folded: dict[str, dict[str, list[str]]] = {}
 
     def entries(self, below: str) -> frozenset[str]:
-        """Returns the names in a folder below this one, none if there is no such folder."""
+        """Returns the names in the folder `below` this one; empty if the folder does not exist."""
         if below not in self._entries:
             try:
                 self._entries[below] = frozenset(os.listdir(self.folder / Path(below).expanduser()))
@@ -54,12 +54,12 @@ class Listing:
         return self._entries[below]
 
     def has(self, name: str) -> bool:
-        """Returns whether there is a file of exactly this name."""
+        """Returns whether a file with exactly this name exists."""
         below, base = posixpath.split(posixpath.normpath(name) if "." in name or "//" in name else name)
         return bool(base) and base in self.entries(below)
 
     def find(self, name: str) -> str | None:
-        """Returns the one file that a name of another system can mean, None if there is none or more than one."""
+        """Returns the file with another spelling of the name, None if there is no such file or more than one."""
         found = []
         for spelt in _spellings(name):
             if self._allow_outside or not leaves_folder(spelt):
@@ -86,12 +86,12 @@ class Listing:
 
 
 def _folded(name: str) -> str:
-    """Returns one text for names that differ in case, or in how accents are encoded (macOS)."""
+    """Returns the name in NFC and without case; macOS encodes accents differently."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _spellings(name: str) -> list[str]:
-    """Returns a name with slashes for backslashes, and with characters for codes such as %20."""
+    """Returns a name, also with backslashes replaced by slashes and codes such as %20 by characters."""
     plain = unquote(name)
     spellings = [name, plain, unquote(plain)]
     return list(
@@ -100,10 +100,10 @@ def _spellings(name: str) -> list[str]:
 
 
 def names_on_disk(folder: str | Path, names: Sequence[str], allow_outside: bool = False) -> Names:
-    """Returns the names of images as they are on disk in a folder.
+    """Returns the names of images on disk in a folder.
 
-    A name that is not there may be written with backslashes, in upper or lower case, with its accents encoded otherwise
-    or with codes such as %20. A file that another image has by its exact name is not taken.
+    If no file has the name, files are searched that differ in backslashes, upper and lower case, the encoding of
+    accents, or codes such as %20. A file that is the exact match of another name is not used.
     """
     listing = Listing(folder, allow_outside)
     missing = [name for name in names if name and not listing.has(name)]
@@ -120,12 +120,13 @@ def image_folder(
     file_names: Sequence[str],
     allow_outside: bool = False,
 ) -> Path:
-    """Returns the folder near the annotations that holds most of their images.
+    """Returns the folder near the annotations that contains most of their images.
 
-    Splits may share file names: folders named like the split, or named in the annotation file's name, come first.
+    Splits may have images of the same names. Folders with the name of the split, or with a name that is part of the
+    annotation file's name, are therefore searched first.
 
     Raises:
-        UserError: No folder holds any of the images.
+        UserError: If no folder contains any of the images.
     """
     root = Path(root).expanduser() if root is not None else annotations.parent.parent
     folders = [root / "images", root, *sorted(root.glob("images/*")), *sorted(root.glob("*"))]

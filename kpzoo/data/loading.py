@@ -63,7 +63,7 @@ def load(
         images = image_folder(annotations, root, split, content.file_names, allow_outside)
     images, problems = existing_folder(images), Problems(annotations)
     names = names_on_disk(images, content.file_names, allow_outside)
-    names.tell(problems)
+    names.report(problems)
     problems.refuse(strict)
     content = replace(content, file_names=names.file_names, problems=(*content.problems, *problems))
     repairs = [problem for problem in content.problems if problem.severity == "repair"]

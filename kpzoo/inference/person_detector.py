@@ -1,4 +1,4 @@
-"""Person detectors of the zoo: from images of any size to boxes in image pixels."""
+"""Inference with the person detectors of the zoo, on images of any size."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from kpzoo.inference.boxes import Detector
 from kpzoo.pose_model import PersonModel
 from kpzoo.weights import published
 
-# Short sides of the inputs, as shares of the long one: a photo of 4:3 needs no computing on the rest of a square.
+# Short sides of the inputs as shares of the long side, which saves computation on the padding of a square input.
 SHORT_SIDES = (0.6, 0.76, 1.0)
 MULTIPLE = 32  # of both sides of an input
 MIN_SCORE = 0.4  # near the best F1 of the default weights, see docs/shipped_weights.md
@@ -27,12 +27,13 @@ MAX_IOU = 0.6  # of hard NMS
 class PersonDetector(Detector):
     """A person detector of the zoo, such as `kpzoo.detectors.get("person_fpn_lite0")`.
 
-    An image is resized so that its longer side is that of the model's input, placed at the upper left, and padded with
-    grey to the smallest of five input sizes that contains it. The weights become constants of the graph at first use.
+    An image is resized so that its longer side equals that of the model's input, placed at the upper left, and padded
+    with grey to the smallest of five input sizes that contains it. The first use copies the weights into the graph as
+    constants; later changes of the model's weights have no effect.
 
     Args:
-        model: A `person_fpn_*` of `kpzoo.build`.
-        weights: Name of the weights, which `repr` shows.
+        model: A `person_fpn_*` model of `kpzoo.build`.
+        weights: Name of the weights, shown by `repr`.
     """
 
     model: PersonModel
@@ -65,7 +66,7 @@ class PersonDetector(Detector):
         return found
 
     def _placed(self, image_rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the input (H, W, 3) uint8 with the picture in its upper left, and its scales in x and y."""
+        """Returns the input (H, W, 3) uint8 with the resized image at the upper left, and the scales in x and y."""
         height, width = image_rgb.shape[:2]
         long_side = max(self.model.preset.image_hw)
         scale = long_side / max(height, width)
@@ -81,7 +82,7 @@ class PersonDetector(Detector):
         return {}
 
     def _networks(self, size_hw: tuple[int, int]):
-        """Returns the network for one size of the input, as a function from (B, H, W, 3) uint8 to logits and boxes."""
+        """Returns a function from (B, H, W, 3) uint8 images of one size to logits and boxes."""
         if size_hw not in self._made:
             self._made[size_hw] = constant_network(self.model, size_hw)
         return self._made[size_hw]
@@ -89,14 +90,14 @@ class PersonDetector(Detector):
 
 @lru_cache(maxsize=2)
 def load(name: str, weights: str | Path | None = None) -> PersonDetector:
-    """Returns a person detector of the zoo with weights. A repeated call returns the same one.
+    """Returns a person detector of the zoo with weights. Repeated calls return the same object.
 
     Args:
         name: A model name, or a tag of published weights.
         weights: A weights file for a model name. Default: the newest published weights.
 
     Raises:
-        UserError: If the name is unknown, the weights do not fit, or there are none.
+        UserError: If the name is unknown, the weights do not fit the model, or no weights are published.
     """
     from kpzoo.models.registry import build, spec_of
 
@@ -116,7 +117,7 @@ def _short_sides(long_side: int) -> list[int]:
 
 
 def constant_network(model: PersonModel, size_hw: tuple[int, int]):
-    """Returns a detector, at another size of its input, as one function from (B, H, W, 3) uint8 to logits and boxes."""
+    """Returns a function from (B, H, W, 3) uint8 images of size `size_hw` to the logits and boxes of a detector."""
     from kpzoo.models import build
 
     preset = model.preset

@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0 (arXiv:1905.11946, its "lite" form for phones): a small trunk that starts from ImageNet.
+"""EfficientNet-Lite0 (arXiv:1905.11946, "lite" variant for mobile devices): a small trunk with ImageNet weights.
 
-Differences from EfficientNet-B0: ReLU6 for swish, no squeeze-and-excitation, stem and head keep their width. Strides
-use TensorFlow's "same" padding, as the published weights were trained. Features are named as a ResNet's: c2 … c5.
+Differences from EfficientNet-B0: ReLU6 instead of swish, no squeeze-and-excitation, stem and head of fixed width.
+Strided convolutions use TensorFlow's "same" padding, as the published weights require. The features are named like
+those of a ResNet: c2 … c5.
 """
 
 import keras
@@ -13,7 +14,7 @@ from kpzoo.models.blocks import LAYOUT, Norm, batch_norm, he_normal
 LITE_NORM = Norm(epsilon=1e-3, momentum=0.99)
 STEM = 32
 
-# Rows of Table 1 of the paper: how often, expansion, output channels, kernel size, stride of the first block.
+# Rows of Table 1 of the paper: repeats, expansion, output channels, kernel size, stride of the first block.
 LITE0 = (
     (1, 1, 16, 3, 1),
     (2, 6, 24, 3, 2),
@@ -31,7 +32,7 @@ def relu6(x, *, name):
 
 
 def conv_norm(x, filters: int, kernel_size: int, strides: int = 1, *, name):
-    """Convolution without bias, padded as TensorFlow's "same", then batch normalisation."""
+    """Convolution without bias and with TensorFlow's "same" padding, then batch normalisation."""
     layer = layers.Conv2D(
         filters,
         kernel_size,
@@ -48,7 +49,7 @@ def conv_norm(x, filters: int, kernel_size: int, strides: int = 1, *, name):
 
 
 def depthwise_norm(x, kernel_size: int, strides: int, *, name):
-    """One filter per channel, padded as TensorFlow's "same", then batch normalisation."""
+    """Depthwise convolution with TensorFlow's "same" padding, then batch normalisation."""
     init = keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")
     layer = layers.DepthwiseConv2D(
         kernel_size,
@@ -63,7 +64,7 @@ def depthwise_norm(x, kernel_size: int, strides: int, *, name):
 
 
 def inverted_residual(x, expansion: int, filters: int, kernel_size: int, strides: int, *, name):
-    """1x1 to `expansion` times the channels, depthwise with the stride, 1x1 to `filters`; plus x if shapes agree."""
+    """Inverted residual block: 1x1 expansion, strided depthwise convolution, 1x1 projection; adds x if shapes agree."""
     shortcut, width = x, x.shape[-1]
     if expansion != 1:
         x = relu6(conv_norm(x, expansion * width, 1, name=f"{name}_expand"), name=f"{name}_expand")
@@ -75,7 +76,7 @@ def inverted_residual(x, expansion: int, filters: int, kernel_size: int, strides
 
 
 def efficientnet_lite(image, stages=LITE0, stem: int = STEM) -> dict:
-    """Returns the features {"c2": (B, H/4, W/4, C2), … "c5": (B, H/32, W/32, C5)}, the last of each size."""
+    """Returns the last features of each stride: {"c2": (B, H/4, W/4, C2), … "c5": (B, H/32, W/32, C5)}."""
     x = relu6(conv_norm(image, stem, 3, 2, name="stem"), name="stem")  # (B, H/2, W/2, stem)
     features, stride, index = {}, 2, 0
     for repeats, expansion, filters, kernel_size, first in stages:

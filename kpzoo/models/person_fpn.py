@@ -1,8 +1,8 @@
-"""`person_fpn`: a feature pyramid (arXiv:1612.03144) with an anchor-free head (arXiv:1904.01355) that finds people.
+"""`person_fpn`: person detector with a feature pyramid (arXiv:1612.03144) and an anchor-free head (arXiv:1904.01355).
 
-One trunk, levels at strides 8, 16 and 32, a head whose convolutions the levels share while each normalises by its own
-statistics. A cell answers one score, which learns how well the cell's own box fits (arXiv:2006.04388), and the
-distances from its centre to the box's four sides.
+The pyramid has levels at strides 8, 16 and 32. All levels share the convolutions of the head; each level has separate
+batch normalisation. The head predicts for each cell a score, trained with the IoU of the predicted box as its target
+(arXiv:2006.04388), and the distances from the cell's centre to the four sides of the box.
 """
 
 from functools import partial
@@ -30,12 +30,12 @@ from kpzoo.models.resnet import RESNET_BLOCKS, RESNET_WIDTHS, resnet
 from kpzoo.pose_model import PersonModel
 
 LEVELS = ("c3", "c4", "c5")
-START_SIDE = 1.0  # a fresh cell's box reaches e times the stride to each side
-PRIOR = 0.01  # what a fresh network scores everywhere, so that the many cells without a person start quietly
+START_SIDE = 1.0  # initial bias: each side of a box is e strides from the cell's centre
+PRIOR = 0.01  # initial score of all cells, so that the many cells without a person do not dominate the first losses
 
 
 def person_levels(features: dict, width: int) -> list:
-    """Returns p3, p4, p5, each `width` wide: 1x1 laterals, sums from coarse to fine, a 3x3 on each."""
+    """Returns p3, p4, p5 with `width` channels: 1x1 lateral convolutions, top-down sums, a 3x3 convolution on each."""
     sums, above = [], None
     for level in reversed(LEVELS):
         x = conv_bn(features[level], width, 1, name=f"fpn_{level}_lateral")
@@ -50,7 +50,7 @@ def person_levels(features: dict, width: int) -> list:
 
 
 def shared_conv(filters: int, kernel_size: int, *, name, use_bias=False, init=None, bias=0.0, dtype=None):
-    """Returns a convolution that keeps the size, to be called on every level."""
+    """Returns a convolution with "same" padding, to be applied to every level."""
     return layers.Conv2D(
         filters,
         kernel_size,
@@ -68,13 +68,13 @@ def person_head(levels: list, width: int, depth: int) -> dict:
     """Returns one logit and one box per cell of all levels, fine to coarse.
 
     Returns:
-        "person_logits" (B, A), whose sigmoid is the score, and "person_boxes" (B, A, 4): x0, y0, x1, y1 in pixels of
-        the input; float32.
+        "person_logits" (B, A), the scores before the sigmoid, and "person_boxes" (B, A, 4): x0, y0, x1, y1 in pixels
+        of the input; both float32.
     """
     tower = [shared_conv(width, 3, name=f"tower_{index}") for index in range(depth)]
-    quiet = keras.initializers.RandomNormal(stddev=0.01)
-    score = shared_conv(1, 1, name="score", use_bias=True, init=quiet, bias=-log((1 - PRIOR) / PRIOR), dtype=HEAD_DTYPE)
-    sides = shared_conv(4, 1, name="sides", use_bias=True, init=quiet, bias=START_SIDE, dtype=HEAD_DTYPE)
+    small = keras.initializers.RandomNormal(stddev=0.01)
+    score = shared_conv(1, 1, name="score", use_bias=True, init=small, bias=-log((1 - PRIOR) / PRIOR), dtype=HEAD_DTYPE)
+    sides = shared_conv(4, 1, name="sides", use_bias=True, init=small, bias=START_SIDE, dtype=HEAD_DTYPE)
     logits, boxes = [], []
     for level, stride, x in zip(LEVELS, STRIDES, levels, strict=True):
         for index, layer in enumerate(tower):
@@ -100,7 +100,7 @@ def build_person_fpn(
     Args:
         trunk: A key of `TRUNKS`.
         width: Channels of the pyramid and of the head.
-        depth: 3x3 convolutions of the head before its two answers.
+        depth: Number of 3x3 convolutions of the head before the two outputs.
     """
     if trunk not in TRUNKS:
         raise unknown("trunk", trunk, TRUNKS)
@@ -116,7 +116,7 @@ TRUNKS = {
     "res50": partial(resnet, blocks=RESNET_BLOCKS[50], widths=RESNET_WIDTHS),
 }
 
-# name: trunk and width, the pixels that the trunk's ImageNet weights were trained with
+# name: options of the builder, normalization of the trunk's ImageNet weights
 SIZES = {
     "lite0": (dict(trunk="lite0"), "lite_rgb"),
     "res50": (dict(trunk="res50", width=256, depth=4), "imagenet_rgb"),
