@@ -84,7 +84,7 @@ def soak(predictor, folder: Path, count: int) -> dict:
     """Returns the results of `count` predictions."""
     good, bad = write_pictures(folder)
     rng = np.random.default_rng(1)
-    for size in range(1, BATCH + 1):  # each size of a batch has kernels of its own, which stay
+    for size in range(1, BATCH + 1):  # TensorFlow caches kernels for each batch size
         as_a_stream(predictor, good[:size])
     wrong, num_good, memory, started = [], 0, [], time.perf_counter()
     for done in range(0, count, ROUND):

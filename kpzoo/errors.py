@@ -61,9 +61,9 @@ class UserError(ValueError):
 
     Args:
         message: What, where, received and expected.
-        advice: Sentences that each tell a way to fix it. What names a function, such as `kpzoo.build`, is told in
-            Python alone; what names an option, such as --overwrite, by commands that have it; what names an argument in
-            Python and by commands that have an option for it.
+        advice: Sentences, one per way to fix it. A sentence that names a function, such as `kpzoo.build`, is shown in
+            Python only; one that names an option, such as --overwrite, by commands with this option only; one that
+            names an argument, in Python and by commands with an option for it.
     """
 
     def __init__(self, message: str, *advice: str):

@@ -1043,7 +1043,7 @@ def test_unknown_options_are_named(capsys, tmp_path):
 def test_a_signal_is_a_clean_stop(monkeypatch, capsys, tmp_path, hears_ctrl_c):
     from kpzoo.scenes import drawn
 
-    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody takes SIGTERM"))
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("no handler for SIGTERM"))
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             monkeypatch.setattr(

@@ -137,7 +137,7 @@ def test_annotations_agree_with_each_other(people):
                 top, left = max(round(row) - 1, 0), max(round(column) - 1, 0)
                 near = before[top : round(row) + 2, left : round(column) + 2]
                 if v == 2:
-                    assert near.mean() <= 0.5 or near.size < 9, "a joint that shows is not under somebody else"
+                    assert near.mean() <= 0.5 or near.size < 9, "a visible joint is not occluded by another person"
                 num_hidden += v == 1 and near.mean() > 0.5
     assert num_hidden > 10
 
@@ -364,7 +364,7 @@ def test_composed_scenes_stand_in_for_a_share_of_the_crops(folder):
         kept = (some["image"] == plain["image"]).all(axis=(1, 2, 3))
         shares.append(kept.mean())
     assert 0.1 < np.mean(shares) < 0.9
-    assert not any(batch["present"][:, 1].any() for batch in batches(None))  # everybody is alone in the own photo
+    assert not any(batch["present"][:, 1].any() for batch in batches(None))  # each photo shows one person
     assert sum(batch["present"][:, 1].sum() for batch in batches(1.0)) > 0
     (late,), (*_, expected) = batches(0.5, start=2, count=1), batches(0.5)
     for name, value in expected.items():

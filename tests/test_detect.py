@@ -1,4 +1,4 @@
-"""Detectors: one contract for all, and what each makes of its own input."""
+"""Detectors: the common interface, and the handling of inputs in each detector."""
 
 import json
 import sys

@@ -34,7 +34,7 @@ def model():
 
 
 def with_codec(model, codec):
-    """Returns the model under the rules of another school; its answers do not matter here."""
+    """Returns a model with the rules of another codec; its predictions are not tested."""
     from dataclasses import replace
 
     copy = kpzoo.build("cpn_tiny", image_hw=(256, 192))
@@ -89,7 +89,7 @@ def test_detections_and_annotated_boxes_are_told_apart(small_folder, model, tmp_
     detections.write_text(json.dumps(rows))
     found = kpzoo.evaluate(model, data, boxes=detections, flip=False)
     assert found.circumstances["boxes"] == "detections of detections.json"
-    assert "PCK@0.2" not in found.values  # nobody knows which person a detection is
+    assert "PCK@0.2" not in found.values  # detections have no known person
     assert found.circumstances["poses"] == 1
     detections.write_text(json.dumps([{**rows[0], "image_id": 99}]))
     with pytest.raises(UserError, match="detections.json"):
@@ -225,7 +225,7 @@ def test_each_instance_alone_is_what_it_would_be_without_the_other(crowd, monkey
 
 @pytest.fixture
 def asked(crowd, monkeypatch) -> list[int]:
-    """How many boxes were asked about, each time: in place of the network, each box has an answer near the truth."""
+    """Numbers of boxes per call of the network, which is replaced by predictions near the ground truth."""
     index, _, boxes, *_ = evaluator.boxes_of(crowd, "gt")
     rng, asked = np.random.default_rng(0), []
     points = crowd.annotations.persons.keypoints_image_xy[index]

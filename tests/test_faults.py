@@ -115,7 +115,7 @@ def test_parts_lie_beside_their_target_so_that_the_last_step_is_one(name, model,
 
 @contextmanager
 def without_rights(folder: Path):
-    """Takes the right to write into a folder; root, who may everything, is nobody meanwhile."""
+    """Removes the write permission of a folder. A process of root changes to the user nobody meanwhile."""
     folder.chmod(0o555)
     root = os.geteuid() == 0
     if root:
@@ -131,7 +131,7 @@ def without_rights(folder: Path):
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="rights of folders are those of POSIX")
 @pytest.mark.parametrize("name", [name for name in WRITERS if name != "log.csv"])
 def test_a_folder_that_may_not_be_written_is_named(name, model):
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders hide what is in them from nobody
+    with tempfile.TemporaryDirectory() as folder:  # pytest's folders are not readable for the user nobody
         with without_rights(Path(folder)), pytest.raises(UserError, match=f"{folder}.*ermission denied"):
             WRITERS[name](Path(folder) / name, model)
         assert os.listdir(folder) == []
@@ -220,7 +220,7 @@ def test_a_training_that_gets_a_signal_leaves_its_last_checkpoint_and_goes_on(
         write(self, epoch, logs)
         signal.raise_signal(number)
 
-    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("nobody takes SIGTERM"))
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("no handler for SIGTERM"))
     try:
         with monkeypatch.context() as patch:
             patch.setattr(keras_callbacks.Checkpoint, "on_epoch_end", write_and_stop)
@@ -318,7 +318,7 @@ KILLED = """
 
 
 def killed_processes(*jobs) -> tuple[list[int], str]:
-    """Does each job in a process of its own; returns their exit codes, -9 for those that were killed, and stderr."""
+    """Runs each job in a separate process; returns the exit codes, -9 for killed processes, and stderr."""
     if not hasattr(os, "fork"):
         pytest.skip("SIGKILL and fork are those of POSIX")
     command = [sys.executable, "-c", textwrap.dedent(KILLED), json.dumps(jobs)]

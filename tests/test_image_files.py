@@ -1,4 +1,4 @@
-"""Names of images and paths as other systems write them: found, or the message says what was looked for."""
+"""Image names and paths as other systems write them: found on disk, or refused with the searched folders."""
 
 import json
 import unicodedata

@@ -1,4 +1,4 @@
-"""Numbers in the forms in which tools write them: read alike where they can mean one thing only, else shown."""
+"""Numbers in the forms that other tools write: read if they are unambiguous, else refused with the value."""
 
 import json
 

@@ -51,7 +51,7 @@ def write_video(path, num_frames=12, fourcc="MJPG", fps=20):
 
 
 class Counting:
-    """Gives one box, and remembers what it was asked."""
+    """Returns one box and records the image ids."""
 
     def __init__(self):
         self.asked = []

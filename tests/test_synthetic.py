@@ -131,7 +131,7 @@ def test_visibility_agrees_with_the_masks(crowding):
             mask = mask_of(annotation)
             keypoints = keypoints_of(annotation)
             assert annotation["num_keypoints"] == (keypoints[:, 2] > 0).sum()
-            assert (keypoints[:, 2] == 2).sum() >= 3, "a person of whom nothing shows is not annotated"
+            assert (keypoints[:, 2] == 2).sum() >= 3, "a person without visible keypoints is not annotated"
             for x, y, v in keypoints:
                 seen[int(v)] += 1
                 if v == 0:

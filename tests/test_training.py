@@ -225,7 +225,7 @@ TWO_REPLICAS = """
     rng = np.random.default_rng(5)  # of the few values that lie within rounding of zero, none decides over a ReLU
     strategies = [training.make_strategy(replicas) for replicas in (2, 1)]  # two first: TensorFlow starts with them
     keras.config.set_dtype_policy("mixed_float16")
-    for strategy in strategies:  # the second replica alone overflows: nobody may take the step
+    for strategy in strategies:  # only the second replica overflows: no replica may take the step
         with strategy.scope():
             weight = keras.Variable([1.0], name="weight")
             optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1.0), initial_scale=8.0)

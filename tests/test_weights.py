@@ -25,7 +25,7 @@ TAG = "cpn_tiny.noise_64x64_v1"
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A row whose file a server on this machine gives; yields (row, server's folder, paths asked for)."""
+    """A row with a file on a local server; yields (row, folder of the server, requested paths, model)."""
     folder, asked = tmp_path / "server", []
     folder.mkdir()
     keras.utils.set_random_seed(3)

@@ -24,9 +24,9 @@ def command(commands, name: str, run, text: str, example: str) -> argparse.Argum
 
 
 class Options:
-    """The options of a command, and which of them stands for an argument that a text names, see `kpzoo.errors`."""
+    """Options of a command, with a lookup of the option for an argument that a message names, see `kpzoo.errors`."""
 
-    # Where the option is not called as the argument is; a value of the argument may have an option of its own.
+    # Arguments, or arguments with a value, that have an option with another name.
     NAMES = {
         "answers": "--compare",
         "batch_per_replica": "--batch-per-device",
@@ -70,7 +70,7 @@ class Options:
 
 
 def _model_options() -> set[str]:
-    """Returns what models are built with, beside what has an option of the command line."""
+    """Returns the options of all models that have no command-line option."""
     return {option for name in kpzoo.list_models() for option in kpzoo.info(name).options}
 
 

@@ -204,7 +204,7 @@ def _rows(path: str | Path) -> list[dict]:
     return rows
 
 
-@lru_cache(maxsize=1024, typed=True)  # asked for each of many entries
+@lru_cache(maxsize=1024, typed=True)  # called for every entry
 def plain_category(category) -> int | str:
     """Returns a category's number, from text such as "1" too, or its name."""
     numbers, bad, _ = whole_numbers([category])

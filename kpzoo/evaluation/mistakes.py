@@ -137,8 +137,8 @@ def _kinds(points_xy, persons, person: int, others, sigmas, skeleton: Skeleton) 
     same, own = np.arange(len(mirror)), np.array([person])
     at_home = near(own, same)[0]
     inverted = np.where(mirror != same, near(own, mirror)[0], 0.0)
-    nobody = np.zeros((1, len(mirror)))
-    swapped = np.concatenate([nobody, near(others, same), near(others, mirror)]).max(axis=0)
+    no_other = np.zeros((1, len(mirror)))
+    swapped = np.concatenate([no_other, near(others, same), near(others, mirror)]).max(axis=0)
     away = np.maximum(inverted, swapped) >= NEAR
     kinds = np.select(
         [at_home >= GOOD, at_home >= NEAR, away & (inverted >= swapped), away],

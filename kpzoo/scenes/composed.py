@@ -22,7 +22,7 @@ from kpzoo.scenes.layers import Layer, annotations_of, covers_of, host_layer, mo
 GENERATOR = "kpzoo.data.compose 1"  # stored in data sets; the version increases if a seed gives other images
 _CLOSEST = 0.66  # IoU of two boxes at crowding 1; the mean IoU with the nearest box is 0.67, including third persons
 _ZOOMS = (0.5, 1.6)  # scale of a cut-out, so that its sharpness is similar to that of the photo
-_CANDIDATES = 48  # people among whom the best fit is chosen
+_CANDIDATES = 48  # number of people that are compared for the best fit
 _TRIES = 7
 _FARTHER = 0.92  # factor of the size for the next try if there is no room
 _GOOD_FIT = 0.08  # in units of IoU
@@ -247,7 +247,7 @@ def _partner(
     sizes_wh = sizes_wh * zooms[:, None]
     shared = np.minimum(sizes_wh, anchor_wh).prod(axis=1)
     reach = shared / (sizes_wh.prod(axis=1) + np.prod(anchor_wh) - shared)
-    reach = np.minimum(reach, closeness + 0.03)  # who can come closer than asked is as good
+    reach = np.minimum(reach, closeness + 0.03)  # a larger possible overlap than requested is no advantage
     fits = (zooms >= _ZOOMS[0]) & (zooms <= _ZOOMS[1])
     repeated = np.isin(images[drawn], images[taken])
     best = int(np.argmax(reach - 1.0 * ~fits - 2.0 * repeated))

@@ -64,8 +64,8 @@ def write(
     images, annotations = paths(folder, split)
     _check_target(images, annotations, overwrite, info["generator"].split()[0])
     content = _content({**info, "seed": seed, "split": split}, skeleton)
-    told = Progress(num_images, "images", "generated", shown=progress)
-    with written_whole(annotations) as written, written_whole(images) as pictures, told:
+    bar = Progress(num_images, "images", "generated", shown=progress)
+    with written_whole(annotations) as written, written_whole(images) as pictures, bar:
         pictures.mkdir()
         for index in range(num_images):
             source = (seed, zlib.crc32(split.encode()), index)
@@ -75,7 +75,7 @@ def write(
             content["images"].append({"id": index + 1, "file_name": name, "height": height, "width": width})
             for number, person in enumerate(persons):
                 content["annotations"].append({"id": 100 * (index + 1) + number, "image_id": index + 1, **person})
-            told.step()
+            bar.step()
         written.write_text(json.dumps(content))
     return annotations
 
@@ -92,7 +92,7 @@ def _check_target(images: Path, annotations: Path, overwrite: bool, maker: str) 
     try:
         generator = str(json.loads(annotations.read_text())["info"]["generator"])
     except (OSError, ValueError, KeyError, TypeError):
-        generator = "somebody else"
+        generator = "an unknown program"
     if generator.split()[:1] != [maker]:
         raise UserError(f"{annotations} was written by {generator}, not by {maker}, so it is not overwritten.")
 

@@ -163,7 +163,7 @@ def _save(chunks: Iterator[bytes], part: Path, mode: str, length: int, task: str
 
 
 class _DiskError(Exception):
-    """Error of writing, which is told from errors of reading."""
+    """Error in writing, as opposed to errors in reading."""
 
 
 def _write_chunk(file, chunk: bytes) -> None:

@@ -11,7 +11,7 @@ from kpzoo.scenes.figures.heads import draw_curtain, draw_head
 from kpzoo.scenes.figures.postures import SEATED, Body, project
 from kpzoo.skeletons import COCO17
 
-# A joint shows when the nearest thing at its place is one of these parts of its own body.
+# A joint is visible if the nearest surface at its position is one of these parts of the same person.
 _CARRIERS = {
     "shoulder": ("upper_arm", "torso"),
     "elbow": ("upper_arm", "forearm"),

@@ -103,7 +103,7 @@ SEATED = ("sit", "perch")
 
 
 def sample_posture(rng: np.random.Generator, name: str | None = None) -> Posture:
-    """Returns angles around a row of the table; without `name` a row of its own choice."""
+    """Returns angles around the row `name` of the table, by default around a random row."""
     name = name or pick(rng, POSTURES)
     _, (lean, roll), *limbs, spread = _ROWS[name]
     limbs = np.array(limbs, float) + rng.normal(0, 1, (4, 4)) * (spread, spread * 0.6, spread * 1.5, spread)
