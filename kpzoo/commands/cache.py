@@ -3,28 +3,28 @@
 import json
 from dataclasses import asdict
 
-from kpzoo.commands.parsing import command
+from kpzoo.commands.parsing import command, command_group
 from kpzoo.errors import UserError
 
-TEXT = "List, fetch, verify and remove published weights."
+TAGS = "tags with or without version, or patterns with * and ?"
 
 
 def add(commands) -> None:
-    parser = commands.add_parser("weights", help=TEXT, description=TEXT)
-    parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    _add_list(parts)
-    _add_fetch(parts)
-    _add_verify(parts)
-    _add_clear(parts)
-
-
-def _add_list(parts) -> None:
-    parser = command(
-        parts, "list", _list, "List the tags of published weights, and which are on this machine.",
-        "kpzoo weights list 'hrnet_*'",
-    )  # fmt: skip
-    parser.add_argument("tag", nargs="*", default=["*"], help="tags, or patterns with * and ?; default: all")
+    parts = command_group(commands, "weights", "List, fetch, verify and remove published weights.")
+    text = "List the tags of published weights, and which are on this machine."
+    parser = command(parts, "list", _list, text, "kpzoo weights list 'hrnet_*'")
+    parser.add_argument("tag", nargs="*", default=["*"], help=f"{TAGS}; default: all")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    text = "Fetch published weights, verify them, and print their files."
+    parser = command(parts, "fetch", _fetch, text, "kpzoo weights fetch hrnet_w32.mmpose_coco_256x192")
+    parser.add_argument("tag", nargs="+", help=TAGS)
+    text = "Compare the digests of the files on this machine. Exit code 2 if one differs."
+    parser = command(parts, "verify", _verify, text, "kpzoo weights verify")
+    parser.add_argument("tag", nargs="*", default=["*"], help=f"{TAGS}; default: all")
+    text = "Remove fetched weights from this machine, and forget their digests."
+    parser = command(parts, "clear", _clear, text, "kpzoo weights clear 'hrnet_w32.*'")
+    parser.add_argument("tag", nargs="*", help=TAGS)
+    parser.add_argument("--all", action="store_true", help="remove all")
 
 
 def _list(args) -> None:
@@ -38,27 +38,11 @@ def _list(args) -> None:
         print(f"{tag}: {published.describe(tag)}")
 
 
-def _add_fetch(parts) -> None:
-    parser = command(
-        parts, "fetch", _fetch, "Fetch published weights, verify them, and print their files.",
-        "kpzoo weights fetch hrnet_w32.mmpose_coco_256x192",
-    )  # fmt: skip
-    parser.add_argument("tag", nargs="+", help="tags without or with version, or patterns with * and ?")
-
-
 def _fetch(args) -> None:
     from kpzoo.weights import published
 
     for tag in _tags(args.tag):
         print((published.fetch_detector if tag in published.DETECTORS else published.fetch_ready)(tag))
-
-
-def _add_verify(parts) -> None:
-    parser = command(
-        parts, "verify", _verify, "Compare the digests of the files on this machine. Exit code 2 if one differs.",
-        "kpzoo weights verify",
-    )  # fmt: skip
-    parser.add_argument("tag", nargs="*", default=["*"], help="tags, or patterns with * and ?; default: all")
 
 
 def _verify(args) -> int:
@@ -68,15 +52,6 @@ def _verify(args) -> int:
     for file in held:
         print(f"{file.path}: {file.fault or 'right'}")
     return 2 if any(file.fault for file in held) else 0
-
-
-def _add_clear(parts) -> None:
-    parser = command(
-        parts, "clear", _clear, "Remove fetched weights from this machine, and forget their digests.",
-        "kpzoo weights clear 'hrnet_w32.*'",
-    )  # fmt: skip
-    parser.add_argument("tag", nargs="*", help="tags without or with version, or patterns with * and ?")
-    parser.add_argument("--all", action="store_true", help="remove all")
 
 
 def _clear(args) -> None:

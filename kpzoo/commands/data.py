@@ -4,16 +4,21 @@ import json
 import sys
 
 import kpzoo
-from kpzoo.commands.parsing import add_data_arguments, command, data_options, import_tensorflow, positive, size
+from kpzoo.commands.parsing import (
+    add_data_arguments,
+    command,
+    command_group,
+    data_options,
+    import_tensorflow,
+    positive,
+    size,
+)
 from kpzoo.data import loading
 from kpzoo.errors import UserError
 
-TEXT = "Generate, pack, show and check data sets."
-
 
 def add(commands) -> None:
-    parser = commands.add_parser("data", help=TEXT, description=TEXT)
-    parts = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parts = command_group(commands, "data", "Generate, pack, show and check data sets.")
     _add_make(parts)
     _add_compose(parts)
     _add_pack(parts)
@@ -26,12 +31,16 @@ def _add_make(parts) -> None:
         parts, "make", _make, "Generate drawn scenes of people with exact annotations, in COCO format.",
         "kpzoo data make scenes --images 500 --crowding 0.5",
     )  # fmt: skip
+    _add_scene_arguments(parser, crowding=0.0, split="name of the split")
+
+
+def _add_scene_arguments(parser, crowding: float, split: str) -> None:
+    """Adds the arguments of generated scenes: the default of --crowding, and the help of --split."""
     parser.add_argument("folder", help="output folder")
     parser.add_argument("--images", type=positive, default=100, help="number of images")
-    parser.add_argument("--split", default="train", help="name of the split")
-    parser.add_argument(
-        "--crowding", type=float, default=0.0, help="overlap of the people, from 0 (apart) to 1 (as in OCHuman)"
-    )
+    parser.add_argument("--split", default="train", help=split)
+    text = "overlap of the people, from 0 (apart) to 1 (as in OCHuman)"
+    parser.add_argument("--crowding", type=float, default=crowding, help=text)
     parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing split")
 
@@ -51,22 +60,9 @@ def _add_compose(parts) -> None:
         "kpzoo data compose ~/coco crowds --split train2017 --images 5000 --crowding 0.7",
     )  # fmt: skip
     parser.add_argument("source", help="COCO-format folder with photos")
-    parser.add_argument("folder", help="output folder")
-    parser.add_argument("--images", type=positive, default=100, help="number of images")
-    parser.add_argument("--split", default="train", help="split of the source, and name of the new split")
-    parser.add_argument(
-        "--crowding", type=float, default=0.5, help="overlap of the people, from 0 (apart) to 1 (as in OCHuman)"
-    )
-    parser.add_argument(
-        "--people",
-        type=positive,
-        nargs=2,
-        default=[2, 3],
-        metavar=("FEWEST", "MOST"),
-        help="number of people per image",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing split")
+    _add_scene_arguments(parser, crowding=0.5, split="split of the source, and name of the new split")
+    names = ("FEWEST", "MOST")
+    parser.add_argument("--people", type=positive, nargs=2, default=[2, 3], metavar=names, help="people per image")
     add_data_arguments(parser, "--pictures")
 
 
@@ -170,7 +166,7 @@ def _check(args) -> None:
     print(json.dumps([one.to_config() for one in found]) if args.json else "\n".join(map(str, found)))
     for one in found if args.fix else ():
         path, done = repair.write_repaired(one, args.fix, allow_outside=outside)
-        told = ", ".join(f"{count} {what}" for what, count in done.items() if count) or "nothing to repair"
-        print(f"{path}: {told}", file=sys.stderr)
+        repairs = ", ".join(f"{count} {what}" for what, count in done.items() if count) or "nothing to repair"
+        print(f"{path}: {repairs}", file=sys.stderr)
     if not all(one.clean for one in found):
         raise SystemExit(2)

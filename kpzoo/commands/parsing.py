@@ -23,6 +23,12 @@ def command(commands, name: str, run, text: str, example: str) -> argparse.Argum
     return parser
 
 
+def command_group(commands, name: str, text: str):
+    """Adds a command that only has subcommands, and returns what `command` adds these to."""
+    parser = commands.add_parser(name, help=text, description=text)
+    return parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+
 class Options:
     """Options of a command, with a lookup of the option for an argument that a message names, see `kpzoo.errors`."""
 
