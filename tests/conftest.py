@@ -11,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
 
 from kpzoo.skeletons import COCO17  # noqa: E402
 
@@ -18,6 +19,16 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN = Path(__file__).parent / "golden"
 # Come first: xdist alone would begin with the files of most tests, not with those that take longest.
 LONGEST = ("test_training.py", "test_faults.py", "test_multi_worker.py", "test_export.py")
+
+settings.register_profile(
+    "bounded",
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("bounded")
 
 
 def pytest_collection_modifyitems(items):

@@ -6,7 +6,7 @@ import urllib.parse
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_coco import annotation, content, write
 from test_images import encoded
@@ -19,16 +19,6 @@ from kpzoo.data.image_files import Listing, names_on_disk
 from kpzoo.data.results import read_boxes
 from kpzoo.errors import UserError
 from kpzoo.inference import detectors
-
-settings.register_profile(
-    "bounded",
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("bounded")
 
 
 def folder_of(tmp_path, names, on_disk, split="train"):

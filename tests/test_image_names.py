@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_coco import annotation, box, content, result, write
 
@@ -17,9 +17,6 @@ from kpzoo.data.image_names import ImageNames, parts_of
 from kpzoo.data.results import read_boxes, read_results
 from kpzoo.errors import UserError
 from kpzoo.inference.boxes import BoxFile
-
-settings.register_profile("bounded", max_examples=60, deadline=None, derandomize=True, database=None)
-settings.load_profile("bounded")
 
 stems = st.integers(0, 30).map(str) | st.sampled_from(["a", "b", "img.v2", "grün"])
 folders = st.lists(st.sampled_from(["cam1", "cam2", "x"]), max_size=3)

@@ -816,36 +816,34 @@ def test_an_h5_file_that_points_elsewhere_or_promises_too_much_is_refused(tmp_pa
         read_state(tmp_path / "bomb.weights.h5")
 
 
-@pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors", ".npz", ".zip.pth", ".legacy.pth"])
+@pytest.fixture(params=[".weights.h5", ".safetensors", ".npz", ".zip.pth", ".legacy.pth"])
+def weights_file(request, state, torch, tmp_path):
+    """A valid weights file of each format."""
+    path = tmp_path / f"weights{request.param}"
+    if request.param.endswith(".pth"):
+        content = {key: Fake(value) for key, value in state.items()}
+        (write_zip if "zip" in request.param else write_legacy)(path, content, torch)
+    else:
+        save_weights(tiny("simplebaseline_tiny"), path)
+    return path
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_file_cut_short_is_refused(suffix, share, state, torch, tmp_path):
-    path = tmp_path / f"weights{suffix}"
-    if suffix.endswith(".pth"):
-        content = {key: Fake(value) for key, value in state.items()}
-        (write_zip if "zip" in suffix else write_legacy)(path, content, torch)
-    else:
-        save_weights(tiny("simplebaseline_tiny"), path)
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+def test_a_file_cut_short_is_refused(weights_file, share):
+    weights_file.write_bytes(weights_file.read_bytes()[: int(share * weights_file.stat().st_size)])
     with pytest.raises(UserError, match="not a readable weights file|Download it again"):
-        read_state(path)
+        read_state(weights_file)
 
 
-@pytest.mark.parametrize("suffix", [".weights.h5", ".safetensors", ".npz", ".zip.pth", ".legacy.pth"])
-def test_flipped_bytes_end_in_a_clear_error_or_in_numbers(suffix, state, torch, tmp_path):
-    path = tmp_path / f"weights{suffix}"
-    if suffix.endswith(".pth"):
-        content = {key: Fake(value) for key, value in state.items()}
-        (write_zip if "zip" in suffix else write_legacy)(path, content, torch)
-    else:
-        save_weights(tiny("simplebaseline_tiny"), path)
-    whole, rng = path.read_bytes(), np.random.default_rng(0)
+def test_flipped_bytes_end_in_a_clear_error_or_in_numbers(weights_file):
+    whole, rng = weights_file.read_bytes(), np.random.default_rng(0)
     for _ in range(40):
         broken = bytearray(whole)
         for place in rng.integers(0, min(len(whole), 4000), 3):
             broken[place] ^= int(rng.integers(1, 256))
-        path.write_bytes(broken)
+        weights_file.write_bytes(broken)
         try:
-            arrays = read_state(path).arrays
+            arrays = read_state(weights_file).arrays
         except UserError:
             continue
         assert all(isinstance(value, np.ndarray) for value in arrays.values())

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_coco import K, annotation, changed, content, result, write
 
@@ -13,16 +13,6 @@ from kpzoo.data.coco import read_annotations
 from kpzoo.data.columns import NO_NUMBERS, NumberLists, numbers
 from kpzoo.data.results import read_boxes, read_results
 from kpzoo.errors import UserError
-
-settings.register_profile(
-    "bounded",
-    max_examples=60,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
-settings.load_profile("bounded")
 
 NAN = float("nan")
 coordinates = st.floats(0, 100).map(lambda value: round(value, 3))

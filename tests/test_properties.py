@@ -6,7 +6,7 @@ import math
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_images import encoded
 
@@ -17,9 +17,6 @@ from kpzoo.data.coco import read_annotations
 from kpzoo.errors import UserError
 from kpzoo.skeletons import COCO17
 from kpzoo.weights import published
-
-settings.register_profile("bounded", max_examples=60, deadline=None, derandomize=True, database=None)
-settings.load_profile("bounded")
 
 SIZE_HW = (64, 48)
 SIGMAS = np.array(COCO17.sigmas)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_coco import annotation, content, write
 
@@ -16,9 +16,6 @@ from kpzoo.data.sides import sides_of
 from kpzoo.errors import UserError
 from kpzoo.inference.acceleration import flip_test_heatmaps, instance_heatmaps
 from kpzoo.skeletons import COCO17, SKELETONS, Skeleton
-
-settings.register_profile("bounded", max_examples=60, deadline=None, derandomize=True, database=None)
-settings.load_profile("bounded")
 
 # A part of the body that lies in the middle, and three with two sides, in some languages.
 PARTS = {

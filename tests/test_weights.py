@@ -2,15 +2,14 @@
 
 import argparse
 import hashlib
-import http.server
 import json
 import multiprocessing
-import threading
 from dataclasses import replace
 
 import keras
 import numpy as np
 import pytest
+from published_server import Server
 
 import kpzoo
 from kpzoo import cli, weights
@@ -26,25 +25,16 @@ TAG = "cpn_tiny.noise_64x64_v1"
 @pytest.fixture
 def served(tmp_path, monkeypatch):
     """A row with a file on a local server; yields (row, folder of the server, requested paths, model)."""
-    folder, asked = tmp_path / "server", []
+    folder = tmp_path / "server"
     folder.mkdir()
     keras.utils.set_random_seed(3)
     model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
     model.save_weights(folder / "cpn_tiny.weights.h5")
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(folder))
-
-        def log_message(self, *args):
-            asked.append(self.path)
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server = Server(folder)
     row = published.Weights(
         model="cpn_tiny",
-        url=f"http://127.0.0.1:{server.server_port}/cpn_tiny.weights.h5",
-        sha256=hashlib.sha256((folder / "cpn_tiny.weights.h5").read_bytes()).hexdigest(),
+        url=server.url("cpn_tiny.weights.h5"),
+        sha256=server.sha256("cpn_tiny.weights.h5"),
         image_hw=(64, 64),
         skeleton="coco17",
         options={},
@@ -56,8 +46,9 @@ def served(tmp_path, monkeypatch):
     monkeypatch.setitem(published.ROWS, TAG, row)
     monkeypatch.setenv("KPZOO_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("KPZOO_OFFLINE", raising=False)
-    yield row, folder, asked, model
+    yield row, folder, server.asked, model
     server.shutdown()
+    server.server_close()
 
 
 def test_a_tag_builds_the_model_it_was_trained_as(served):
