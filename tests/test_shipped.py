@@ -1,6 +1,6 @@
-"""The weights that come with the package: whole, small, and worth what their page says.
+"""The weights in the package: complete, small, and described by an up-to-date page.
 
-python tests/test_shipped.py --write     # docs/shipped_weights.md anew, from the rows and their results files
+python tests/test_shipped.py --write     # writes docs/shipped_weights.md from the rows and their results files
 """
 
 import json
@@ -26,48 +26,50 @@ SHIPPED = {tag: row for tag, row in published.ROWS.items() if row.is_shipped}
 POSES = {tag: row for tag, row in SHIPPED.items() if row.skeleton}
 DETECTORS = {tag: row for tag, row in SHIPPED.items() if not row.skeleton}
 
-TEXT = """# Weights that come with kpzoo
+TEXT = """# Weights included in kpzoo
 
-`kpzoo predict photo.jpg --out poses` finds people and their poses without a download. Kernels are stored as float16.
+`kpzoo predict photo.jpg --out poses` detects people and predicts their poses without a download. Kernels are stored as
+float16.
 
 ## Poses
 
-Small networks for CPUs, trained on photos of athletes. They find the 14 keypoints of CrowdPose.
+Small networks for CPUs, trained on photos of athletes. They predict the 14 keypoints of CrowdPose.
 
 {table}
 
-Measured on the 1,000 held-out photos of the data set's val split, with annotated boxes and flip test, by
+Measured on the 1,000 held-out photos of the data set's val split, with ground-truth boxes and flip test:
 
     kpzoo evaluate --model {first} --annotations lspet/annotations/lspet_val.json --images lspet/images/val --json
 
-`mipnet_nano` answers for two people in each box; PCK@0.2 is of its first answers, AP of both together. It learned
-light crowds that were composed of these photos: [crowd_study.md](crowd_study.md) has its figures in crowds.
+`mipnet_nano` predicts two people per box. Its PCK@0.2 is that of the first instance; AP includes both instances. It was
+trained on composed scenes of these photos with light crowding. [crowd_study.md](crowd_study.md) has its AP on
+crowded scenes.
 
-PCK@0.2 counts keypoints within a fifth of the torso's length. Two annotators of one photo agree on about three of four
-keypoints within a tenth of the person's size.
+PCK@0.2 is the share of keypoints within a fifth of the torso's length. Two annotators of the same photo agree on about
+three of four keypoints within a tenth of the person's size.
 
-**What helped.** PCK@0.2 of the small CPN, of the held-out photos and of a thousand that were learned from, with
-annotated boxes; the first rows without flip test, one training each:
+**Training.** PCK@0.2 of the small CPN on the held-out photos and on a thousand training photos, with ground-truth
+boxes. Each row is one training:
 
 {log}
 
-What limited it was learning by heart: photos that were learned from were found far better than others. Which of the
-second training's changes helped how much was not told apart. The recipe repeats its two trainings; the other rows were
-trials that nothing here repeats.
+Overfitting limits the accuracy: PCK@0.2 on training photos is much higher than on held-out photos. The effects of the
+single changes in the second training were not measured. The recipe contains the first and the second training; the
+other rows cannot be reproduced with it.
 
-**Looked at.** Of 48 held-out photos, by `kpzoo predict` with annotated boxes, 29 poses were good, 16 half good (a limb,
-or left and right), 3 bad: folded, flying or half hidden people. Their scores are low, and unsure limbs are not drawn.
-With the whole picture as the box (`--detector whole`), of 24 of them 11 were good, 8 half good, 5 bad: those of people
-who fill little of it.
+**Visual inspection.** `kpzoo predict` with ground-truth boxes on 48 held-out photos gave 29 good poses, 16 with an
+error (a limb, or left and right swapped) and 3 bad ones, of people who are bent over, in the air or half occluded. Bad
+poses have low scores, and limbs with low scores are not drawn. With the whole image as the box (`--detector whole`), 24
+of these photos gave 11 good poses, 8 with an error and 5 bad ones, of people who are small in the image.
 
 **Origin and terms.** Photos and labels: Leeds Sports Pose Extended, S. Johnson and M. Everingham, *Learning Effective
-Human Pose Estimation from Inaccurate Annotation*, CVPR 2011, which asks for this citation. The photos belong to their
-authors on Flickr, and the data set names no licence: the weights are for research. None of its photos is part of kpzoo.
+Human Pose Estimation from Inaccurate Annotation*, CVPR 2011, which requires this citation. The photos belong to their
+authors on Flickr, and the data set has no licence: the weights are for research. kpzoo contains none of its photos.
 
-**What to expect.** People who fill their box and stand, run, jump or hang; left and right are mixed up more often in
-acrobatics, from behind, and where limbs cross. The networks saw few clothed people at work, children, or wheelchairs,
-and no pictures of people smaller than about a hundred pixels. They do not replace a network of the paper's
-size.
+**Limitations.** The networks work best for people who fill their box and stand, run, jump or hang. Left and right are
+swapped more often in acrobatics, in views from behind, and if limbs cross. The training set has few people in work
+clothes, children and wheelchairs, and no people smaller than about a hundred pixels. The networks do not replace those
+of the paper's size.
 
 ## Person boxes
 
@@ -75,19 +77,20 @@ size.
 | :-- | :-- | :-- | :-- | :-- | :-- | :-- | :-- | :-- |
 {detectors}
 
-Boxes of persons by the rules of COCO's detection evaluation, `iscrowd` ignored, scored on the val files as they are:
+AP and AR of the person boxes with COCO's detection evaluation, in which `iscrowd` annotations are ignored:
 
     kpzoo detect coco_real/images/val --min-box-score 0.01 --out boxes.json
     kpzoo evaluate --detections boxes.json --annotations coco_real/annotations/person_keypoints_val.json
 
-`coco_people` val: 300 COCO photos, at most 480 pixels, with 783 labelled persons. NanoDet-g made its ignored
-boxes. `coco_real` val: 50 COCO photos with COCO's own boxes and crowds. Photos of COCO's val2017 are among those
-that were learned from, so no figure on the official val2017 means anything.
+`coco_people` val has 300 COCO photos of at most 480 pixels with 783 labelled persons; its ignored boxes were generated
+with NanoDet-g. `coco_real` val has 50 COCO photos with COCO's boxes and crowds. The training set contains photos of
+COCO's val2017, so that results on the official val2017 are not valid.
 
-**Score threshold.** The largest F1 at an IoU of 0.5 is {f1}.
-The default of `kpzoo predict` and `kpzoo detect` is {min_score}, between them. `--min-box-score` changes it.
+**Score threshold.** The maximum of F1 at an IoU of 0.5 is
+{f1}.
+The default of `kpzoo predict` and `kpzoo detect`, {min_score}, is between these scores. `--min-box-score` sets it.
 
-**Suppression of boxes**, the box part of Table 1 of CPN (arXiv:1711.07319), on {nms_set}:
+**Box suppression**, as in the part on boxes of Table 1 of CPN (arXiv:1711.07319), on {nms_set}:
 
 | suppression | AP | AP50 | AP75 | AR |
 | :-- | :-- | :-- | :-- | :-- |
@@ -95,16 +98,16 @@ The default of `kpzoo predict` and `kpzoo detect` is {min_score}, between them. 
 
 {verdict}
 
-These tables are made by `python recipes/person_fpn_results.py`.
+`python recipes/person_fpn_results.py` measures these tables.
 
-The weights are of an unfinished training, {step} of 12,000 steps at 320x320 with a constant rate, before its decay at
-416x416 ([recipe](../{recipe})).
+The weights are those of an unfinished training: {step} of 12,000 steps at 320x320 with a constant learning rate,
+without the decay at 416x416 ([recipe](../{recipe})).
 
-**Origin and terms.** The trunk started from the ImageNet weights of EfficientNet-Lite0 (Apache-2.0). Trained here on
-COCO 2017 (annotations CC BY 4.0, COCO Consortium; the photos belong to their authors and are under Flickr's terms),
-Stanford 40 Actions, PASCAL VOC 2012, Flickr8k, HumanV2 and sports photos. A part of the boxes was made by NanoDet-g
-(Apache-2.0), which is not part of kpzoo. Several of these sets are for research, and so are the weights. None of the
-photos is part of kpzoo.
+**Origin and terms.** The trunk was initialised with the ImageNet weights of EfficientNet-Lite0 (Apache-2.0). The
+detector was trained on COCO 2017 (annotations CC BY 4.0, COCO Consortium; the photos belong to their authors and are
+under Flickr's terms), Stanford 40 Actions, PASCAL VOC 2012, Flickr8k, HumanV2 and sports photos. Some of the boxes were
+generated with NanoDet-g (Apache-2.0), which is not part of kpzoo. Several of these data sets are for research only, and
+so are the weights. kpzoo contains none of the photos.
 """
 
 
@@ -138,14 +141,14 @@ def detector_table() -> str:
     for tag, row in DETECTORS.items():
         size, params = published.fetch(tag).stat().st_size, kpzoo.info(row.model).num_params
         start = f"| `{tag}` | {row.image_hw[0]}x{row.image_hw[1]} | {params / 1e6:.2f} M | {size / 1e6:.1f} MB |"
-        for photos, told in results(row)["sets"].items():
-            figures = " | ".join(f"{told['metrics'][name]:.3f}" for name in ("AP", "AP50", "AP75", "AR"))
+        for photos, part in results(row)["sets"].items():
+            figures = " | ".join(f"{part['metrics'][name]:.3f}" for name in ("AP", "AP50", "AP75", "AR"))
             lines.append(f"{start} {photos} | {figures} |")
     return "\n".join(lines)
 
 
 def detector_texts(told: dict) -> dict:
-    """Returns what the page says of a detector's results."""
+    """Returns the texts of the page on a detector's results."""
     f1 = " and ".join(
         f"{part['metrics']['F1']:.3f} at a score of {part['F1_min_score']:.2f} on {name}"
         for name, part in told["sets"].items()
@@ -161,10 +164,10 @@ def detector_texts(told: dict) -> dict:
     lowest = min((row for row in told["nms"] if row["suppression"] == "hard"), key=lambda row: row["max_iou"])
     gain = max(best["linear"], best["gaussian"]) - best["hard"]
     verdict = (
-        f"CPN found soft-NMS better than every hard threshold. Here the best soft-NMS has an AP {abs(gain):.3f} "
-        f"{'higher' if gain > 0 else 'lower'} than the best hard NMS ({best['hard']:.3f}): the claim is "
-        f"{'confirmed' if gain > 0.001 else 'not confirmed'}. Hard NMS at {lowest['max_iou']:.1f} costs "
-        f"{best['hard'] - lowest['AP']:.3f} against the best hard threshold, as people overlap."
+        f"In CPN's paper, soft-NMS has a higher AP than every hard threshold. Here, the AP of the best soft-NMS is\n"
+        f"{abs(gain):.3f} {'higher' if gain > 0 else 'lower'} than that of the best hard NMS ({best['hard']:.3f}): the "
+        f"claim is {'confirmed' if gain > 0.001 else 'not confirmed'}. Hard NMS at {lowest['max_iou']:.1f}\n"
+        f"has an AP {best['hard'] - lowest['AP']:.3f} lower than the best hard threshold, because people overlap."
     )
     return dict(
         f1=f1, nms="\n".join(rows), nms_set=told["nms_set"], verdict=verdict, step=told["step"], min_score=MIN_SCORE
@@ -172,7 +175,7 @@ def detector_texts(told: dict) -> dict:
 
 
 def log_table() -> str:
-    lines = ["| training | flip test | held-out photos | photos learned from |", "| :-- | :-- | :-- | :-- |"]
+    lines = ["| training | flip test | held-out photos | training photos |", "| :-- | :-- | :-- | :-- |"]
     for row in json.loads(LOG.read_text())["rows"]:
         learned = f"{row['learned']:.3f}" if "learned" in row else ""
         lines.append(f"| {row['training']} | {'yes' if row['flip'] else 'no'} | {row['held_out']:.3f} | {learned} |")
