@@ -32,7 +32,15 @@ setup(
         "onnx": ONNX,
         "completion": ["argcomplete>=3"],
         "detectors": ["keras-hub>=0.23"],
-        "test": [*ONNX, "argcomplete>=3", "pytest>=8", "pytest-xdist>=3.8", "hypothesis>=6", "ruff>=0.14"],
+        "test": [
+            *ONNX,
+            "argcomplete>=3",
+            "pillow>=10",
+            "pytest>=8",
+            "pytest-xdist>=3.8",
+            "hypothesis>=6",
+            "ruff>=0.14",
+        ],
     },
     entry_points={"console_scripts": ["kpzoo = kpzoo.cli:main"]},
 )

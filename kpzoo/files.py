@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,39 @@ from uuid import uuid4
 from kpzoo.errors import UserError
 
 PART = ".part-"  # start of the names of files and folders that are being written
+
+
+def shown_name(path: str | Path) -> str:
+    """Returns a path as text that every encoding of Unicode can write: bytes that are not UTF-8 become \\x codes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def system_name(name: str, encoding: str = "utf-8") -> str:
+    """Returns the path that Python uses for a file whose name is a text in some encoding, whatever the locale's is.
+
+    Raises:
+        UnicodeEncodeError: If the encoding lacks a character.
+    """
+    return os.fsdecode(name.encode(encoding, "surrogateescape"))
+
+
+def utf8_path(path: str | Path) -> str:
+    """Returns a path for libraries that take UTF-8 only.
+
+    Raises:
+        UserError: If the bytes of the path are not UTF-8.
+    """
+    try:
+        return os.fsencode(path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"OpenCV cannot open {shown_name(path)!r}: its name is not UTF-8. Rename it.") from None
+
+
+def escape_unencodable() -> None:
+    """Makes stdout and stderr write codes such as \\u2026 for characters that their encodings lack."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -329,10 +329,10 @@ LIMITS = (
 
 def write(results_path: Path, path: Path) -> Path:
     """Writes the page and its plots."""
-    results = json.loads(results_path.read_text())
+    results = json.loads(results_path.read_text("utf-8"))
     (path.parent / "images").mkdir(parents=True, exist_ok=True)
     for key in TABLES:
         if any(name in results["rows"] for name in TABLES[key].rows):
-            (path.parent / "images" / f"ablations_{key}.svg").write_text(plot(results, key))
-    path.write_text(page(results))
+            (path.parent / "images" / f"ablations_{key}.svg").write_text(plot(results, key), "utf-8")
+    path.write_text(page(results), "utf-8")
     return path

@@ -25,6 +25,7 @@ import kpzoo
 from kpzoo import files, training
 from kpzoo.data import augment
 from kpzoo.errors import UserError, unknown
+from kpzoo.files import escape_unencodable
 from kpzoo.inference import POSE_NMS
 from kpzoo.losses import CPNLoss, HeatmapLoss, MultiInstanceLoss
 from kpzoo.models.counting import count_macs, count_params
@@ -157,7 +158,7 @@ def crowds(args) -> Path:
     """Returns the folder of composed scenes, which the first process writes."""
     folder = args.out / "crowds"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / ".lock").open("w", encoding="utf-8") as lock:
         files.hold(lock)
         for split, count in NUM_CROWDS.items():
             if not (folder / f"annotations/person_keypoints_{split}.json").exists():
@@ -173,7 +174,7 @@ def settle(name: str, seed: int, args, wait: bool = False) -> None:
         settle(ROWS[name].start, seed, args, wait=True)
     path = args.out / "rows" / f"{name}_seed{seed}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_suffix(".lock").open("w") as lock:
+    with path.with_suffix(".lock").open("w", encoding="utf-8") as lock:
         if not files.hold(lock, wait=wait):
             return
         if not path.exists():
@@ -209,14 +210,14 @@ def precision(args) -> str:
 
 def merge(args) -> None:
     """Adds the files of all measured rows to the results file. Other rows of the file are kept."""
-    with (args.out / ".merge.lock").open("w") as lock:
+    with (args.out / ".merge.lock").open("w", encoding="utf-8") as lock:
         files.hold(lock)
         results = {"command": "python recipes/ablations.py --data PHOTOS", "settings": settings(args), "rows": {}}
         if args.results.exists():
-            results = json.loads(args.results.read_text())
+            results = json.loads(args.results.read_text("utf-8"))
             check(args.results, results["settings"], args)
         for path in (args.out / "rows").glob("*.json"):
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text("utf-8"))
             check(path, found.pop("settings"), args)
             results["rows"].setdefault(found.pop("row"), {})[str(found.pop("seed"))] = found
         results["rows"] = {
@@ -241,6 +242,7 @@ def work(only: list[str] | None, seeds: list[int]) -> Iterator[tuple[str, int]]:
 
 
 def main(args) -> None:
+    escape_unencodable()
     if args.page:
         print(ablation_page.write(args.results, args.page))
         return
@@ -255,10 +257,10 @@ def main(args) -> None:
     elif args.data is None:
         parser.error("--data FOLDER is needed, or --smoke")
     if args.results.exists():
-        check(args.results, json.loads(args.results.read_text())["settings"], args)
+        check(args.results, json.loads(args.results.read_text("utf-8"))["settings"], args)
     for name, seed in work(args.only, args.seeds):
         settle(name, seed, args)
-    print(ablation_page.page(json.loads(args.results.read_text())))
+    print(ablation_page.page(json.loads(args.results.read_text("utf-8"))))
 
 
 if __name__ == "__main__":

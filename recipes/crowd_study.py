@@ -27,7 +27,7 @@ from kpzoo import evaluation, images, training
 from kpzoo.data import augment
 from kpzoo.errors import UserError
 from kpzoo.evaluation.report import overlap
-from kpzoo.files import write_json
+from kpzoo.files import escape_unencodable, write_json
 from kpzoo.html.charts import lines
 from kpzoo.inference import POSE_NMS, predict_boxes
 from kpzoo.losses import CPNLoss, MultiInstanceLoss
@@ -76,7 +76,7 @@ def make_scenes(kind: str, folder: Path, args) -> None:
     wanted = {name: dict(crowding=CROWDING.get(name, 1.0), people=[2, 2]) for name in held_out(kind)}
     wanted = {"train": dict(crowding=TRAIN_CROWDING[kind], people=[1, 3]), **wanted}
     record = folder / "scenes.json"
-    if record.exists() and json.loads(record.read_text()) != wanted:
+    if record.exists() and json.loads(record.read_text("utf-8")) != wanted:
         raise UserError(f"{str(folder)!r} holds other scenes, see {record.name!r} in it. Use another --out.")
     write_json(record, wanted)
     for split, how in wanted.items():
@@ -366,7 +366,7 @@ def one_box(row: dict) -> float:
 
 
 def write_page(args) -> None:
-    results = json.loads(args.results.read_text())
+    results = json.loads(args.results.read_text("utf-8"))
     for kind, found in results["kinds"].items():
         curves = {}
         for twin, title in TWINS.items():
@@ -376,12 +376,13 @@ def write_page(args) -> None:
             curves[f"{title}, by share of boxes kept"] = ([row["share"] for row in kept], [row["AP"] for row in kept])
         path = args.page.parent / "images" / f"crowd_study_{kind}.svg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(lines(curves, "overlap (IoU) of the boxes; share of boxes kept", "AP"))
-    args.page.write_text(page(results))
+        path.write_text(lines(curves, "overlap (IoU) of the boxes; share of boxes kept", "AP"), "utf-8")
+    args.page.write_text(page(results), "utf-8")
     print(args.page)
 
 
 def main(args) -> None:
+    escape_unencodable()
     if args.page:
         return write_page(args)
     kinds = [kind for kind in TITLES if kind == "figures" or args.photos]
@@ -390,7 +391,7 @@ def main(args) -> None:
         args.results = args.out / "results.json"
     else:
         keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    results = json.loads(args.results.read_text()) if args.results.exists() else {"kinds": {}}
+    results = json.loads(args.results.read_text("utf-8")) if args.results.exists() else {"kinds": {}}
     given = "".join(f" --{name} {name.upper()}" for name in ("photos", "weights") if getattr(args, name))
     results |= {
         "command": f"python recipes/crowd_study.py{given}",

@@ -124,7 +124,7 @@ class Training:
     def train(self) -> dict:
         """Trains until the decay begins or until the last step, and returns the state."""
         state, model = self.state, self.model
-        sources = json.loads(self.args.sources.read_text())
+        sources = json.loads(self.args.sources.read_text("utf-8"))
         photos = [(load_photos(row["annotations"], row["images"]), row["share"]) for row in sources]
         print([(row["annotations"], len(found), share) for row, (found, share) in zip(sources, photos, strict=True)])
         mosaic = self.run.mosaic[self.decays]
@@ -155,7 +155,7 @@ class Training:
         row = {"time": f"{datetime.now():%H:%M:%S}", "step": self.state["step"], **values}
         row |= {"rate": round(self.rate(self.state["step"]), 7), "pictures_per_s": round(pace, 2)}
         row |= {"steps": self.state["steps"], "size": self.image_hw[0]}
-        with (self.args.out / "log.jsonl").open("a") as file:
+        with (self.args.out / "log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(row, flush=True)
         self.model.reset_metrics()
@@ -165,7 +165,7 @@ class Training:
         out, step = self.args.out, self.state["step"]
         self.model.save_weights(out / "part.weights.h5", overwrite=True)
         os.replace(out / "part.weights.h5", out / f"step-{step}.weights.h5")
-        (out / "part.json").write_text(json.dumps(self.state))
+        (out / "part.json").write_text(json.dumps(self.state), "utf-8")
         os.replace(out / "part.json", out / "state.json")
         with self.model.averages.in_use():
             kpzoo.save_weights(self.model, out / WEIGHTS)
@@ -192,7 +192,7 @@ def main() -> None:
     if args.until:
         state["decay_from"] = state["steps"] = 1 << 30
     if path.exists():
-        state |= json.loads(path.read_text())
+        state |= json.loads(path.read_text("utf-8"))
     while state["step"] < state["steps"]:
         keras.utils.clear_session()
         state = Training(run, args, state).train()

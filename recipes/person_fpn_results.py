@@ -68,7 +68,7 @@ def main() -> None:
     for name, (folder, file) in SETS.items():
         annotations = args.data / folder / "annotations" / file
         paths = sorted(args.data / folder / "images/val" / one["file_name"] for one in json.loads(
-            annotations.read_text())["images"])  # fmt: skip
+            annotations.read_text("utf-8"))["images"])  # fmt: skip
         candidates = []
         for path in paths:
             image = kpzoo.images.read_image(path)
@@ -84,7 +84,7 @@ def main() -> None:
                 values = score(paths, tuple(candidates), annotations, **settings).values
                 table.append({**settings, **{key: values[key] for key in ("AP", "AP50", "AP75", "AR")}})
                 print(json.dumps(table[-1]), flush=True)
-    step = json.loads(args.state.read_text())["step"]
+    step = json.loads(args.state.read_text("utf-8"))["step"]
     run = {"model": row.model, "weights": detector.weights, "step": step, "min_score": MIN_SCORE, "sets": sets}
     print(write_json(Path(row.metrics), {**run, "nms_set": TABLE_SET, "nms": table}, indent=1))
 

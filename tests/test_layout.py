@@ -81,6 +81,23 @@ def test_the_package_raises_and_does_not_assert(path):
     assert not [node.lineno for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Assert)]
 
 
+def _without_encoding(call: ast.Call) -> bool:
+    """Returns whether a call reads or writes text in the encoding of the locale."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    texts = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
+    given = {word.arg for word in call.keywords} | {"encoding" for text in texts if str(text).startswith("utf-8")}
+    if name == "open":
+        of_module = isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") in ("os", "Image")
+        return not of_module and "encoding" not in given and not any("b" in str(text) for text in texts)
+    return name in ("read_text", "write_text") and "encoding" not in given
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_text_files_name_their_encoding(path):
+    calls = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    assert [call.lineno for call in calls if _without_encoding(call)] == []
+
+
 def run(code: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=900)
 

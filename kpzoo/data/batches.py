@@ -1,5 +1,6 @@
 """Training batches: an endless data set of crops and targets that depends only on the seed and the step."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
@@ -222,7 +223,7 @@ def _photo(preset, persons: dict[str, np.ndarray], seed: int) -> Callable:
     """Returns the function `photo` of `_loader` for a data set of images."""
     rule = preset.rules.crop
     views = geometry.views(persons["boxes_image_xywh"], rule, preset.image_hw)
-    paths = tf.constant(persons["paths"].astype(str))
+    paths = tf.constant([os.fsencode(path) for path in persons["paths"]])
     others = nearest_persons(persons["image_ids"], persons["boxes_image_xywh"], preset.num_instances - 1)
     instances = np.concatenate([np.arange(len(views))[:, None], others], axis=1)  # (S, N)
     visible = persons["visibility"][instances] * (instances >= 0)[..., None]

@@ -39,7 +39,7 @@ def load_photos(annotations: str | Path, images: str | Path) -> list[Photo]:
 
     Annotations with `iscrowd` are ignored regions. `score` is the weight of a box, by default 1.
     """
-    content = json.loads(Path(annotations).read_text())
+    content = json.loads(Path(annotations).read_text("utf-8-sig"))
     by_image = defaultdict(list)
     for annotation in content["annotations"]:
         by_image[annotation["image_id"]].append(annotation)

@@ -5,6 +5,7 @@ import posixpath
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,9 @@ from urllib.parse import unquote
 from kpzoo.data.coco import leaves_folder
 from kpzoo.data.problems import Problems
 from kpzoo.errors import UserError
+from kpzoo.files import system_name
 
+_ENCODINGS = ("utf-8", "cp1252", "cp437")  # of file names on disks and in archives
 _SAMPLE = 500  # names that are searched with other spellings to choose a folder
 _SIMILAR = 2000  # files of a folder that are searched for the most similar name
 
@@ -91,9 +94,12 @@ def _folded(name: str) -> str:
 
 
 def _spellings(name: str) -> list[str]:
-    """Returns a name, also with backslashes replaced by slashes and codes such as %20 by characters."""
+    """Returns a name, also with backslashes replaced by slashes and codes such as %20 by characters, and in other encodings."""
     plain = unquote(name)
     spellings = [name, plain, unquote(plain)]
+    for encoding in _ENCODINGS:
+        with suppress(UnicodeError):
+            spellings.append(system_name(name, encoding))
     return list(
         dict.fromkeys(spelt for one in spellings for spelt in (one, one.replace("\\", "/")) if "\0" not in spelt)
     )

@@ -129,7 +129,7 @@ def _part_of(folder: Path) -> Iterator[Path]:
     old = aside(part)
     try:
         part.mkdir(parents=True, exist_ok=True)
-        lock = (part / _LOCK).open("w")
+        lock = (part / _LOCK).open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(f"Cannot write the pack {str(folder)!r}: {error.strerror}. Use another folder.") from None
     with lock:

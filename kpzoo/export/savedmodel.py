@@ -48,7 +48,7 @@ def to_savedmodel(model: ZooModel, folder: str | Path, *, overwrite: bool = Fals
     with written_whole(folder, overwrite=overwrite) as part:
         tf.saved_model.save(module, str(part), signatures=module.served)
         (part / DESCRIPTION).parent.mkdir(exist_ok=True)
-        (part / DESCRIPTION).write_text(json.dumps(description(model), indent=1))
+        (part / DESCRIPTION).write_text(json.dumps(description(model), indent=1), "utf-8")
     return Path(folder).expanduser()
 
 

@@ -104,7 +104,7 @@ class OutputFolder:
 
     def picture_path(self, name: str, kind: str = PICTURES) -> Path:
         """Returns the file of an image's drawing, a PNG if the image's format cannot be written."""
-        path = self.path / kind / name
+        path = self.path / kind / files.system_name(name)
         return path if path.suffix.lower() in images.WRITABLE else path.with_name(path.name + ".png")
 
     def is_done(self, name: str, file: str | Path, kinds: Sequence[str]) -> bool:
@@ -183,7 +183,9 @@ class VideoFile:
             height, width = (max(2, side - side % 2) for side in image_rgb.shape[:2])  # the codec subsamples color
             self._size, self._num_frames = (width, height), 0
             self._part = self._stack.enter_context(written_whole(self.path))
-            self._writer = cv2.VideoWriter(str(self._part), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, self._size)
+            self._writer = cv2.VideoWriter(
+                files.utf8_path(self._part), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, self._size
+            )
             if not self._writer.isOpened():
                 self._writer = None
                 with self._stack:
@@ -215,7 +217,7 @@ class VideoFile:
 
 def _num_frames(path: Path) -> int:
     """Returns the number of frames in the index at the end of a video; 0 without an index."""
-    capture = cv2.VideoCapture(str(path))
+    capture = cv2.VideoCapture(files.utf8_path(path))
     try:
         return round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
     finally:

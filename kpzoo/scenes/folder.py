@@ -76,7 +76,7 @@ def write(
             for number, person in enumerate(persons):
                 content["annotations"].append({"id": 100 * (index + 1) + number, "image_id": index + 1, **person})
             bar.step()
-        written.write_text(json.dumps(content))
+        written.write_text(json.dumps(content), "utf-8")
     return annotations
 
 
@@ -90,7 +90,7 @@ def _check_target(images: Path, annotations: Path, overwrite: bool, maker: str) 
             "Or replace it with `overwrite=True`.",
         )
     try:
-        generator = str(json.loads(annotations.read_text())["info"]["generator"])
+        generator = str(json.loads(annotations.read_text("utf-8"))["info"]["generator"])
     except (OSError, ValueError, KeyError, TypeError):
         generator = "an unknown program"
     if generator.split()[:1] != [maker]:

@@ -65,7 +65,7 @@ def follow(model: PoseModel, folder: str | Path, step: int) -> None:
 def _read_record(folder: Path) -> dict:
     """Returns the settings of a run."""
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text("utf-8"))
         Preset.from_config(record["preset"])
     except OSError as error:
         raise UserError(f"{str(folder)!r} contains no training run: {RECORD!r}: {error.strerror}.") from None
@@ -116,7 +116,7 @@ def held(folder: Path) -> Iterator[None]:
     """Context manager that locks a run folder for this process."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        file = (folder / ".lock").open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(f"Cannot write the run to {str(folder)!r}: {error.strerror}. Use another folder.") from None
     with file:

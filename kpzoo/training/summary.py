@@ -23,7 +23,7 @@ def read_log(path: Path) -> list[dict[str, str]]:
     """Returns the rows of an `EpochLog`, [] if the file does not exist."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -50,7 +50,7 @@ def write_summary(folder: str | Path, finished: bool = True) -> Path:
     """
     folder = Path(folder).expanduser()
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text("utf-8"))
         preset = record.pop("preset")
         title = f"{preset['name']}, {preset['image_hw'][0]}x{preset['image_hw'][1]}"
     except OSError as error:

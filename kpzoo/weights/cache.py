@@ -40,7 +40,7 @@ def locked(name: str) -> Iterator[None]:
     folder = home()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / f".{name}.lock").open("w")
+        lock = (folder / f".{name}.lock").open("w", encoding="utf-8")
     except OSError as error:
         if not (folder / name).exists():
             raise UserError(
