@@ -6,6 +6,7 @@ dropped.
 """
 
 import glob
+import io
 import os
 import warnings
 from pathlib import Path
@@ -20,6 +21,8 @@ from kpzoo.files import written_whole
 MAX_PIXELS = 200_000_000  # 0.6 GB decoded; a file of a few KB can declare more pixels than fit in memory
 READABLE = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_BYTES = bytes | bytearray | memoryview
+_PIL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # others have more than 8 bits
 UNREADABLE = (".tif", ".tiff", ".heic", ".heif", ".avif")  # listed, so that reading them fails with an error
 
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15 without the tables DHT, JPG and DAC
@@ -47,11 +50,11 @@ class UnreadablePicture(UserError):
         self.reason = reason
 
 
-def read_image(path: str | Path, *, apply_exif: bool = True) -> np.ndarray:
+def read_image(path: "str | Path | bytes | BinaryIO", *, apply_exif: bool = True) -> np.ndarray:
     """Reads an image file.
 
     Args:
-        path: A JPEG, PNG, BMP, GIF or WebP file.
+        path: A JPEG, PNG, BMP, GIF or WebP file: its path, its bytes, or a file object opened in binary mode.
         apply_exif: Whether to apply the EXIF orientation. True for photos of users; False for data sets, whose
             annotations refer to the pixels as they are stored.
 
@@ -62,7 +65,7 @@ def read_image(path: str | Path, *, apply_exif: bool = True) -> np.ndarray:
     try:
         return decode_image(data, apply_exif=apply_exif)
     except ValueError as error:
-        raise UnreadablePicture(path, str(error)) from None
+        raise UnreadablePicture(_name_of(path), str(error)) from None
 
 
 def decode_image(data: bytes, *, apply_exif: bool = True) -> np.ndarray:
@@ -86,23 +89,44 @@ def size_of(path: str | Path) -> tuple[int, int]:
     return height, width
 
 
-def as_image(image: str | Path | np.ndarray) -> np.ndarray:
-    """Returns an image as an (H, W, 3) uint8 RGB array, from a path or from an array that is validated.
+def as_image(image) -> np.ndarray:
+    """Returns an image as an (H, W, 3) uint8 RGB array, from a file, from its bytes or from an array that is validated.
 
     Args:
-        image: A path (see `read_image`), or an (H, W, 3) RGB array of any real dtype with values in [0, 255]. The order
-            of the channels cannot be checked: `cv2.imread` returns BGR, so pass `image[..., ::-1]`.
+        image: A path, the bytes of an image file, or a binary file object (see `read_image`); an (H, W, 3) RGB array of
+            any real dtype with values in [0, 255], or an object that NumPy converts to one, such as a tensor; or a PIL
+            image, whose EXIF orientation is not applied (use `PIL.ImageOps.exif_transpose`). The order of the channels
+            cannot be checked: `cv2.imread` returns BGR, so pass `image[..., ::-1]`.
 
     Returns:
-        (H, W, 3) uint8 RGB. Floats are rounded.
+        (H, W, 3) uint8 RGB. Floats are rounded, transparency is dropped.
     """
-    if isinstance(image, str | os.PathLike):
+    if isinstance(image, str | os.PathLike | _BYTES) or hasattr(image, "read"):
         return read_image(image)
-    array = np.asarray(image)
+    try:
+        if getattr(image, "mode", None) in _PIL_MODES and hasattr(image, "convert"):
+            image = image.convert("RGB")
+        array = np.asarray(image)
+    except Exception as error:  # each library raises its own, such as for a tensor on a GPU
+        problem = str(error).split("\n")[0]
+        raise UserError(f"Cannot convert the image to an array. Received: {type(image).__name__}. {problem}") from None
     fix = _array_fix(array)
     if fix:
         raise UserError(f"An image must be a (height, width, 3) RGB array with values in [0, 255]. {fix}")
     return array if array.dtype == np.uint8 else np.rint(array).astype(np.uint8)
+
+
+def is_image_object(source) -> bool:
+    """Returns whether a source is one image that is not a path: an array or tensor, a PIL image, bytes, or a file."""
+    kind = type(source)  # PIL decodes the image when its instances are asked
+    return isinstance(source, _BYTES) or any(
+        hasattr(kind, name) for name in ("__array__", "__array_interface__", "read")
+    )
+
+
+def is_encoded(head: bytes) -> bool:
+    """Returns whether a file with these first bytes is an image of a format that `read_image` supports."""
+    return any(head.startswith(magic) for magic in _PARSERS) and head[8:12] not in (b"AVI ", b"WAVE")
 
 
 def write_image(path: str | Path, image: np.ndarray) -> Path:
@@ -166,21 +190,30 @@ def _begins_as_image(path: Path) -> bool:
         return False
 
 
-def _read(path: str | Path, header_only: bool = False) -> tuple[int, int, bytes]:
-    """Returns the height and width of an image file, from its header, and its bytes."""
-    path = Path(path).expanduser()
+def _name_of(source) -> str:
+    """Returns what messages call an encoded image."""
+    if isinstance(source, _BYTES):
+        return "<bytes>"
+    return str(getattr(source, "name", "<file>") if hasattr(source, "read") else source)
+
+
+def _read(source, header_only: bool = False) -> tuple[int, int, bytes]:
+    """Returns the height and width of an encoded image, from its header, and its bytes."""
+    if isinstance(source, _BYTES) or hasattr(source, "read"):
+        data = source if isinstance(source, _BYTES) else source.read()
+        if isinstance(data, str):
+            raise UnreadablePicture(_name_of(source), "the file is open in text mode. Open it with mode 'rb'.")
+        return _read_file(_name_of(source), io.BytesIO(data), header_only)
+    if "://" in str(source):
+        raise UnreadablePicture(source, "it is a URL. Download the file and pass its path or its bytes.")
+    path = Path(source).expanduser()
     try:
         if path.is_dir():
             raise UnreadablePicture(path, "it is a folder.")
         if path.exists() and not path.is_file():
             raise UnreadablePicture(path, "it is a pipe or device, not a file.")
         with path.open("rb") as file:
-            height, width = _header_hw(path, file)
-            if height * width > MAX_PIXELS:
-                limit = f"more than {MAX_PIXELS // 10**6} megapixels. Resize it first."
-                raise UnreadablePicture(path, f"its header declares {height} x {width} pixels, {limit}")
-            file.seek(0)
-            return height, width, b"" if header_only else file.read()
+            return _read_file(path, file, header_only)
     except FileNotFoundError:
         what = f"the link points to {os.readlink(path)!r}:" if path.is_symlink() else "there is"
         raise UnreadablePicture(path, f"{what} no such file.") from None
@@ -188,6 +221,15 @@ def _read(path: str | Path, header_only: bool = False) -> tuple[int, int, bytes]
         if isinstance(error, UserError):
             raise
         raise UnreadablePicture(path, f"{getattr(error, 'strerror', None) or error}.") from None
+
+
+def _read_file(name: str | Path, file: BinaryIO, header_only: bool) -> tuple[int, int, bytes]:
+    height, width = _header_hw(name, file)
+    if height * width > MAX_PIXELS:
+        limit = f"more than {MAX_PIXELS // 10**6} megapixels. Resize it first."
+        raise UnreadablePicture(name, f"its header declares {height} x {width} pixels, {limit}")
+    file.seek(0)
+    return height, width, b"" if header_only else file.read()
 
 
 def _header_hw(path: Path, file: BinaryIO) -> tuple[int, int]:

@@ -12,7 +12,9 @@ def add(commands) -> None:
         commands, "detect", _run, "Find people in images or a video; write their boxes as COCO results JSON.",
         "kpzoo detect photos --out boxes.json",
     )  # fmt: skip
-    parser.add_argument("source", help="an image, folder, glob such as 'photos/*.jpg', video, or webcam")
+    parser.add_argument(
+        "source", help="an image, folder, glob such as 'photos/*.jpg', video, rtsp:// or http:// stream, or webcam"
+    )
     parser.add_argument("--out", required=True, help="JSON file to write; an existing file is replaced")
     add_detector_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")

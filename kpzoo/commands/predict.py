@@ -39,7 +39,9 @@ def add(commands) -> None:
         commands, "predict", _run, "Find poses in images or a video; write drawings, results.json and poses.csv.",
         "kpzoo predict photos --detector whole --out poses",
     )  # fmt: skip
-    parser.add_argument("source", help="an image, folder, glob such as 'photos/*.jpg', video, or webcam")
+    parser.add_argument(
+        "source", help="an image, folder, glob such as 'photos/*.jpg', video, rtsp:// or http:// stream, or webcam"
+    )
     add_model_arguments(parser, default=DEFAULT_MODEL)
     parser.add_argument("--out", required=True, help="output folder; an interrupted run resumes")
     parser.add_argument("--overwrite", action="store_true", help="start again whatever the folder contains")

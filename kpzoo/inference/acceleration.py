@@ -63,7 +63,7 @@ def accelerate(model: PoseModel, precision: str = "float32") -> "Accelerated | R
 def has_bfloat16() -> bool:
     """Returns whether the CPU has bfloat16 instructions. False where there is no `/proc/cpuinfo`."""
     try:
-        flags = Path("/proc/cpuinfo").read_text().split()
+        flags = Path("/proc/cpuinfo").read_text("utf-8", "replace").split()
     except OSError:
         return False
     return not _BFLOAT16_FLAGS.isdisjoint(flags)

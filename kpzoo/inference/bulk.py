@@ -10,6 +10,7 @@ import numpy as np
 import kpzoo
 from kpzoo import images
 from kpzoo.errors import UserError
+from kpzoo.images import is_image_object
 from kpzoo.inference import detectors, outputs
 from kpzoo.inference.boxes import BoxFile
 from kpzoo.inference.pictures import Pictures, Video, open_source
@@ -145,7 +146,7 @@ def _run_pictures(predictor, opened: Pictures, folder, summary: Summary, kinds: 
     todo = [
         place
         for place, (entry, listed) in enumerate(zip(opened.entries, opened.listed, strict=True))
-        if isinstance(entry, np.ndarray) or not _is_done(folder, listed.name, entry, kinds)
+        if is_image_object(entry) or not _is_done(folder, listed.name, entry, kinds)
     ]
     summary.num_skipped = len(opened) - len(todo)
     files = {listed.name: entry for entry, listed in zip(opened.entries, opened.listed, strict=True)}
@@ -164,7 +165,7 @@ def _run_pictures(predictor, opened: Pictures, folder, summary: Summary, kinds: 
         for kind in kinds:
             images.write_image(folder.picture_path(picture.name, kind), _drawn(one, kind))
         file = files[picture.name]
-        folder.add(picture.name, picture.image_id, one.poses, None if isinstance(file, np.ndarray) else file)
+        folder.add(picture.name, picture.image_id, one.poses, None if is_image_object(file) else file)
         summary.num_pictures, summary.num_poses = summary.num_pictures + 1, summary.num_poses + len(one.poses)
         progress.step(len(one.poses))
     progress.close()
@@ -179,8 +180,7 @@ def _is_done(folder: outputs.OutputFolder, name: str, file, kinds: list[str]) ->
 
 def _run_video(predictor, opened: Video, folder, summary: Summary, kinds: list[str], boxes_xywh, every) -> None:
     progress = Progress(len(opened), "frames")
-    name = "webcam" if opened.live else Path(opened.source).stem
-    names = {outputs.PICTURES: f"{name}.mp4", outputs.NMS: f"{name}_nms.mp4"}
+    names = {outputs.PICTURES: f"{opened.name}.mp4", outputs.NMS: f"{opened.name}_nms.mp4"}
     videos = {kind: outputs.VideoFile(folder.path / names[kind], opened.fps) for kind in kinds}
     try:
         for one in predictor.predictions(opened, boxes_xywh, every=every):
@@ -189,6 +189,8 @@ def _run_video(predictor, opened: Video, folder, summary: Summary, kinds: list[s
             folder.add(one.picture.name, one.picture.image_id, one.poses)
             summary.num_pictures, summary.num_poses = summary.num_pictures + 1, summary.num_poses + len(one.poses)
             progress.step(len(one.poses))
+        if not opened.num_broken:
+            progress.total = progress.num_done  # the declared number is often a guess
     finally:
         summary.num_broken = opened.num_broken
         progress.close()

@@ -1,8 +1,8 @@
-"""Image sources: files, folders, globs, arrays, lists of these, videos, webcams. Images are read one at a time."""
+"""Image sources: files, folders, globs, arrays, lists of these, videos, streams, webcams, read one image at a time."""
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +12,10 @@ import numpy as np
 
 from kpzoo import images
 from kpzoo.errors import UserError
+from kpzoo.files import shown_name, utf8_path
+from kpzoo.images import is_image_object
+from kpzoo.inference import videos
 
-VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".webm", ".wmv")
 WEBCAM = "webcam"  # the first camera; the second is `webcam:1`
 
 _PATIENCE = 50  # consecutive failures after which a video ends: damage affects frames up to the next key frame
@@ -43,26 +45,26 @@ class Pictures:
     """Files and arrays, read one at a time. An image that cannot be read is yielded with its `problem`.
 
     Args:
-        entries: Paths and (H, W, 3) RGB arrays with values 0 … 255.
+        entries: Paths, and images as `images.as_image` takes them.
         apply_exif: Whether to apply the EXIF orientation, see `images.read_image`.
     """
 
-    def __init__(self, entries: Sequence[str | Path | np.ndarray], apply_exif: bool = True):
+    def __init__(self, entries: Sequence, apply_exif: bool = True):
         self.entries, self.apply_exif = list(entries), apply_exif
-        files = [Path(entry) for entry in self.entries if not isinstance(entry, np.ndarray)]
+        files = [Path(entry) for entry in self.entries if not is_image_object(entry)]
         parents = {os.path.abspath(file.expanduser().parent) for file in files}
         folder = os.path.commonpath(parents) if parents else ""
         numbers = [file.stem for file in files if file.stem.isascii() and file.stem.isdigit()]
         named = len(set(map(int, numbers))) == len(self.entries)
         self.listed = []
         for index, entry in enumerate(self.entries):
-            if isinstance(entry, np.ndarray):
+            if is_image_object(entry):
                 self.listed.append(Picture(str(index), index + 1, index))
             else:
                 path = Path(os.path.abspath(Path(entry).expanduser()))
                 image_id = int(path.stem) if named else index + 1
-                name = Path(os.path.relpath(path, folder)).as_posix()
-                self.listed.append(Picture(name, image_id, path.as_posix()))
+                name = shown_name(Path(os.path.relpath(path, folder)).as_posix())
+                self.listed.append(Picture(name, image_id, shown_name(path.as_posix())))
         self.folders = parents
 
     def at(self, places: Sequence[int]) -> "Pictures":
@@ -77,7 +79,7 @@ class Pictures:
     def __iter__(self) -> Iterator[Picture]:
         for entry, listed in zip(self.entries, self.listed, strict=True):
             try:
-                given = isinstance(entry, np.ndarray)
+                given = is_image_object(entry)
                 image = images.as_image(entry) if given else images.read_image(entry, apply_exif=self.apply_exif)
                 yield replace(listed, image=image)
             except UserError as error:
@@ -85,33 +87,53 @@ class Pictures:
 
 
 class Video:
-    """The frames of a video file or webcam, read with OpenCV, once. Broken frames are skipped and counted.
+    """The frames of a video file, stream or webcam, read with OpenCV, once. Broken frames are skipped and counted.
 
     Args:
-        source: A file, `webcam`, or `webcam:` and a number.
+        source: A file, a URL of a stream, `webcam`, or `webcam:` and a number.
 
     Raises:
-        UserError: If the file does not exist, or OpenCV cannot open it.
+        UserError: If the file does not exist, or OpenCV cannot open the source.
     """
 
     def __init__(self, source: str | Path):
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # no log of broken frames, which are counted here
-        self.source, self.live = str(source), is_webcam(source)
-        path = Path(source).expanduser()
-        if not self.live and not path.is_file():
-            raise UserError(f"There is no video {self.source!r}.")
-        number = self.source.partition(":")[2] or "0"
-        if self.live and not number.isdigit():
-            raise UserError(f"Expected `webcam` or `webcam:` and a number. Received: {self.source!r}.")
-        self._capture = cv2.VideoCapture(int(number) if self.live else str(path))
-        if not self._capture.isOpened():
-            hint = "Is a camera connected?" if self.live else "OpenCV has no codec for it, or the file is incomplete."
-            raise UserError(f"Cannot open the video {self.source!r}. {hint}")
+        self.source, self.live = videos.without_password(source), is_webcam(source) or videos.is_url(source)
+        self._path = None if self.live else Path(source).expanduser()
+        self._capture = self._opened(source)
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if np.isfinite(fps) and 0 < fps <= 1000 else 25.0
         declared = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.declared = int(declared) if not self.live and 0 < declared < 1e9 else 0  # 0: unknown
+        self.declared = int(declared) if not self.live and 0 < declared < 1e9 else 0  # 0: unknown; often a guess
         self.num_read = self.num_broken = 0
+
+    @property
+    def name(self) -> str:
+        """Name for output files: the file's name without suffix, `stream` or `webcam`."""
+        if self._path is not None:
+            return shown_name(self._path.stem)
+        return "webcam" if is_webcam(self.source) else "stream"
+
+    def _opened(self, source: str | Path) -> cv2.VideoCapture:
+        if is_webcam(source):
+            number = source.partition(":")[2] or "0"
+            if not number.isdigit():
+                raise UserError(f"Expected `webcam` or `webcam:` and a number. Received: {self.source!r}.")
+            capture, hint = cv2.VideoCapture(int(number)), "Is a camera connected?"
+        elif videos.is_url(source):
+            if videos.scheme_of(source) not in videos.STREAMS:
+                schemes = ", ".join(f"{scheme}://" for scheme in videos.STREAMS)
+                raise UserError(f"Expected the URL of a stream, {schemes}, or a path. Received: {self.source!r}.")
+            capture = videos.open_stream(source)
+            hint = f"No video that OpenCV can read came from there within {videos.OPEN_SECONDS} seconds."
+        else:
+            if not self._path.is_file():
+                raise UserError(f"There is no video {self.source!r}.")
+            capture = cv2.VideoCapture(utf8_path(self._path))
+            hint = "OpenCV has no codec for it, or the file is incomplete."
+        if not capture.isOpened():
+            raise UserError(f"Cannot open the video {self.source!r}. {hint}")
+        return capture
 
     def __len__(self) -> int:
         return self.declared
@@ -122,24 +144,27 @@ class Video:
         Raises:
             UserError: If no frame can be read.
         """
-        failures = 0
+        failures, last_second = 0, 0.0
         try:
             while failures < _PATIENCE and (failures == 0 or not self.live):
                 done, frame = self._capture.read()
                 if not done or frame is None:
                     failures += 1
-                    if self.declared and self.num_read + self.num_broken + failures > self.declared:
-                        break
                     continue
                 self.num_broken, failures = self.num_broken + failures, 0
+                last_second = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 number = self.num_read + self.num_broken
                 self.num_read += 1
                 yield Picture(str(number), number, number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-            self.num_broken = max(self.num_broken, self.declared - self.num_read)  # the file may be incomplete
         finally:
             self._capture.release()
         if not self.num_read:
             raise UserError(f"The video {self.source!r} has no frame that can be read.")
+        if self.num_broken:
+            self.num_broken = max(self.num_broken, self.declared - self.num_read)
+        elif not self.live:
+            counts = (self.num_read, self.declared, last_second, self.fps)
+            self.num_broken = videos.missing_frames(self._path, *counts)
 
 
 def is_webcam(source) -> bool:
@@ -147,13 +172,13 @@ def is_webcam(source) -> bool:
 
 
 def is_one_picture(source) -> bool:
-    """Returns whether a source is one array or one image file, judged by its name."""
-    if isinstance(source, np.ndarray):
+    """Returns whether a source is one image: a file that is no video, an array, or another object, see `as_image`."""
+    if is_image_object(source):
         return True
-    if not isinstance(source, str | Path) or is_webcam(source):
+    if not isinstance(source, str | Path) or is_webcam(source) or videos.is_url(source):
         return False
     path = Path(source).expanduser()
-    many = path.is_dir() or path.suffix.lower() in VIDEOS
+    many = path.is_dir() or videos.is_video(path)
     return not many and (os.path.lexists(path) or not glob.has_magic(str(source)))
 
 
@@ -162,9 +187,10 @@ def check_one(source) -> None:
     if is_one_picture(source):
         return
     if isinstance(source, str | Path):
-        is_folder, is_video = Path(source).expanduser().is_dir(), Path(source).suffix.lower() in VIDEOS
-        kind = "folder" if is_folder else "webcam" if is_webcam(source) else "video" if is_video else "pattern"
-        received = f"the {kind} {str(source)!r}"
+        kinds = [(is_webcam(source), "webcam"), (videos.is_url(source), "URL")]
+        kinds += [(Path(source).expanduser().is_dir(), "folder"), (videos.is_video(source), "video"), (True, "pattern")]
+        kind = next(kind for is_so, kind in kinds if is_so)
+        received = f"the {kind} {videos.without_password(source)!r}"
     else:
         received = f"a {type(source).__name__}"
     raise UserError(
@@ -175,19 +201,25 @@ def check_one(source) -> None:
 
 
 def open_source(source) -> "Pictures | Video":
-    """Returns the images of a file, folder, glob, video, webcam or array, or of a list of files and arrays."""
+    """Returns the images of a file, folder, glob, video, stream, webcam or array, or of a list of files and arrays."""
     if isinstance(source, Pictures | Video):
         return source
-    if isinstance(source, np.ndarray):
+    if is_image_object(source):
         return Pictures([source])
     if isinstance(source, str | Path):
-        if is_webcam(source) or (Path(source).suffix.lower() in VIDEOS and not Path(source).expanduser().is_dir()):
+        if _is_moving(source):
             return Video(source)
         return Pictures(images.list_images(source))
+    if not isinstance(source, Iterable):
+        raise UserError(f"Expected a file, folder, video, array or list. Received: {type(source).__name__}.")
     entries = list(source)
-    wrong = [entry for entry in entries if not isinstance(entry, str | Path | np.ndarray)]
-    videos = [entry for entry in entries if isinstance(entry, str | Path) and Path(entry).suffix.lower() in VIDEOS]
-    if wrong or videos:
-        received = type(wrong[0]).__name__ if wrong else f"the video {str(videos[0])!r}"
+    wrong = [entry for entry in entries if not isinstance(entry, str | Path) and not is_image_object(entry)]
+    moving = [entry for entry in entries if isinstance(entry, str | Path) and _is_moving(entry)]
+    if wrong or moving:
+        received = type(wrong[0]).__name__ if wrong else f"the video {videos.without_password(moving[0])!r}"
         raise UserError(f"Expected a list of image files and arrays. Received: {received}. Pass videos one by one.")
     return Pictures(entries)
+
+
+def _is_moving(source: str | Path) -> bool:
+    return is_webcam(source) or videos.is_url(source) or videos.is_video(source)

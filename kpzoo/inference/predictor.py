@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from threading import RLock
 
 import numpy as np
@@ -125,11 +124,12 @@ class Predictor:
         self._function = accelerate(self.model, precision) if accelerated else partial(_plain, self.model)
         self._detector_lock = RLock()
 
-    def __call__(self, image: str | Path | np.ndarray, boxes_xywh=None) -> Poses:
+    def __call__(self, image, boxes_xywh=None) -> Poses:
         """Returns the poses in one image.
 
         Args:
-            image: A file, whose EXIF orientation is applied, or a (H, W, 3) RGB array with values 0 … 255.
+            image: A file, whose EXIF orientation is applied, a (H, W, 3) RGB array or tensor with values 0 … 255, a PIL
+                image, or the bytes of an image file, see `kpzoo.images.as_image`.
             boxes_xywh: (P, 4) person boxes in image pixels; None runs the detector.
 
         Returns:
@@ -207,7 +207,7 @@ class Predictor:
 
 def predict(
     model: PoseModel | str,
-    image: str | Path | np.ndarray,
+    image,
     boxes_xywh=None,
     *,
     detector=None,
@@ -222,7 +222,8 @@ def predict(
 
     Args:
         model: A model of the zoo, its name, or a tag of published weights, see `Predictor`.
-        image: A file, whose EXIF orientation is applied, or a (H, W, 3) RGB array with values 0 … 255.
+        image: A file, whose EXIF orientation is applied, a (H, W, 3) RGB array or tensor with values 0 … 255, a PIL
+            image, or the bytes of an image file, see `kpzoo.images.as_image`.
         boxes_xywh: (P, 4) person boxes in image pixels; None runs the detector.
         detector, flip, nms, batch_size: See `Predictor`.
 
