@@ -86,9 +86,11 @@ def _without_encoding(call: ast.Call) -> bool:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     texts = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
     given = {word.arg for word in call.keywords} | {"encoding" for text in texts if str(text).startswith("utf-8")}
-    if name == "open":
-        of_module = isinstance(call.func, ast.Attribute) and getattr(call.func.value, "id", "") in ("os", "Image")
-        return not of_module and "encoding" not in given and not any("b" in str(text) for text in texts)
+    if name == "open":  # of a path, or the builtin, whose mode comes second; what is no constant may be a mode
+        modes = call.args if isinstance(call.func, ast.Attribute) else call.args[1:]
+        return "encoding" not in given and all(
+            isinstance(mode, ast.Constant) and "b" not in str(mode.value) for mode in modes
+        )
     return name in ("read_text", "write_text") and "encoding" not in given
 
 
