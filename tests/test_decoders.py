@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import write_small_folder
+from PIL import Image
+from reliability_rows import row
 from test_images import CMYK_JPEG, JPEG, encoded, with_exif
 
 import kpzoo
 from kpzoo import cli, crops, images
 from kpzoo.data import files, loading
 from kpzoo.errors import UserError
-
-Image = pytest.importorskip("PIL.Image")
 
 RNG = np.random.default_rng(3)
 PIXELS = np.kron(RNG.integers(0, 256, (4, 6, 3), np.uint8), np.ones((8, 8, 1), np.uint8))
@@ -70,6 +70,11 @@ def formats() -> dict[str, bytes]:
 FORMATS = formats()
 
 
+@row(
+    84,
+    "Transparent, animated, grey, 16-bit and CMYK images of every format",
+    "The same pixels in training and prediction: the first image, without transparency",
+)
 @pytest.mark.parametrize("name", FORMATS)
 def test_training_and_prediction_decode_a_file_to_the_same_pixels(tmp_path, name):
     path = tmp_path / "image"
@@ -125,6 +130,11 @@ def test_an_image_in_a_folder_is_found_by_its_content_whatever_it_is_called(tmp_
         assert [path.name for path in images.list_images(source)] == ["a.jpg", f"b{suffix}"]
 
 
+@row(
+    80,
+    "A folder with JPEG files under other suffixes, such as .jfif, and with files that are no images",
+    "Images are known by their content; the other files are counted and named in a warning",
+)
 def test_files_that_are_no_images_are_counted_and_named(tmp_path):
     (tmp_path / "a.jpg").write_bytes(FORMATS["jpeg"])
     others = {"notes.txt": b"BMW, and others", "results.json": b"[]", "sound": b"", "Thumbs.db": b"\xd0\xcf\x11\xe0"}

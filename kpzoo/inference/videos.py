@@ -100,7 +100,8 @@ def _has_errors(path: Path) -> bool:
     if not sys.executable or getattr(sys, "frozen", False):  # no Python to run
         return False
     environment = os.environ | {"OPENCV_FFMPEG_LOGLEVEL": _ERRORS}
-    done = subprocess.run([sys.executable, "-c", _DECODE, utf8_path(path)], env=environment, capture_output=True)
+    # -P: no module of the current folder is imported in place of OpenCV.
+    done = subprocess.run([sys.executable, "-P", "-c", _DECODE, utf8_path(path)], env=environment, capture_output=True)
     return _LOG.encode() in done.stdout
 
 
