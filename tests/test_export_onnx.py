@@ -140,9 +140,38 @@ def test_reduced_precision_tells_what_it_costs(model, folder, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["half.onnx"]
 
 
+@pytest.mark.parametrize("name", ["cpn_tiny", "hourglass_tiny", "mipnet_hrnet_tiny", "person_fpn_tiny"])
+def test_opencv_reads_a_file_of_fixed_batch_and_finds_what_the_model_finds(name, tmp_path):
+    model = lively(kpzoo.build(name, image_hw=(64, 64)))
+    path = export.to_onnx(model, tmp_path / "fixed.onnx", answer="heatmaps", batch=2)
+    graph = onnx.load(path).graph
+    shapes = [value.type.tensor_type.shape.dim for value in (*graph.input, *graph.output)]
+    assert all(dim.dim_value and not dim.dim_param for shape in shapes for dim in shape)
+    inputs = {"image": np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype(np.float32)}
+    if "instance" in model.input:
+        inputs["instance"] = np.tile(np.eye(2, dtype=np.float32), (2, 1, 1))
+    network = cv2.dnn.readNetFromONNX(str(path))
+    for key, value in inputs.items():
+        network.setInput(value, key)
+    expected = model(inputs)
+    for value in graph.output:
+        found, known = network.forward(value.name), expected[value.name].numpy()
+        if value.name == "heatmaps":
+            found = np.moveaxis(found, -3, -1)
+        assert found.shape == known.shape and np.abs(found - known).max() <= 1e-5 * np.abs(known).max()
+    assert export.compare(model, path).passed
+
+
+def test_a_file_of_fixed_batch_answers_any_number_of_crops_in_the_comparison(model, tmp_path):
+    path = export.to_onnx(model, tmp_path / "fixed.onnx", batch=3)  # of which four crops are no multiple
+    assert export.compare(model, path).passed
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"batch": 0}, "`batch=` must be a whole number from 1 to"),
+        ({"batch": "2"}, "Received: '2'"),
         ({"opset": 25}, "must be 13 to 18. Received: 25"),
         ({"opset": 9}, "must be 13 to 18"),
         ({"answer": "keypoint"}, "Did you mean 'keypoints'"),
@@ -173,7 +202,7 @@ def test_a_model_of_mixed_precision_is_refused_with_the_remedy(tmp_path):
         keras.mixed_precision.set_global_policy("float32")
     with pytest.raises(UserError, match="computes in float16; ONNX exports require float32"):
         export.to_onnx(model, tmp_path / "model.onnx")
-    with pytest.raises(UserError, match="Only models of `kpzoo.build`"):
+    with pytest.raises(UserError, match="Only models of the zoo.*`kpzoo.build`"):
         export.to_onnx(keras.Sequential(), tmp_path / "model.onnx")
 
 

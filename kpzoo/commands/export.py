@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import kpzoo
-from kpzoo.commands.parsing import add_model_arguments, command, import_tensorflow, load_model, positive
+from kpzoo.commands.parsing import add_model_arguments, command, crop_count, import_tensorflow, load_model, positive
 from kpzoo.errors import UserError
 
 
@@ -21,6 +21,10 @@ def add(commands) -> None:
     parser.add_argument("--answer", choices=("keypoints", "heatmaps"), default="keypoints", help="outputs, for ONNX")
     parser.add_argument("--opset", type=positive, default=17, help="operator set, for ONNX")
     parser.add_argument(
+        "--batch", type=crop_count, metavar="CROPS",
+        help="fixed batch size, for ONNX in OpenCV's dnn, which reads --answer heatmaps, and TensorRT; default: any",
+    )  # fmt: skip
+    parser.add_argument(
         "--precision", choices=("float32", "float16", "int8"), default="float32",
         help="precision, for ONNX; the change of the keypoints in pixels is measured and printed",
     )  # fmt: skip
@@ -32,8 +36,8 @@ def add(commands) -> None:
 def _run(args) -> None:
     if bool(args.out) == bool(args.compare):
         raise UserError("Pass either --out PATH to write an export, or --compare PATH ... to compare existing ones.")
-    if args.to != "onnx" and (args.answer, args.precision) != ("keypoints", "float32"):
-        raise UserError("--answer and --precision are for ONNX files. Add --to onnx.")
+    if args.to != "onnx" and (args.answer, args.precision, args.batch) != ("keypoints", "float32", None):
+        raise UserError("--answer, --batch and --precision are for ONNX files. Add --to onnx.")
     model = _untrained_model(args) if args.untrained else load_model(args)
     from kpzoo import export
 
@@ -44,15 +48,20 @@ def _run(args) -> None:
     elif args.to == "litert":
         export.to_litert(model, args.out, overwrite=args.overwrite)
     elif args.precision == "float32":
-        export.to_onnx(model, args.out, answer=args.answer, opset=args.opset, overwrite=args.overwrite)
+        export.to_onnx(model, args.out, **_onnx_options(args), overwrite=args.overwrite)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            full = export.to_onnx(model, Path(folder) / "float32.onnx", answer=args.answer, opset=args.opset)
+            full = export.to_onnx(model, Path(folder) / "float32.onnx", **_onnx_options(args))
             reduction = export.reduce_onnx(full, args.out, args.precision, model, overwrite=args.overwrite)
         print(reduction, file=sys.stderr)
     print(args.out)
     if args.precision == "float32" and not args.no_check:
         _check(model, [args.out], sys.stderr)
+
+
+def _onnx_options(args) -> dict:
+    """Returns the options of `export.to_onnx`."""
+    return dict(answer=args.answer, opset=args.opset, batch=args.batch)
 
 
 def _check(model, paths, stream) -> None:

@@ -14,7 +14,8 @@ from kpzoo.pose_model import PersonModel, Preset, ZooModel
 def checked_model(model) -> ZooModel:
     """Returns the model, or raises if it is not a model of the zoo."""
     if not isinstance(model, ZooModel):
-        raise UserError(f"Only models of `kpzoo.build` can be exported. Received: {type(model).__name__}.")
+        received = type(model).__name__
+        raise UserError(f"Only models of the zoo can be exported. Received: {received}.", "Use `kpzoo.build`.")
     return model
 
 

@@ -12,6 +12,7 @@ from kpzoo.errors import UserError, unknown
 from kpzoo.export import onnx_transposes
 from kpzoo.export.description import check_file_export, description
 from kpzoo.files import written_whole
+from kpzoo.geometry import MAX_CROPS
 from kpzoo.pose_model import PersonModel, ZooModel
 
 OPSETS = range(13, 19)  # tf2onnx supports no newer ones; older ones lack operators of the decoders
@@ -25,6 +26,7 @@ def to_onnx(
     *,
     answer: str = "keypoints",
     opset: int = DEFAULT_OPSET,
+    batch: int | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Exports a model as an ONNX file.
@@ -48,6 +50,8 @@ def to_onnx(
         path: File to write.
         answer: Outputs, "keypoints" or "heatmaps".
         opset: ONNX operator set.
+        batch: Number of crops per run, for runtimes that need fixed shapes, such as OpenCV's dnn module, which reads
+            `answer="heatmaps"`, and TensorRT; `instance` then has N queries. None for any number.
         overwrite: Whether to replace an existing file.
 
     Returns:
@@ -60,8 +64,10 @@ def to_onnx(
         raise unknown("answer", answer, ANSWERS)
     if opset not in OPSETS:
         raise UserError(f"ONNX opset must be {OPSETS[0]} to {OPSETS[-1]}. Received: {opset!r}. Try {DEFAULT_OPSET}.")
+    if batch is not None and not (isinstance(batch, int) and 1 <= batch <= MAX_CROPS):
+        raise UserError(f"`batch=` must be a whole number from 1 to {MAX_CROPS}. Received: {batch!r}.")
     with written_whole(path, overwrite=overwrite) as part:
-        proto = _converted(tf2onnx, model, answer, opset)
+        proto = _converted(tf2onnx, model, answer, opset, batch)
         proto = onnx_transposes.without_needless_transposes(onnx, proto)
         _name_dimensions(proto)
         properties = {**description(model), "answer": answer, "opset": opset, "precision": "float32"}
@@ -81,10 +87,14 @@ def imported(name: str):
         raise UserError(f"ONNX requires the package {name}. Install it with `pip install 'kpzoo[onnx]'`.") from None
 
 
-def _converted(tf2onnx, model: ZooModel, answer: str, opset: int):
+def _converted(tf2onnx, model: ZooModel, answer: str, opset: int, batch: int | None):
     """Returns the ONNX model of the network and, for keypoints, its decoder."""
     names = list(model.input)
-    specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in model.input.items()]
+    sizes = (batch, batch and model.preset.num_instances)  # of the dimensions that vary
+    specs = [
+        tf.TensorSpec([size or sizes[place] for place, size in enumerate(tensor.shape)], tensor.dtype, name=name)
+        for name, tensor in model.input.items()
+    ]
     if isinstance(model, PersonModel):
         network = tf.function(lambda image: model({"image": image}, training=False), specs, autograph=False)
         return _quietly_converted(tf2onnx, network, specs, opset)
@@ -93,10 +103,11 @@ def _converted(tf2onnx, model: ZooModel, answer: str, opset: int):
     @tf.function(input_signature=specs, autograph=False)
     def forward(*inputs):
         count = tf.shape(inputs[0])[0]
-        # ONNX Runtime has no convolutions of empty batches: a row is added and removed from the outputs.
-        inputs = [
-            tf.pad(tensor, [[0, 1], *[[0, 0]] * (len(tensor.shape) - 1)])[: tf.maximum(count, 1)] for tensor in inputs
-        ]
+        if batch is None:  # ONNX Runtime has no convolutions of empty batches: a row is added and removed again
+            inputs = [
+                tf.pad(tensor, [[0, 1], *[[0, 0]] * (len(tensor.shape) - 1)])[: tf.maximum(count, 1)]
+                for tensor in inputs
+            ]
         asked = dict(zip(names, inputs, strict=True))
         maps = tf.reshape(model(asked, training=False)["heatmaps"], [-1, *model.output["heatmaps"].shape[-3:]])
         people = tf.shape(asked["instance"])[:2] if "instance" in asked else tf.shape(maps)[:1]

@@ -64,9 +64,16 @@ def ask_onnx(path: str | Path) -> Answer:
     except Exception as error:  # onnxruntime has many exceptions
         raise UserError(f"{str(path)!r} is not an ONNX file of `kpzoo export`: {first_line(error)}") from error
     names = [entry.name for entry in session.get_inputs()]
+    batch = session.get_inputs()[0].shape[0]  # a name if it varies
 
     def answer(inputs):
-        found = session.run(None, {name: inputs[name] for name in names})
+        count = len(inputs["image"])
+        size = batch if isinstance(batch, int) else count
+        parts = []
+        for start in range(0, count, size):
+            rows = np.minimum(np.arange(start, start + size), count - 1)  # the last crop fills the last batch
+            parts.append(session.run(None, {name: inputs[name][rows] for name in names}))
+        found = [np.concatenate(part)[:count] for part in zip(*parts, strict=True)]
         found = dict(zip([entry.name for entry in session.get_outputs()], found, strict=True))
         if "heatmaps" in found:
             found["heatmaps"] = np.moveaxis(found["heatmaps"], -3, -1)

@@ -77,9 +77,10 @@ class MIMB(layers.Layer):
         pooled = tf.reduce_mean(tf.cast(features, HEAD_DTYPE), axis=[1, 2])  # F_sq, (B, C)
         image_gate = tf.sigmoid(self.image_excite(tf.nn.relu(self.image_squeeze(pooled))))
         code = self.instance_squeeze(instance_onehot)
-        code = self.instance_bn(code[:, tf.newaxis, tf.newaxis], training=training)[:, 0, 0]
-        instance_gate = tf.sigmoid(self.instance_excite(tf.nn.relu(code)))
-        gate = (image_gate * instance_gate)[:, tf.newaxis, tf.newaxis]
+        # Reshapes, as OpenCV's dnn module reads no ONNX node that adds two axes.
+        code = self.instance_bn(tf.reshape(code, [-1, 1, 1, code.shape[-1]]), training=training)
+        instance_gate = tf.sigmoid(self.instance_excite(tf.nn.relu(tf.reshape(code, [-1, code.shape[-1]]))))
+        gate = tf.reshape(image_gate * instance_gate, [-1, 1, 1, image_gate.shape[-1]])
         return features * tf.cast(gate, features.dtype)
 
     @property
