@@ -12,7 +12,7 @@ from typing import Protocol
 
 _ARGUMENT = re.compile(r"`(\w+)=([^`]*)`")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
-_PYTHON = re.compile(r"`(kpzoo|keras|keras_hub|tf|np)\.|`\w+\(")
+_PYTHON = re.compile(r"`(kpzoo|keras|keras_hub|tf|np)\.|`[\w.]+\(")
 
 
 class Options(Protocol):

@@ -36,8 +36,8 @@ def unpacked(batch, names: Sequence[str], target_names: Sequence[str]) -> tuple[
     missing = [name for name in target_names if name not in targets]
     if missing:
         raise UserError(
-            f"The batch lacks the targets {missing}. Received: {sorted(targets)}. Use the batches of "
-            f"`kpzoo.data`, or pass a dict `y` with {', '.join(target_names)}."
+            f"The batch lacks the targets {missing}. Received: {sorted(targets)}.",
+            f"Use the batches of `kpzoo.data`, or pass a dict `y` with {', '.join(target_names)}.",
         )
     targets = {name: _as_float(value) for name, value in targets.items()}
     return {name: x[name] for name in names}, targets, _per_crop(sample_weight)

@@ -105,7 +105,8 @@ def check_process() -> None:
         raise UserError(
             f"Process {os.getpid()} was forked from process {_builder} after that had built a model. TensorFlow does "
             "not work in such a process. Build the model in the worker: not with `gunicorn --preload` but in its hook "
-            "`post_fork`, or start processes with `multiprocessing.get_context('spawn')`."
+            "`post_fork`.",
+            "Or start processes with `multiprocessing.get_context('spawn')`.",
         )
 
 
@@ -117,8 +118,9 @@ def check_policy(policy: str) -> None:
     """
     if policy not in POLICIES:
         raise UserError(
-            f"The global dtype policy must be one of {', '.join(POLICIES)}. Received: {policy!r}. Set it with "
-            "`keras.mixed_precision.set_global_policy`. The weights stay float32 under all of them."
+            f"The global dtype policy must be one of {', '.join(POLICIES)}. Received: {policy!r}. The "
+            "weights stay float32 under all of them.",
+            "Set it with `keras.mixed_precision.set_global_policy`.",
         )
 
 

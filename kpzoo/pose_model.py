@@ -266,8 +266,8 @@ class ZooModel(keras.Model):
         for values in terms.values():
             if values.shape.rank not in (1, None):
                 raise UserError(
-                    f"The loss must return one value per image, shape (B,). Received: shape {tuple(values.shape)}. "
-                    "Average over all axes but the first, and pass `reduction='none'` to a `keras.losses.Loss`."
+                    f"The loss must return one value per image, shape (B,). Received: shape {tuple(values.shape)}.",
+                    "Average over all axes but the first, and pass `reduction='none'` to a `keras.losses.Loss`.",
                 )
         if weights is not None:
             terms = {name: values * weights for name, values in terms.items()}

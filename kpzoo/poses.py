@@ -51,8 +51,8 @@ class Poses:
             if array.shape != shape:
                 raise UserError(
                     f"Poses of skeleton {self.skeleton.name!r} need {name} of shape {shape} for keypoints_xy of "
-                    f"shape {np.shape(self.keypoints_xy)}. Received: {array.shape}. "
-                    "For no poses use `Poses.empty(skeleton)`."
+                    f"shape {np.shape(self.keypoints_xy)}. Received: {array.shape}.",
+                    "For no poses use `kpzoo.Poses.empty(skeleton)`.",
                 )
             object.__setattr__(self, name, array)
 

@@ -4,9 +4,11 @@ import argparse
 import ast
 import inspect
 import re
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from reliability_rows import row
 
 import kpzoo
 from kpzoo import cli, errors, files
@@ -189,6 +191,54 @@ def test_texts_of_the_library_with_options_are_advice_of_their_own():
                 literals = [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)]
                 wrong += [(path.name, node.lineno) for text in literals if type(text) is str and options_in(text)]
     assert not wrong
+
+
+def in_words(node: ast.AST) -> str:
+    """The text of an expression, with a word for each value that is known at run time only."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(map(in_words, node.values))
+    if isinstance(node, ast.BinOp):
+        return in_words(node.left) + in_words(node.right)
+    if isinstance(node, ast.IfExp):
+        return in_words(node.body)
+    return "value"
+
+
+def errors_of_the_package() -> list[tuple[str, UserError]]:
+    """Every error for users that the package raises: (place, error)."""
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "UserError" and node.args:
+                texts = [in_words(part) for part in node.args if not isinstance(part, ast.Starred)]
+                found.append((f"{path.relative_to(PACKAGE)}:{node.lineno}", UserError(*texts)))
+    return found
+
+
+@row(
+    89,
+    "An error of the library at the command line",
+    "It names the option of that command; advice that only Python can follow is left out",
+)
+@pytest.mark.parametrize("command", PARSERS, ids=" ".join)
+def test_every_error_of_the_library_can_be_followed_at_every_command(command):
+    for place, error in errors_of_the_package():
+        if not place.startswith("commands/"):
+            with errors.at_command_line(PARSERS[command].get_default("options")):
+                check_advice(command, f"{error} ({place})")
+
+
+def test_the_errors_of_commands_name_their_own_options():
+    options = defaultdict(set)  # by module, "" for all
+    for parser in PARSERS.values():
+        for module in (parser.get_default("run").__module__.replace(".", "/"), ""):
+            options[module] |= set(parser._option_string_actions)
+    for place, error in errors_of_the_package():
+        if place.startswith("commands/"):
+            module = "kpzoo/" + place.partition(".")[0]
+            assert options_in(str(error)) <= options.get(module, options[""]), (place, str(error))
 
 
 def test_the_difference_of_two_skeletons_names_what_differs():

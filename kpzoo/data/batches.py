@@ -97,8 +97,9 @@ def make_dataset(
     preset = model if isinstance(model, Preset) else getattr(model, "preset", None)
     if preset is None:
         raise UserError(
-            f"`model=` must be a model of `kpzoo.build` or a `kpzoo.Preset`. Received: {type(model).__name__} "
-            f"{getattr(model, 'name', model)!r}. For another Keras network pass a `Preset` that describes its batches."
+            f"`model=` must be a model of the zoo or a `Preset`. Received: {type(model).__name__} "
+            f"{getattr(model, 'name', model)!r}.",
+            "For another Keras network pass a `kpzoo.Preset` that describes its batches.",
         )
     if num_levels is None:
         num_levels = 0 if preset is model else model.num_levels

@@ -70,7 +70,7 @@ def evaluate(
         UserError: If the keypoints differ, an image cannot be decoded, or the boxes belong to other images.
     """
     if not isinstance(data, PoseData | Pack):  # a pack raises an error that names what it lacks
-        raise UserError(f"`data=` must be what `kpzoo.data.load` returns. Received: {data!r}.")
+        raise UserError(f"`data=` must be a data set. Received: {data!r}.", "Read one with `kpzoo.data.load`.")
     if isinstance(nms, str) and nms != "auto":
         raise UserError(f"`nms=` must be a number, None or 'auto'. Received: {nms!r}.")
     preset, annotations = model.preset, data.annotations

@@ -90,7 +90,7 @@ def _reader_of(path: Path) -> Callable[[Path], tuple[Mapping, Mapping]]:
         raise UserError(f"{str(path)!r} is a tar file. Unpack it, or save it again with a current PyTorch.")
     raise UserError(
         f"{str(path)!r} is none of .safetensors, .npz, .weights.h5, .pth or a TensorFlow checkpoint. "
-        "Save older formats again, for example with `torch.save(model.state_dict(), path)`."
+        "Save older formats again, for example the state dict of a model with `torch.save`."
     )
 
 
@@ -119,7 +119,7 @@ def _state_dict(file: TorchFile, path: Path) -> dict[str, np.ndarray]:
     tensors = content.items() if isinstance(content, Mapping) else ()
     arrays = {str(name): value.resolve(file.bytes_of) for name, value in tensors if isinstance(value, Tensor)}
     if not arrays:
-        raise UserError(f"{str(path)!r} contains no state dict. Save `model.state_dict()`.")
+        raise UserError(f"{str(path)!r} contains no state dict. Save that of the model, not the model.")
     return arrays
 
 
