@@ -20,9 +20,15 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+import test_check  # noqa: F401, for its rows
+import test_decoders  # noqa: F401, for its rows
 import test_encodings  # noqa: F401, for its rows
+import test_image_files  # noqa: F401, for its rows
 import test_image_inputs  # noqa: F401, for its rows
+import test_image_names  # noqa: F401, for its rows
+import test_json_forms  # noqa: F401, for its rows
 import test_keras_programs  # noqa: F401, for its rows
+import test_sides  # noqa: F401, for its rows
 import test_videos  # noqa: F401, for its rows
 from conftest import full_disk
 from reliability_rows import ROWS, row
@@ -44,7 +50,7 @@ NAN = float("nan")
 
 
 SECTIONS = {1: "Annotations", 24: "Images", 36: "Boxes", 45: "Weights and checkpoints", 65: "Commands and exports"}
-SECTIONS |= {75: "Packs"}
+SECTIONS |= {75: "Packs", 77: "Files and names of other tools"}
 SECTIONS |= {90: "Use with Keras and in other programs"}
 
 
@@ -1252,7 +1258,7 @@ def page() -> str:
 
 def test_the_table_is_whole_and_its_page_up_to_date():
     numbers = sorted(one.number for one in ROWS)
-    assert numbers == [*range(1, 77), *range(90, 101)]
+    assert numbers == [*range(1, 101)]
     assert len({one.test for one in ROWS}) == len(numbers)
     assert PAGE.read_text() == page(), "run `python tests/test_bad_inputs.py --write`"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reliability_rows import row
 from test_coco import annotation, content, write
 from test_images import encoded
 
@@ -53,6 +54,11 @@ OTHERWISE = {
 }
 
 
+@row(
+    85,
+    "File names with backslashes, in other case, with codes such as %20, or with other accents than on disk",
+    "Found where one file can be meant, and warned of; else the message says what was looked for",
+)
 @pytest.mark.parametrize("case", OTHERWISE)
 def test_a_name_of_another_system_is_found_and_told(tmp_path, case):
     name, on_disk = OTHERWISE[case]
@@ -146,31 +152,45 @@ def test_what_was_looked_for_is_told_with_the_nearest_file(tmp_path):
     assert "Looked in ['images', '.', 'annotations']" in told and told.endswith("Pass the folder as `images=`.")
 
 
-@pytest.mark.parametrize("command", ["check", "train", "pack", "show", "compose"])
+READING = {  # commands that read the annotations of the folder {0}/data
+    "check": "data check {0}/data",
+    "train": "train --model cpn_tiny --data {0}/data --val-split= --out {0}/run",
+    "pack": "data pack {0}/data {0}/pack",
+    "show": "data show {0}/data --out {0}/sheet.png",
+    "compose": "data compose {0}/data {0}/crowds",
+    "evaluate": "evaluate --annotations {0}/data/annotations/train.json --results {0}/results.json",
+}
+
+
+@pytest.mark.parametrize("command", [name for name in READING if name != "evaluate"])
 def test_every_command_that_reads_annotations_takes_the_folder_of_the_images(tmp_path, capsys, command):
     folder_of(tmp_path / "data", ["a.jpg"], [])
     option = "--pictures" if command in ("show", "compose") else "--images"
-    arguments = {
-        "check": ["data", "check", tmp_path / "data"],
-        "train": [
-            "train",
-            "--model",
-            "cpn_tiny",
-            "--data",
-            tmp_path / "data",
-            "--val-split",
-            "",
-            "--out",
-            tmp_path / "run",
-        ],
-        "pack": ["data", "pack", tmp_path / "data", tmp_path / "pack"],
-        "show": ["data", "show", tmp_path / "data", "--out", tmp_path / "sheet.png"],
-        "compose": ["data", "compose", tmp_path / "data", tmp_path / "crowds"],
-    }[command]
-    assert cli.main(list(map(str, arguments))) == 2
+    arguments = READING[command].format(tmp_path).split()
+    assert cli.main(arguments) == 2
     assert f"Pass the folder as {option}." in capsys.readouterr().err
-    assert cli.main([*map(str, arguments), option, str(tmp_path / "nowhere")]) == 2
+    assert cli.main([*arguments, option, str(tmp_path / "nowhere")]) == 2
     assert f"The image folder '{tmp_path / 'nowhere'}'" in capsys.readouterr().err
+
+
+@row(
+    83,
+    "Several categories with keypoints, read by a command",
+    "Refused with their names; each command that reads annotations has --category",
+)
+@pytest.mark.parametrize("command", READING)
+def test_every_command_that_reads_annotations_can_choose_the_category(tmp_path, capsys, command):
+    folder_of(tmp_path / "data", ["a.jpg"], ["images/a.jpg"])
+    path = tmp_path / "data/annotations/train.json"
+    data = json.loads(path.read_text())
+    data["categories"].append(dict(id=2, name="racket", keypoints=["tip", "throat", "butt"]))
+    path.write_text(json.dumps(data))
+    (tmp_path / "results.json").write_text("[]")
+    arguments = READING[command].format(tmp_path).split()
+    assert cli.main(arguments) == 2
+    assert "Choose one, such as --category person." in capsys.readouterr().err
+    assert cli.main([*arguments, "--category", "rackett"]) == 2
+    assert "Did you mean 'racket'" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -179,6 +199,11 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
+@row(
+    86,
+    "A path that begins with ~",
+    "The home folder, in commands and in Python",
+)
 def test_a_tilde_is_the_home_folder_wherever_a_path_is_taken(home):
     folder_of(home / "data", ["a.jpg"], ["data/../images/a.jpg", "images/a.jpg"])
     model = kpzoo.build("cpn_tiny", image_hw=(64, 64))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reliability_rows import row
 from test_coco import annotation, box, content, result, write
 
 import kpzoo
@@ -61,6 +62,11 @@ def left_of(detector, name):
     return detector.find(None, name)[0][:, 0].tolist()
 
 
+@row(
+    87,
+    "Images of one name in several folders, with boxes from a file",
+    "Matched by folder and name; refused where a box may belong to either",
+)
 @pytest.mark.parametrize("key", ["image_id", "file_name"])
 @pytest.mark.parametrize("names", [("cam1/0001", "cam2/0001"), ("cam1\\0001.jpg", "cam2\\0001.jpg"), tuple(CAMS)])
 def test_two_images_of_one_name_keep_their_boxes_by_their_folders(tmp_path, names, key):
@@ -99,6 +105,11 @@ def test_results_of_predict_are_boxes_by_file_name_where_numbers_are_counted(tmp
     assert [left_of(detector, k) for k in range(3)] == [[0.0], [1.0], [2.0]]
 
 
+@row(
+    79,
+    "A file of boxes in which a person has another category number, such as 0",
+    "Refused with the number that was received, and how to read it",
+)
 @pytest.mark.parametrize(
     ("category", "wanted", "received"), [(0, 1, "0"), ("person", 1, "'person'"), (1, "person", "1"), ("2", 1, "2")]
 )
@@ -157,6 +168,11 @@ def test_results_are_matched_by_file_name_where_both_sides_have_it(tmp_path):
     assert read_boxes(write(tmp_path, boxes, "boxes.json"), annotations).image_ids.tolist() == [10, 11]
 
 
+@row(
+    88,
+    "Results whose `image_id` and `file_name` belong to two images of the annotations",
+    "Matched by `file_name` where the annotations have it; refused where the two contradict each other",
+)
 def test_names_and_numbers_that_contradict_each_other_are_refused(tmp_path):
     annotations = named(tmp_path, "a.jpg", "cam1/7.jpg", "cam2/7.jpg", "10.jpg")
     with pytest.raises(UserError, match="of two images, such as 'z.jpg' and 10, which is 'a.jpg'"):

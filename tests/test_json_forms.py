@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reliability_rows import row
 from test_coco import K, annotation, changed, content, result, write
 
 from kpzoo.data import check, repair
@@ -35,6 +36,11 @@ def forms(triple, draw):
     return draw(st.sampled_from([[x, y, v], [str(x), f" {y}", v], [x, y, str(v)], [x, y, float(v)]]))
 
 
+@row(
+    81,
+    "Keypoints with null or NaN where not labelled, numbers as text, one list per keypoint",
+    "Read as the numbers that they mean",
+)
 @given(triples=st.lists(triples, min_size=K, max_size=K), nested=st.booleans(), data=st.data())
 def test_any_form_of_a_persons_keypoints_is_read_as_the_plain_one(tmp_path, triples, nested, data):
     written = [forms(triple, data.draw) for triple in triples]
@@ -99,6 +105,11 @@ def test_text_that_is_not_certainly_a_number_is_none(text):
     assert numbers([text]).bad.tolist() == [True]
 
 
+@row(
+    82,
+    "Keypoints with booleans, empty text, objects or lists of different length",
+    "Refused, the value shown",
+)
 @pytest.mark.parametrize(
     ("keypoints", "told"),
     [

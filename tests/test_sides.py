@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
+from reliability_rows import row
 from test_coco import annotation, content, write
 
 import kpzoo
@@ -31,6 +32,11 @@ STYLES = ["{side}_{part}", "{part}_{side}", "{side} {part}", "{part}.{side}", "{
 WORDS = [pair for left, right in sides._LANGUAGES for pair in zip(left.split(), right.split(), strict=False)]
 
 
+@row(
+    77,
+    "Keypoints named in many languages, in any script, order and spelling, such as ojo_izq, 左眼 or RKnee",
+    "Left and right are paired by the words for sides; `flip_pairs` and `flip_idx` of a category are read first",
+)
 @given(
     words=st.sampled_from(WORDS), style=st.sampled_from(STYLES), script=st.sampled_from(sorted(PARTS)), data=st.data()
 )
@@ -208,6 +214,11 @@ def sideless(small_folder, tmp_path):
     return tmp_path
 
 
+@row(
+    78,
+    "Names that do not tell left from right, such as 1 … 17",
+    "Warned of, refused with strict; neither training nor the flip test mirrors",
+)
 def test_where_sides_are_unknown_nothing_is_mirrored_and_it_is_told(sideless):
     (found,) = check.check(sideless, pictures=False)
     assert not found.clean and "No pairs of left and right were found among the 17 keypoints" in str(found)
