@@ -16,7 +16,7 @@ from contextlib import contextmanager
 import kpzoo
 from kpzoo.commands import cache, data, detect, evaluate, export, models, predict, summary, train, weights
 from kpzoo.errors import UserError, at_command_line, worded
-from kpzoo.files import escape_unencodable
+from kpzoo.files import prepare_streams
 
 COMMANDS = (
     models.add, data.add, train.add, summary.add, evaluate.add, detect.add, predict.add, export.add,
@@ -26,7 +26,7 @@ COMMANDS = (
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    escape_unencodable()
+    prepare_streams()
     parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:  # called by shell completion
         import argcomplete

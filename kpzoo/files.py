@@ -41,11 +41,17 @@ def utf8_path(path: str | Path) -> str:
         raise UserError(f"OpenCV cannot open {shown_name(path)!r}: its name is not UTF-8. Rename it.") from None
 
 
-def escape_unencodable() -> None:
-    """Makes stdout and stderr write codes such as \\u2026 for characters that their encodings lack."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+def prepare_streams() -> None:
+    """Makes stdout and stderr write codes such as \\u2026 for characters that their encodings lack.
+
+    Closed ones are opened to write to nothing: else the next file that is opened would take their place, and get what
+    libraries print.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+        if hasattr(getattr(sys, name), "reconfigure"):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ import kpzoo
 from kpzoo import files, training
 from kpzoo.data import augment
 from kpzoo.errors import UserError, unknown
-from kpzoo.files import escape_unencodable
+from kpzoo.files import prepare_streams
 from kpzoo.inference import POSE_NMS
 from kpzoo.losses import CPNLoss, HeatmapLoss, MultiInstanceLoss
 from kpzoo.models.counting import count_macs, count_params
@@ -242,7 +242,7 @@ def work(only: list[str] | None, seeds: list[int]) -> Iterator[tuple[str, int]]:
 
 
 def main(args) -> None:
-    escape_unencodable()
+    prepare_streams()
     if args.page:
         print(ablation_page.write(args.results, args.page))
         return

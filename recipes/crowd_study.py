@@ -27,7 +27,7 @@ from kpzoo import evaluation, images, training
 from kpzoo.data import augment
 from kpzoo.errors import UserError
 from kpzoo.evaluation.report import overlap
-from kpzoo.files import escape_unencodable, write_json
+from kpzoo.files import prepare_streams, write_json
 from kpzoo.html.charts import lines
 from kpzoo.inference import POSE_NMS, predict_boxes
 from kpzoo.losses import CPNLoss, MultiInstanceLoss
@@ -382,7 +382,7 @@ def write_page(args) -> None:
 
 
 def main(args) -> None:
-    escape_unencodable()
+    prepare_streams()
     if args.page:
         return write_page(args)
     kinds = [kind for kind in TITLES if kind == "figures" or args.photos]

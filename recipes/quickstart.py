@@ -15,7 +15,7 @@ import keras
 import kpzoo
 from kpzoo import evaluation, export, images, training
 from kpzoo.data import augment
-from kpzoo.files import escape_unencodable
+from kpzoo.files import prepare_streams
 from kpzoo.losses import CPNLoss, MultiInstanceLoss
 from kpzoo.scenes import drawn
 
@@ -73,7 +73,7 @@ def fit(name: str, train, folder: Path, epochs: int, learning_rate: float, args,
 
 
 def main(args: argparse.Namespace) -> None:
-    escape_unencodable()
+    prepare_streams()
     train, val = make_scenes(args.out / "scenes", args.images, NUM_VAL, **SPARSE)
     keras.utils.set_random_seed(0)
     before = kpzoo.evaluate(kpzoo.build("cpn_nano", image_hw=IMAGE_HW), val, boxes="gt")

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -65,6 +66,12 @@ def test_a_report_is_written_to_every_console(encoding, word, tmp_path_factory):
     assert told[0] if code == 0 else "error:" in told[1]
 
 
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_commands_work_without_a_console(stream, monkeypatch):
+    monkeypatch.setattr(sys, stream, None)  # as of a service, or after >&-
+    assert cli.main(["models"]) == 0
+
+
 NAMES = {"latin-1": b"caf\xe9", "cp437": b"caf\x82", "utf-8": "café".encode(), "gbk": "猫".encode("gbk")}
 
 
@@ -117,11 +124,15 @@ def test_a_video_whose_name_is_not_utf8_is_refused_and_not_passed_to_opencv(tmp_
 def test_a_locale_without_utf8_finds_names_in_utf8(tmp_path):
     annotations(tmp_path, "café.jpg", kpzoo.skeletons.COCO17.keypoints)
     (tmp_path / "images/café.jpg").write_bytes(jpeg())
+    with closing(VideoFile(tmp_path / "vü.mp4", 20)) as video:
+        video.add(np.zeros((20, 20, 3), np.uint8))
     program = f"""
-import sys
+import os, pathlib, sys
 from kpzoo.inference import pictures, outputs
 from kpzoo.data import loading
 assert sys.getfilesystemencoding() == "ascii", sys.getfilesystemencoding()
+video = pictures.Video(os.fsdecode({os.fsencode(tmp_path / "vü.mp4")!r}))
+outputs.VideoFile(pathlib.Path({str(tmp_path)!r}) / f"{{video.name}}.drawn.mp4", 20).add(next(iter(video)).image)
 (one,) = pictures.open_source({str(tmp_path / "images")!r})
 assert (one.name, one.problem) == ("caf\\xe9.jpg", None)
 import warnings; warnings.simplefilter("ignore")

@@ -57,12 +57,12 @@ ACCEPTED = {
 }
 cut = png()[:200]
 REFUSED = {
-    "None": (lambda: None, "Received: a NoneType"),
-    "number": (lambda: 7, "Received: a int"),
-    "dict": (lambda: {"image": PIXELS}, "Received: a dict"),
-    "list": (lambda: [PIXELS], "Received: a list"),
-    "generator": (lambda: (one for one in [PIXELS]), "Received: a generator"),
-    "module": (lambda: types, "Received: a module"),
+    "None": (lambda: None, "Received: NoneType"),
+    "number": (lambda: 7, "Received: int"),
+    "dict": (lambda: {"image": PIXELS}, "Received: dict"),
+    "list": (lambda: [PIXELS], "Received: list"),
+    "generator": (lambda: (one for one in [PIXELS]), "Received: generator"),
+    "module": (lambda: types, "Received: module"),
     "grey PIL image of 16 bits": (lambda: Image.fromarray(PIXELS[..., 0].astype(np.uint16)), "a greyscale image"),
     "batch": (lambda: tf.constant(PIXELS[None]), "a batch"),
     "channels first": (lambda: Tensor(PIXELS.transpose(2, 0, 1)), "channels first"),

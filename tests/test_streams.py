@@ -86,8 +86,8 @@ def test_predict_returns_poses_and_stream_yields_one_result_per_image(model, fol
         ("*.png", "the pattern '*.png'"),
         ("walk.mp4", "the video 'walk.mp4'"),
         ("webcam:1", "the webcam 'webcam:1'"),
-        (["a.png"], "a list"),
-        (None, "a NoneType"),
+        (["a.png"], "Received: list"),
+        (None, "Received: NoneType"),
     ],
 )
 def test_predict_of_many_images_names_stream(model, predictor, folder, monkeypatch, source, received):

@@ -98,7 +98,8 @@ class Video:
 
     def __init__(self, source: str | Path):
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # no log of broken frames, which are counted here
-        self.source, self.live = videos.without_password(source), is_webcam(source) or videos.is_url(source)
+        self.source = shown_name(videos.without_password(source))
+        self.live = is_webcam(source) or videos.is_url(source)
         self._path = None if self.live else Path(source).expanduser()
         self._capture = self._opened(source)
         fps = self._capture.get(cv2.CAP_PROP_FPS)
@@ -111,7 +112,7 @@ class Video:
     def name(self) -> str:
         """Name for output files: the file's name without suffix, `stream` or `webcam`."""
         if self._path is not None:
-            return shown_name(self._path.stem)
+            return self._path.stem
         return "webcam" if is_webcam(self.source) else "stream"
 
     def _opened(self, source: str | Path) -> cv2.VideoCapture:
@@ -192,7 +193,7 @@ def check_one(source) -> None:
         kind = next(kind for is_so, kind in kinds if is_so)
         received = f"the {kind} {videos.without_password(source)!r}"
     else:
-        received = f"a {type(source).__name__}"
+        received = type(source).__name__
     raise UserError(
         f"Expected one image: a file, or a (height, width, 3) array. Received: {received}.",
         "For folders, lists and videos use `kpzoo.stream(model, source)` or `predictor.stream(source)`, which yield "
