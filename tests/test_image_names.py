@@ -93,6 +93,17 @@ def test_boxes_of_another_folder_are_not_taken(tmp_path):
         detector.check([str(tmp_path / CAMS[0])])
 
 
+def test_boxes_of_which_a_filter_leaves_none_are_refused(tmp_path):
+    rows = [dict(image_id="a", bbox=[0, 0, 30, 40], score=0.2), dict(image_id="b", bbox=[0, 0, 3, 40], score=0.6)]
+    path = write(tmp_path, rows, "boxes.json")
+    BoxFile(path, min_score=0.5).check(["a.jpg", "b.jpg"])
+    with pytest.raises(UserError, match="1 boxes of the images, none with a score of 0.5.*highest score is 0.2"):
+        BoxFile(path, min_score=0.5).check(["a.jpg", "c.jpg"])
+    with pytest.raises(UserError, match="sides of 50 pixels or more.*the longest shorter side 30"):
+        BoxFile(path, min_size=50).check(["a.jpg", "b.jpg"])
+    BoxFile(write(tmp_path, [], "none.json"), min_score=0.5).check(["a.jpg"])
+
+
 def test_results_of_predict_are_boxes_by_file_name_where_numbers_are_counted(tmp_path):
     rows = [
         dict(image_id=k + 1, file_name=name, bbox=[k, 2, 30, 40], score=1) for k, name in enumerate(["b.jpg", "a.jpg"])

@@ -155,7 +155,7 @@ class BoxFile(Detector):
         return found[:, :4], found[:, 4]
 
     def check(self, image_ids: Sequence[int | str]) -> None:
-        """Refuses images to none of which the boxes belong, and such of which two may have the same boxes.
+        """Refuses images to none of which a box belongs that can be used, and such of which two may have the same boxes.
 
         Args:
             image_ids: What all images are called.
@@ -179,6 +179,15 @@ class BoxFile(Detector):
             raise UserError(
                 f"{self.path} has boxes of none of the {len(image_ids)} images. Received boxes of {named!r}, expected "
                 f"of {str(image_ids[0])!r}{told}."
+            )
+        rows = np.concatenate([np.zeros((0, 5)), *(content.rows[place] for place in known)])
+        scores, sides = rows[:, 4], rows[:, 2:4].min(axis=1)
+        if len(rows) and not ((scores >= self.min_score) & (sides >= self.min_size)).any():
+            raise UserError(
+                f"{self.path} has {len(rows)} boxes of the images, none with a score of {self.min_score:g} and sides of "
+                f"{self.min_size:g} pixels or more. The highest score is {scores.max():g}, the longest shorter side "
+                f"{sides.max():g}.",
+                "Lower `min_score=`.",
             )
 
     @cached_property
