@@ -56,8 +56,8 @@ OTHERWISE = {
 
 @row(
     85,
-    "File names with backslashes, in other case, with codes such as %20, or with other accents than on disk",
-    "Found where one file can be meant, and warned of; else the message says what was looked for",
+    "File names with backslashes, in another case, with codes such as %20, or in another Unicode form",
+    "Warning if exactly one file matches, else an error with the paths that were searched",
 )
 @pytest.mark.parametrize("case", OTHERWISE)
 def test_a_name_of_another_system_is_found_and_told(tmp_path, case):
@@ -175,8 +175,8 @@ def test_every_command_that_reads_annotations_takes_the_folder_of_the_images(tmp
 
 @row(
     83,
-    "Several categories with keypoints, read by a command",
-    "Refused with their names; each command that reads annotations has --category",
+    "Several categories with keypoints, at the command line",
+    "Error with their names; all commands that read annotations have --category",
 )
 @pytest.mark.parametrize("command", READING)
 def test_every_command_that_reads_annotations_can_choose_the_category(tmp_path, capsys, command):
@@ -193,6 +193,12 @@ def test_every_command_that_reads_annotations_can_choose_the_category(tmp_path, 
     assert "Did you mean 'racket'" in capsys.readouterr().err
 
 
+def test_training_without_validation_data_says_how(tmp_path, capsys):
+    folder_of(tmp_path / "data", ["a.jpg"], ["images/a.jpg"])
+    assert cli.main([word for word in READING["train"].format(tmp_path).split() if word != "--val-split="]) == 2
+    assert "use --val-split ''." in capsys.readouterr().err
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -201,8 +207,8 @@ def home(tmp_path, monkeypatch):
 
 @row(
     86,
-    "A path that begins with ~",
-    "The home folder, in commands and in Python",
+    "A path that starts with ~",
+    "Expanded to the home folder, at the command line and in Python",
 )
 def test_a_tilde_is_the_home_folder_wherever_a_path_is_taken(home):
     folder_of(home / "data", ["a.jpg"], ["data/../images/a.jpg", "images/a.jpg"])

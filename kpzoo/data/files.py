@@ -81,6 +81,7 @@ def annotation_file(root, split) -> Path:
             f"Expected one annotation file like {_pattern(split)!r} in {folder!r}. Found: {names}.",
             "Use a split that matches one of these names." if found else "",
             "Or pass the file as `annotations=`.",
+            "To train without validation data, use --val-split ''." if split == "val" and not found else "",
         )
     return found[0]
 
