@@ -219,8 +219,8 @@ def errors_of_the_package() -> list[tuple[str, UserError]]:
 
 @row(
     89,
-    "An error of the library at the command line",
-    "It names the option of that command; advice that only Python can follow is left out",
+    "Any invalid input, at the command line",
+    "The error names options of that command and no Python arguments",
 )
 @pytest.mark.parametrize("command", PARSERS, ids=" ".join)
 def test_every_error_of_the_library_can_be_followed_at_every_command(command):

@@ -72,8 +72,8 @@ FORMATS = formats()
 
 @row(
     84,
-    "Transparent, animated, grey, 16-bit and CMYK images of every format",
-    "The same pixels in training and prediction: the first image, without transparency",
+    "Transparent, animated, greyscale, 16-bit and CMYK images of all formats",
+    "The same pixels in training and prediction: the first frame, without transparency",
 )
 @pytest.mark.parametrize("name", FORMATS)
 def test_training_and_prediction_decode_a_file_to_the_same_pixels(tmp_path, name):
@@ -132,8 +132,8 @@ def test_an_image_in_a_folder_is_found_by_its_content_whatever_it_is_called(tmp_
 
 @row(
     80,
-    "A folder with JPEG files under other suffixes, such as .jfif, and with files that are no images",
-    "Images are known by their content; the other files are counted and named in a warning",
+    "A folder with JPEG files of another suffix, such as .jfif, and with other files",
+    "Images are recognized by their content; a warning with the number and names of the other files",
 )
 def test_files_that_are_no_images_are_counted_and_named(tmp_path):
     (tmp_path / "a.jpg").write_bytes(FORMATS["jpeg"])

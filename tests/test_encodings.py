@@ -45,8 +45,8 @@ def annotations(folder: Path, file_name: str, keypoints) -> Path:
 
 @row(
     99,
-    "A console or pipe in ASCII, cp1252 or another encoding that lacks characters of a report; names not in UTF-8",
-    "The whole report, with codes such as \\u2026 for what is lacking; files are read under any name",
+    "A console or pipe whose encoding, such as ASCII or cp1252, lacks characters; file names not in UTF-8",
+    "The complete output, with codes such as \\u2026 for these characters; files of any name are read",
 )
 @settings(max_examples=40, deadline=None)
 @given(encoding=st.sampled_from(CONSOLES), word=st.text(min_size=1, max_size=8))
@@ -104,7 +104,7 @@ def test_annotated_images_are_read_under_names_in_any_encoding(encoding, escaped
     if name == "café.jpg" or escaped:
         data = loading.load(annotations=path)
     else:
-        with pytest.warns(UserWarning, match="written otherwise on disk"):
+        with pytest.warns(UserWarning, match="spelt differently on disk"):
             data = loading.load(annotations=path)
     model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
     batch = next(iter(make_dataset(data, model, batch_size=1)))

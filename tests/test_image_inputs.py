@@ -78,8 +78,8 @@ REFUSED = {
 
 @row(
     100,
-    "A PIL image, a tensor, the bytes of a file or a file object as an image; None, dicts, tensors on a GPU",
-    "Read as the array it holds; the others refused at once with what was received",
+    "An image as PIL image, tensor, bytes or file object; None, dicts, tensors on a GPU",
+    "Read; an immediate error with the received type",
 )
 @pytest.mark.parametrize("kind", ACCEPTED)
 def test_an_image_can_be_any_object_that_holds_one(model, kind):

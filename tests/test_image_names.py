@@ -64,8 +64,8 @@ def left_of(detector, name):
 
 @row(
     87,
-    "Images of one name in several folders, with boxes from a file",
-    "Matched by folder and name; refused where a box may belong to either",
+    "Images of the same name in several folders, with boxes from a file",
+    "Matched by folder and name; error if a box can belong to several",
 )
 @pytest.mark.parametrize("key", ["image_id", "file_name"])
 @pytest.mark.parametrize("names", [("cam1/0001", "cam2/0001"), ("cam1\\0001.jpg", "cam2\\0001.jpg"), tuple(CAMS)])
@@ -118,8 +118,8 @@ def test_results_of_predict_are_boxes_by_file_name_where_numbers_are_counted(tmp
 
 @row(
     79,
-    "A file of boxes in which a person has another category number, such as 0",
-    "Refused with the number that was received, and how to read it",
+    "A box file in which persons have another category id, such as 0",
+    "Error with the received id and the option that reads it",
 )
 @pytest.mark.parametrize(
     ("category", "wanted", "received"), [(0, 1, "0"), ("person", 1, "'person'"), (1, "person", "1"), ("2", 1, "2")]
@@ -181,8 +181,8 @@ def test_results_are_matched_by_file_name_where_both_sides_have_it(tmp_path):
 
 @row(
     88,
-    "Results whose `image_id` and `file_name` belong to two images of the annotations",
-    "Matched by `file_name` where the annotations have it; refused where the two contradict each other",
+    "Results whose `image_id` and `file_name` are those of different images",
+    "Matched by `file_name` if it is in the annotations; error if the two contradict each other",
 )
 def test_names_and_numbers_that_contradict_each_other_are_refused(tmp_path):
     annotations = named(tmp_path, "a.jpg", "cam1/7.jpg", "cam2/7.jpg", "10.jpg")

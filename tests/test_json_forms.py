@@ -38,8 +38,8 @@ def forms(triple, draw):
 
 @row(
     81,
-    "Keypoints with null or NaN where not labelled, numbers as text, one list per keypoint",
-    "Read as the numbers that they mean",
+    "Keypoints with null or NaN if unlabelled, with numbers as strings, or as one list per keypoint",
+    "Read as numbers",
 )
 @given(triples=st.lists(triples, min_size=K, max_size=K), nested=st.booleans(), data=st.data())
 def test_any_form_of_a_persons_keypoints_is_read_as_the_plain_one(tmp_path, triples, nested, data):
@@ -107,8 +107,8 @@ def test_text_that_is_not_certainly_a_number_is_none(text):
 
 @row(
     82,
-    "Keypoints with booleans, empty text, objects or lists of different length",
-    "Refused, the value shown",
+    "Keypoints with booleans, empty strings, objects, or lists of different lengths",
+    "Error with the value",
 )
 @pytest.mark.parametrize(
     ("keypoints", "told"),

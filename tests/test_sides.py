@@ -34,8 +34,8 @@ WORDS = [pair for left, right in sides._LANGUAGES for pair in zip(left.split(), 
 
 @row(
     77,
-    "Keypoints named in many languages, in any script, order and spelling, such as ojo_izq, 左眼 or RKnee",
-    "Left and right are paired by the words for sides; `flip_pairs` and `flip_idx` of a category are read first",
+    "Keypoint names in many languages and scripts, in any order and spelling, such as ojo_izq, 左眼, RKnee",
+    "Paired by the words for left and right; `flip_pairs` or `flip_idx` of the category take precedence",
 )
 @given(
     words=st.sampled_from(WORDS), style=st.sampled_from(STYLES), script=st.sampled_from(sorted(PARTS)), data=st.data()
@@ -216,8 +216,8 @@ def sideless(small_folder, tmp_path):
 
 @row(
     78,
-    "Names that do not tell left from right, such as 1 … 17",
-    "Warned of, refused with strict; neither training nor the flip test mirrors",
+    "Keypoint names without left and right, such as 1 … 17",
+    "Warning, error with strict; no mirroring in training and in the flip test",
 )
 def test_where_sides_are_unknown_nothing_is_mirrored_and_it_is_told(sideless):
     (found,) = check.check(sideless, pictures=False)

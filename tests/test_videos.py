@@ -76,8 +76,8 @@ def test_a_video_is_known_by_its_content(kind, written, tmp_path):
 
 @row(
     96,
-    "Videos with an edit list, sound that is longer, or another wrong number of frames; a suffix that says nothing",
-    "All frames are read, with code 0; videos are recognized by their content",
+    "Videos that declare a wrong number of frames, as with an edit list or longer sound; another suffix or none",
+    "All frames are read, exit code 0; videos are recognized by their content",
 )
 @settings(max_examples=12, deadline=None)
 @given(seconds=st.floats(0.05, 1e4), num_frames=st.integers(5, NUM_FRAMES - 1))
@@ -91,8 +91,8 @@ def test_a_number_of_frames_that_a_container_guesses_is_no_damage(seconds, num_f
 
 @row(
     97,
-    "Videos with damage in the middle or a missing end, whatever number of frames they declare",
-    "The other frames are read; the missing ones are counted, with code 2",
+    "Videos that are damaged in the middle or truncated, with any declared number of frames",
+    "The other frames are read, exit code 2 with the number of missing frames",
 )
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "webm", "avi", "ts", "wmv"])
 @pytest.mark.parametrize("damage", ["zeros", "noise", "cut"])
@@ -133,8 +133,8 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @row(
     98,
-    "http:// and rtsp:// sources, with a password; other schemes; nothing that answers; a URL for one image",
-    "Frames are read if OpenCV can; else refused in one line without the password",
+    "http:// and rtsp:// sources, also with a password; other schemes; no answer; a URL as a single image",
+    "Frames are read if OpenCV supports the source, else an error of one line without the password",
 )
 def test_streams_are_read_or_refused_without_their_passwords(written, tmp_path):
     shutil.copy(written["mkv"], tmp_path / "v.mkv")

@@ -94,7 +94,7 @@ def _folded(name: str) -> str:
 
 
 def _spellings(name: str) -> list[str]:
-    """Returns a name, also with backslashes replaced by slashes and codes such as %20 by characters, and in other encodings."""
+    """Returns a name, also with slashes for backslashes, characters for codes such as %20, and in other encodings."""
     plain = unquote(name)
     spellings = [name, plain, unquote(plain)]
     for encoding in _ENCODINGS:

@@ -155,7 +155,7 @@ class BoxFile(Detector):
         return found[:, :4], found[:, 4]
 
     def check(self, image_ids: Sequence[int | str]) -> None:
-        """Refuses images to none of which a box belongs that can be used, and such of which two may have the same boxes.
+        """Raises an error if no box belongs to the images, none passes the filters, or two images may have the same.
 
         Args:
             image_ids: What all images are called.
@@ -184,8 +184,8 @@ class BoxFile(Detector):
         scores, sides = rows[:, 4], rows[:, 2:4].min(axis=1)
         if len(rows) and not ((scores >= self.min_score) & (sides >= self.min_size)).any():
             raise UserError(
-                f"{self.path} has {len(rows)} boxes of the images, none with a score of {self.min_score:g} and sides of "
-                f"{self.min_size:g} pixels or more. The highest score is {scores.max():g}, the longest shorter side "
+                f"{self.path} has {len(rows)} boxes of the images, none with a score of {self.min_score:g} and sides "
+                f"of {self.min_size:g} pixels or more. The highest score is {scores.max():g}, the longest shorter side "
                 f"{sides.max():g}.",
                 "Lower `min_score=`.",
             )
