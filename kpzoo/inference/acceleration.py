@@ -110,7 +110,10 @@ def decoded(model: PoseModel, flip: bool, image: tf.Tensor, forward: Forward | N
 
 
 class Accelerated:
-    """What `accelerate` returns. Call it eagerly, from any number of threads; batches of equal size are fastest."""
+    """What `accelerate` returns. Call it eagerly; batches of equal size are fastest.
+
+    Threads may share it. Their forward passes run one after another, each on all cores.
+    """
 
     def __init__(self, model: PoseModel, precision: str):
         self.model = model
@@ -118,7 +121,9 @@ class Accelerated:
         self._folded = FoldedModel(model, precision)
         self._functions = {}
         self._constant, self._frozen = None, {}
-        self._lock = Lock()  # guards the state that is kept between calls; forward passes run in parallel
+        # One forward pass at a time, which uses all cores: TensorFlow 2.21's fused convolutions with a summand
+        # (oneDNN) are not thread-safe, and two passes through one graph can end the process.
+        self._lock = Lock()
 
     def freeze(self) -> "Accelerated":
         """Makes the weights constants of the graph, until they change; returns itself.
@@ -155,8 +160,7 @@ class Accelerated:
             if name not in functions:
                 make = _with_constants if frozen else _traced
                 functions[name] = make(self._folded, compute, self._spec, weights)
-            function = functions[name]
-        return function(image) if frozen else function(image, weights)
+            return functions[name](image) if frozen else functions[name](image, weights)
 
     @property
     def _spec(self) -> tf.TensorSpec:
@@ -206,7 +210,7 @@ class Replicated:
                 spec = tf.TensorSpec((None, *self.model.preset.image_hw, 3), tf.float32)
                 self._functions[flip] = tf.function(_shared(self.model, flip), input_signature=[spec])
                 self._functions[flip].get_concrete_function()
-        return self._functions[flip](image)
+            return self._functions[flip](image)
 
 
 def _shared(model: PoseModel, flip: bool) -> Callable:
