@@ -22,7 +22,8 @@ MAX_PIXELS = 200_000_000  # 0.6 GB decoded; a file of a few KB can declare more 
 READABLE = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 WRITABLE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _BYTES = bytes | bytearray | memoryview
-_PIL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")  # others have more than 8 bits
+# Modes of 8 bits per channel; others are refused as arrays.
+_PIL_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")
 UNREADABLE = (".tif", ".tiff", ".heic", ".heif", ".avif")  # listed, so that reading them fails with an error
 
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15 without the tables DHT, JPG and DAC
@@ -203,6 +204,8 @@ def _read(source, header_only: bool = False) -> tuple[int, int, bytes]:
         data = source if isinstance(source, _BYTES) else source.read()
         if isinstance(data, str):
             raise UnreadablePicture(_name_of(source), "the file is open in text mode. Open it with mode 'rb'.")
+        if not data and hasattr(source, "read"):
+            raise UnreadablePicture(_name_of(source), "it is empty, or was read to its end: call `seek(0)`.")
         return _read_file(_name_of(source), io.BytesIO(data), header_only)
     if "://" in str(source):
         raise UnreadablePicture(source, "it is a URL. Download the file and pass its path or its bytes.")

@@ -69,6 +69,7 @@ REFUSED = {
     "tensor on a GPU": (lambda: Tensor(error=TypeError("can't convert cuda tensor")), "Tensor. can't convert cuda"),
     "text bytes": (lambda: b"hello", "<bytes>.*begins with b'hello'"),
     "no bytes": (lambda: b"", "<bytes>.*empty"),
+    "file that was read": (lambda: (file := io.BytesIO(png())).read() and file, "read to its end: call `seek"),
     "cut bytes": (lambda: cut, "<bytes>.*incomplete or damaged"),
     "text file": (lambda: io.StringIO("hello"), "open in text mode"),
     "cut PIL image": (lambda: Image.open(io.BytesIO(cut)), "Cannot convert the image"),
@@ -100,9 +101,11 @@ def test_what_holds_no_image_is_refused_at_once(model, kind):
         kpzoo.predict(model, make(), BOX)
 
 
-@pytest.mark.parametrize("source", [None, 7, 1.5, [None], [3], object(), [{}]])
+@pytest.mark.parametrize(
+    "source", [None, 7, 1.5, [None], [3], object(), [{}], {}, {"image": PIXELS}, PIXELS[None], np.array(3)]
+)
 def test_a_source_of_many_images_is_refused_at_once(model, source):
-    with pytest.raises(UserError, match="Received: "):
+    with pytest.raises(UserError, match="Received"):
         kpzoo.stream(model, source, BOX)
 
 
@@ -122,3 +125,8 @@ def test_an_image_of_pil_is_taken_as_it_is_and_a_file_is_turned_upright():
     Image.fromarray(PIXELS).save(buffer, "JPEG", exif=exif)
     assert images.as_image(Image.open(buffer)).shape == (60, 80, 3)
     assert images.as_image(buffer.getvalue()).shape == (80, 60, 3)
+
+
+def test_an_image_of_pil_in_other_colors_is_converted():
+    grey = np.repeat(PIXELS[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(images.as_image(Image.fromarray(grey).convert("HSV")), grey)

@@ -79,7 +79,7 @@ def test_a_video_is_known_by_its_content(kind, written, tmp_path):
     "Videos that declare a wrong number of frames, as with an edit list or longer sound; another suffix or none",
     "All frames are read, exit code 0; videos are recognized by their content",
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(seconds=st.floats(0.05, 1e4), num_frames=st.integers(5, NUM_FRAMES - 1))
 def test_a_number_of_frames_that_a_container_guesses_is_no_damage(seconds, num_frames, written, tmp_path_factory):
     folder = tmp_path_factory.mktemp("guess")

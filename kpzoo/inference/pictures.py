@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -206,12 +206,12 @@ def open_source(source) -> "Pictures | Video":
     if isinstance(source, Pictures | Video):
         return source
     if is_image_object(source):
-        return Pictures([source])
+        return Pictures([images.as_image(source)])  # an error now, not when the first result is read
     if isinstance(source, str | Path):
         if _is_moving(source):
             return Video(source)
         return Pictures(images.list_images(source))
-    if not isinstance(source, Iterable):
+    if not isinstance(source, Iterable) or isinstance(source, Mapping):
         raise UserError(f"Expected a file, folder, video, array or list. Received: {type(source).__name__}.")
     entries = list(source)
     wrong = [entry for entry in entries if not isinstance(entry, str | Path) and not is_image_object(entry)]

@@ -107,5 +107,6 @@ def _has_errors(path: Path) -> bool:
 
 def open_stream(url: str) -> cv2.VideoCapture:
     """Returns the opened or unopened video of a URL."""
+    scheme, separator, rest = url.partition("://")
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 1000 * OPEN_SECONDS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 1000 * OPEN_SECONDS]
-    return cv2.VideoCapture(url, cv2.CAP_FFMPEG, limits)
+    return cv2.VideoCapture(scheme.lower() + separator + rest, cv2.CAP_FFMPEG, limits)
