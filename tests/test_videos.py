@@ -141,7 +141,7 @@ def test_streams_are_read_or_refused_without_their_passwords(written, tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        url = f"http://127.0.0.1:{server.server_port}/v.mkv"
+        url = f"HTTP://127.0.0.1:{server.server_port}/v.mkv"
         video = pictures.open_source(url)
         assert (video.name, video.live, len(list(video)), video.num_broken) == ("stream", True, NUM_FRAMES, 0)
         for other in (f"http://me:secret@127.0.0.1:{server.server_port}/none.mkv", "rtsp://me:secret@127.0.0.1:9/x"):
