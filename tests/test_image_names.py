@@ -224,6 +224,6 @@ def test_the_commands_take_boxes_by_folder_and_by_category(tmp_path, capsys, mon
         ("cam2/0001.jpg", 2),
     ]
     assert cli.main([*arguments, "whole", "--out", "o3", "--box-category", "0"]) == 2
-    assert "--box-category requires boxes from a file" in capsys.readouterr().err
+    assert "--box-category requires a .json file of boxes as --detector" in capsys.readouterr().err
     with pytest.raises(UserError, match="which may be"):
         kpzoo.stream(kpzoo.build("cpn_tiny", image_hw=(64, 64)), list(CAMS), detector="one.json")

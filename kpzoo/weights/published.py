@@ -75,7 +75,7 @@ ROWS: dict[str, Weights] = {
 # `weights="imagenet"` and `weights="imagenet_keras"` are the trunk of the model in this table.
 TRUNKS: dict[str, Trunk] = dict(trunk_rows.ROWS)
 # Words that mean a trunk: the sources that each allows.
-TRUNK_WORDS = {"imagenet": ("torchvision", "efficientnet-lite"), "imagenet_keras": ("keras",)}
+TRUNK_WORDS = {"imagenet": ("torchvision",), "imagenet_keras": ("keras",)}
 
 
 DETECTORS: dict[str, DetectorFile] = dict(detector_rows.ROWS)
