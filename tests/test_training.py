@@ -117,7 +117,7 @@ def test_the_pipeline_serves_any_keras_network(small_folder):
     steps = kpzoo.data.num_persons(data) // 4
     history = network.fit(batches, epochs=2, steps_per_epoch=steps, shuffle=False, verbose=0).history
     assert history["loss"][1] < history["loss"][0]
-    with pytest.raises(UserError, match="`kpzoo.Preset`. Received: Functional"):
+    with pytest.raises(UserError, match="or a `Preset`. Received: Functional"):
         make_dataset(data, network, 4)
 
 
