@@ -106,7 +106,7 @@ def test_hosts_make_the_rows_of_each_batch_between_them(packed, small_folder, tm
         for name, values in batch.items():
             assert len(rows[0][name]) == 3
             np.testing.assert_array_equal(np.concatenate([part[name] for part in rows]), values, err_msg=name)
-    with pytest.raises(UserError, match="A batch of 6 does not split over 4 hosts"):
+    with pytest.raises(UserError, match="A batch of 6 cannot be split over 4 hosts"):
         make_dataset(data, model, 6, host=(0, 4))
 
 
