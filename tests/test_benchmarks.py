@@ -4,9 +4,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from test_onnx_layouts import write_onnx
 
 import kpzoo
+from kpzoo import images
 from kpzoo.models import fresh
 from kpzoo.models.counting import count_macs
 from kpzoo.scenes import drawn
@@ -145,3 +148,17 @@ def test_the_input_benchmark_times_the_loop_the_stream_and_each_stage(no_peaks, 
     for part in (input_pipeline.LOOP, "kpzoo, 2 threads", *input_pipeline.COMPOSED, "decode the window"):
         assert f"| {part} |" in text
     assert "The photos are those of drawn, split train" in text
+
+
+def test_the_detector_benchmark_times_both_detectors_from_the_same_files(no_peaks, tmp_path, capsys):
+    import detector
+
+    (tmp_path / "photos").mkdir()
+    for seed in range(2):
+        pixels = np.random.default_rng(seed).integers(0, 256, (90, 120, 3), np.uint8)
+        images.write_image(tmp_path / f"photos/{seed}.jpg", pixels)
+    layout = dict(boxes=np.zeros((1, 2, 4), np.float32), scores=np.zeros((1, 2), np.float32))
+    write_onnx(tmp_path / "other.onnx", layout, shape=(1, 64, 64, 3), kind=2)
+    detector.main(["--images", str(tmp_path / "photos"), "--onnx", str(tmp_path / "other.onnx"), "--rounds", "1"])
+    text = capsys.readouterr().out
+    assert "2 photos, one at a time" in text and "other, ONNX Runtime" in text and "time over the ONNX" in text

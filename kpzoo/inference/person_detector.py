@@ -4,6 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 
 import cv2
 import numpy as np
@@ -21,6 +22,8 @@ SHORT_SIDES = (0.6, 0.76, 1.0)
 MULTIPLE = 32  # of both sides of an input
 MIN_SCORE = 0.4  # near the best F1 of the default weights, see docs/shipped_weights.md
 MAX_IOU = 0.6  # of hard NMS
+
+_ONE_AT_A_TIME = Lock()  # fused convolutions are not thread-safe, see `acceleration.Accelerated`
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,9 @@ class PersonDetector(Detector):
             by_size[canvas.shape[:2]].append(index)
         found = [None] * len(placed)
         for size_hw, indices in by_size.items():
-            answer = self._networks(size_hw)(np.stack([placed[index][0] for index in indices]))
+            batch = np.stack([placed[index][0] for index in indices])
+            with _ONE_AT_A_TIME:
+                answer = self._networks(size_hw)(batch)
             for index, logits, corners in zip(indices, *(value.numpy() for value in answer), strict=True):
                 boxes_xywh, scores = boxes.decode_boxes(logits, corners, self.min_score)
                 found[index] = boxes_xywh / np.tile(placed[index][1], 2), scores
