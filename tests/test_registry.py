@@ -13,7 +13,7 @@ import kpzoo.models
 from kpzoo.errors import UserError
 from kpzoo.geometry import CROP_RULES
 from kpzoo.heatmaps import CODECS
-from kpzoo.models import build, info, list_models
+from kpzoo.models import build, fresh, info, list_models
 from kpzoo.models.counting import count_macs, count_params
 from kpzoo.models.mimb import MIMB
 from kpzoo.skeletons import CROWDPOSE14
@@ -23,7 +23,8 @@ SMALL_HW = (128, 96)  # at which nano models are counted too
 
 
 def counted(name):
-    model = build(name)
+    with fresh.undrawn():
+        model = build(name)
     counts = {"num_params": count_params(model)}
     mimb = sum(count_params(layer) for layer in model.layers if isinstance(layer, MIMB))
     if mimb:
