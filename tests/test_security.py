@@ -9,6 +9,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SECURITY = (ROOT / "SECURITY.md").read_text()
 
+# Decodes a video whose frame count is doubtful once more, in this Python: fixed code, the file as an argument, no shell.
+STARTING = {"inference/videos.py": {"subprocess"}}
 FORBIDDEN_IMPORTS = {
     "marshal",
     "shelve",
@@ -50,7 +52,7 @@ def test_the_package_evaluates_unpickles_and_starts_nothing(path):
             names = {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             names = {(node.module or "").split(".")[0]}
-        assert not names & FORBIDDEN_IMPORTS, (own, node.lineno)
+        assert not names & FORBIDDEN_IMPORTS - STARTING.get(own, set()), (own, node.lineno)
         assert "pickle" not in names or own in UNPICKLING, (own, node.lineno)
         if isinstance(node, ast.Call):
             assert getattr(node.func, "id", "") not in FORBIDDEN_CALLS, (own, node.lineno)
