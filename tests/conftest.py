@@ -48,6 +48,20 @@ def shared() -> Path:
 
 
 @pytest.fixture
+def unoptimized_graphs():
+    """Runs graphs as they are traced: to optimize that of a tiny network takes longer than many steps of it.
+
+    For tests of training and its bookkeeping. Optimized graphs are tested where models are exported and accelerated, and
+    in the programs of the documentation.
+    """
+    import tensorflow as tf
+
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+@pytest.fixture
 def hears_ctrl_c():
     """What a job in the background is deaf to is heard, as in a terminal."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -27,6 +27,7 @@ from kpzoo.inference import outputs
 from kpzoo.poses import Poses
 from kpzoo.training import keras_callbacks, run_folder
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -276,10 +277,11 @@ KILLED = """
     def train(seed, out, data, where, epoch):
         # One run of three epochs; killed in an epoch, or in the writing of its checkpoint, `where` says; None: not.
         tf.config.experimental.enable_op_determinism()
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # see `unoptimized_graphs`
 
         def make_model():
             keras.utils.set_random_seed(0)
-            model = kpzoo.build("cpn_tiny", image_hw=(64, 64))
+            model = kpzoo.build("cpn_tiny", image_hw=(64, 64), refine="concat")
             model.compile(training.AdamL2(training.halving(1e-3, 5)), CPNLoss())
             return model
 

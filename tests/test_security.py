@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SECURITY = (ROOT / "SECURITY.md").read_text()
 
-# Decodes a video whose frame count is doubtful once more, in this Python: fixed code, the file as an argument, no shell.
+# Decodes a video of doubtful length again, in this Python: fixed code, the file as an argument, no shell.
 STARTING = {"inference/videos.py": {"subprocess"}}
 FORBIDDEN_IMPORTS = {
     "marshal",
