@@ -18,7 +18,7 @@ import re
 import time
 from collections import deque
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import keras
@@ -184,7 +184,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.until:
         hour, minute = map(int, args.until.split(":"))
-        args.until = datetime.now().replace(hour=hour, minute=minute, second=0).timestamp()
+        until = datetime.now().replace(hour=hour, minute=minute, second=0)
+        args.until = (until + timedelta(days=until < datetime.now())).timestamp()
     run = next(row for row in RUNS if row.model == args.run)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "state.json"

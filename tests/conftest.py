@@ -51,8 +51,8 @@ def shared() -> Path:
 def unoptimized_graphs():
     """Runs graphs as they are traced: to optimize that of a tiny network takes longer than many steps of it.
 
-    For tests of training and its bookkeeping. Optimized graphs are tested where models are exported and accelerated, and
-    in the programs of the documentation.
+    For tests of training and its bookkeeping. Optimized graphs are tested with exports, accelerated models and the
+    programs of the documentation.
     """
     import tensorflow as tf
 
