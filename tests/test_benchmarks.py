@@ -161,4 +161,4 @@ def test_the_detector_benchmark_times_both_detectors_from_the_same_files(no_peak
     write_onnx(tmp_path / "other.onnx", layout, shape=(1, 64, 64, 3), kind=2)
     detector.main(["--images", str(tmp_path / "photos"), "--onnx", str(tmp_path / "other.onnx"), "--rounds", "1"])
     text = capsys.readouterr().out
-    assert "2 photos, one at a time" in text and "other, ONNX Runtime" in text and "time over the ONNX" in text
+    assert "2 photos, one at a time" in text and "other, ONNX Runtime" in text and "time over that of the other" in text
