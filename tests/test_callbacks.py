@@ -21,6 +21,8 @@ from kpzoo.html import charts
 from kpzoo.losses import default_loss
 from kpzoo.training import keras_callbacks, summary
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
 
 def events(folder) -> list[tuple[str, int, object]]:
     """Returns (tag, step, value) of all event files, in order."""

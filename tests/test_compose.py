@@ -22,6 +22,8 @@ from kpzoo.scenes.cutouts import Cutouts, decoded
 from kpzoo.scenes.drawn import draw_scene
 from kpzoo.skeletons import COCO17, CROWDPOSE14
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
 SMALL_HW = (160, 200)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 

@@ -16,6 +16,8 @@ from kpzoo.errors import UserError
 from kpzoo.losses import CPNLoss, HeatmapLoss, MultiInstanceLoss, default_loss
 from kpzoo.skeletons import COCO17
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
 
 def folder_of(root, boxes_by_image):
     """Writes grey pictures with people whose keypoints stand in a grid; the first one's box has a dark centre."""

@@ -18,6 +18,8 @@ from kpzoo.data.loading import load
 from kpzoo.errors import UserError
 from kpzoo.losses import default_loss
 
+pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+
 
 @pytest.fixture(scope="module")
 def data(small_folder):
