@@ -1,6 +1,7 @@
 """CPN, the Cascaded Pyramid Network (arXiv:1711.07319): GlobalNet, a feature pyramid, followed by RefineNet."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from kpzoo.models.blocks import (
     image_input,
     pyramid,
 )
+from kpzoo.models.efficientnet_lite import LITE0, LITE_TINY, STEM, efficientnet_lite
 from kpzoo.models.mimb import InstanceGates
 from kpzoo.models.registry import Spec, register
 from kpzoo.models.resnet import RESNET_BLOCKS, RESNET_WIDTHS, STAGES, resnet
@@ -64,7 +66,8 @@ def build_cpn(
     num_keypoints: int,
     normalization: str | None,
     *,
-    blocks: Sequence[int],
+    trunk: str = "resnet",
+    blocks: Sequence[int] | None = None,
     widths: Sequence[int] = RESNET_WIDTHS,
     bottlenecks: bool = True,
     stem: int = 64,
@@ -78,6 +81,7 @@ def build_cpn(
     """Returns the inputs, outputs and feature pyramid (GlobalNet's) of a CPN; with several instances, it has MIMBs.
 
     Args:
+        trunk: "resnet", or a key of `TRUNKS`, which has none of the next four options.
         blocks: Number of residual blocks in each ResNet stage.
         widths: Width of each ResNet stage.
         bottlenecks: Whether the residual blocks are bottlenecks, else basic blocks.
@@ -95,7 +99,9 @@ def build_cpn(
     if gates.stages == ["refine"]:
         raise UserError(f"`mimb_stages=` of a CPN must name one of {STAGES}. Received: {list(mimb_stages)}.")
     image, x = image_input(image_hw, normalization)
-    features = resnet(x, blocks, widths, bottlenecks=bottlenecks, stem=stem, norm=rule.norm, gates=gates)
+    features = trunk_features(
+        x, trunk, blocks, gates, widths=widths, bottlenecks=bottlenecks, stem=stem, norm=rule.norm
+    )
     laterals = {}
     for name, x in features.items():
         x = lateral(x, name, width, rule)
@@ -103,6 +109,17 @@ def build_cpn(
     features = global_pyramid(laterals, rule)
     outputs = heads(features, num_keypoints, rule, refine, levels, gates)
     return gates.inputs(image), gates.per_crop(outputs), pyramid(image_hw, features.values())
+
+
+def trunk_features(x, trunk: str, blocks: Sequence[int] | None, gates: InstanceGates, **resnet_options) -> dict:
+    """Returns the features c2 … c5 of the trunk, which start from a batch of normalized images."""
+    if (trunk == "resnet") != (blocks is not None):
+        raise UserError(f"`blocks=` is for `trunk='resnet'` and required by it. Received: {trunk!r}, blocks {blocks}.")
+    if trunk == "resnet":
+        return resnet(x, blocks, gates=gates, **resnet_options)
+    if trunk not in TRUNKS:
+        raise unknown("trunk", trunk, ["resnet", *TRUNKS])
+    return TRUNKS[trunk](x, gates=gates)
 
 
 def heads(
@@ -198,6 +215,10 @@ def checked_levels(levels: Sequence[str]) -> list[str]:
     return sorted(levels, key=STAGES.index)
 
 
+TRUNKS = {
+    "lite0": partial(efficientnet_lite, stages=LITE0, stem=STEM),
+    "lite_tiny": partial(efficientnet_lite, stages=LITE_TINY, stem=8),
+}
 RESNETS = {f"res{depth}": dict(blocks=blocks) for depth, blocks in RESNET_BLOCKS.items()}
 SMALL = {
     # About 0.2 GMACs at 128x96, a third of them in the two pyramids. Coarse stages are wide.
@@ -206,22 +227,32 @@ SMALL = {
     ),
     "tiny": dict(blocks=(1, 1, 1, 1), widths=(8, 8, 12, 16), bottlenecks=False, stem=8, width=8),
 }
+# EfficientNet-Lite0 with pyramids of few channels: starts from ImageNet, for CPUs.
+LITE = {
+    "lite0": dict(trunk="lite0", width=96, flavour="pytorch"),
+    "lite_tiny": dict(trunk="lite_tiny", width=8, flavour="pytorch"),
+}
 CODECS = {flavour: f"cpn_{flavour}" for flavour in FLAVOURS}
 PIXELS = {"official": "cpn_bgr", "pytorch": "cpn_rgb"}
 
 
 def _register(family: str, paper: str, models: Mapping[str, Mapping], **shared) -> None:
     for name, config in models.items():
-        pixels = PIXELS if config in RESNETS.values() else "cpn_rgb"
+        pixels = PIXELS if config in RESNETS.values() else "lite_rgb" if config in LITE.values() else "cpn_rgb"
         register(name, Spec(family, build_cpn, {**config, **shared}, CODECS, pixels, paper))
 
 
-_register("cpn", "arXiv:1711.07319", {f"cpn_{size}": row for size, row in {**RESNETS, **SMALL}.items()})
+_register("cpn", "arXiv:1711.07319", {f"cpn_{size}": row for size, row in {**RESNETS, **SMALL, **LITE}.items()})
 _register(
     "mipnet",
     "arXiv:2101.11223",
     # The nano size of MIPNet is a CPN: in short trainings on small images it learns several times faster than the
     # nano ResNet with deconvolutions.
-    {"mipnet_nano": SMALL["nano"], "mipnet_cpn_tiny": SMALL["tiny"], "mipnet_cpn_res50": RESNETS["res50"]},
+    {
+        "mipnet_nano": SMALL["nano"],
+        "mipnet_cpn_tiny": SMALL["tiny"],
+        "mipnet_cpn_res50": RESNETS["res50"],
+        **{f"mipnet_{size}": row for size, row in LITE.items()},
+    },
     num_instances=2,
 )

@@ -10,6 +10,7 @@ from keras import layers
 
 from kpzoo.models import fresh
 from kpzoo.models.blocks import LAYOUT, Norm, batch_norm, he_normal
+from kpzoo.models.mimb import ONE_INSTANCE, InstanceGates
 
 LITE_NORM = Norm(epsilon=1e-3, momentum=0.99)
 STEM = 32
@@ -75,12 +76,18 @@ def inverted_residual(x, expansion: int, filters: int, kernel_size: int, strides
     return x
 
 
-def efficientnet_lite(image, stages=LITE0, stem: int = STEM) -> dict:
-    """Returns the last features of each stride: {"c2": (B, H/4, W/4, C2), … "c5": (B, H/32, W/32, C5)}."""
+def efficientnet_lite(image, stages=LITE0, stem: int = STEM, gates: InstanceGates = ONE_INSTANCE) -> dict:
+    """Returns the last features of each stride: {"c2": (B, H/4, W/4, C2), … "c5": (B, H/32, W/32, C5)}.
+
+    `gates` modulate the input of the first block of each stride. From the first of these on, features are repeated per
+    query.
+    """
     x = relu6(conv_norm(image, stem, 3, 2, name="stem"), name="stem")  # (B, H/2, W/2, stem)
     features, stride, index = {}, 2, 0
     for repeats, expansion, filters, kernel_size, first in stages:
         stride *= first
+        if first > 1:
+            [x] = gates([x], f"c{stride.bit_length() - 1}")
         for place in range(repeats):
             step = first if place == 0 else 1
             x = inverted_residual(x, expansion, filters, kernel_size, step, name=f"block{index}")

@@ -76,7 +76,9 @@ def twin_of(name: str) -> str | None:
     size = name.removeprefix("mipnet_")
     if size == name:
         return None
-    return size if size.startswith(("hrnet_", "cpn_")) else f"simplebaseline_{size}"
+    if size.startswith(("hrnet_", "cpn_")):
+        return size
+    return f"cpn_{size}" if size.startswith(("nano", "lite")) else f"simplebaseline_{size}"
 
 
 def starts_of(name: str, options: Mapping, skeleton: Skeleton, image_hw: tuple[int, int]) -> list[str]:

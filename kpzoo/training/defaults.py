@@ -84,7 +84,8 @@ _CPN = Defaults("adam_l2", 5e-4, "cpn", "cpn")
 REFERENCES = {
     "cpn": _CPN,
     "mipnet_cpn": _CPN,
-    "mipnet_nano": _CPN,  # a CPN with MIMBs
+    "mipnet_nano": _CPN,  # a CPN with MIMBs, as the next
+    "mipnet_lite": _CPN,
     # As in CPN's comparison; no L2, since their labels reach 1, not 255.
     "hourglass": Defaults("adam", 5e-4, "cpn", "cpn"),
     "dilated": Defaults("adam", 5e-4, "cpn", "cpn"),
