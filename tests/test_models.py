@@ -66,8 +66,9 @@ def test_heatmaps_are_finite_float32_and_a_quarter_of_the_crop(name):
 def test_every_trainable_variable_gets_a_gradient(name):
     model = build(name, image_hw=IMAGE_HW)
     for layer in model.layers:
-        if isinstance(layer, MIMB):  # positive weights switch no cell off, small ones saturate no gate
-            layer.set_weights([np.abs(value) / value.shape[0] + 1e-3 for value in layer.get_weights()])
+        if isinstance(layer, MIMB):  # small weights saturate no gate, and of both signs they switch some cells on
+            squeeze, *rest = (np.abs(value) / value.shape[0] + 1e-3 for value in layer.get_weights())
+            layer.set_weights([squeeze * (-1.0) ** np.arange(squeeze.shape[-1]), *rest])
     for training in (False, True):
         with tf.GradientTape() as tape:
             outputs = model(inputs_for(model, batch=3), training=training)
@@ -274,9 +275,10 @@ def executed_macs(model, num_queries):
     shapes["instance"] = (1, num_queries, shapes["instance"][-1])
     specs = [tf.TensorSpec(shape) for shape in shapes.values()]
     run = tf.compat.v1.wrap_function(lambda *inputs: model(dict(zip(shapes, inputs, strict=True))), specs)
-    convs = [op for op in run.graph.get_operations() if op.type in ("Conv2D", "Conv2DBackpropInput")]
-    # A convolution's place in the output, a deconvolution's in its input; the kernel is the second input of both.
-    places = [op.outputs[0] if op.type == "Conv2D" else op.inputs[2] for op in convs]
+    kinds = ("Conv2D", "DepthwiseConv2dNative", "Conv2DBackpropInput")
+    convs = [op for op in run.graph.get_operations() if op.type in kinds]
+    # A convolution's place in the output, a deconvolution's in its input; the kernel is the second input of all.
+    places = [op.inputs[2] if op.type == "Conv2DBackpropInput" else op.outputs[0] for op in convs]
     values = run.prune(run.inputs[: len(shapes)], places)(*(tf.zeros(shape) for shape in shapes.values()))
     pairs = zip(values, convs, strict=True)
     return sum(np.prod(value.shape[:3]) * np.prod(op.inputs[1].shape.as_list()) for value, op in pairs)

@@ -25,7 +25,7 @@ from kpzoo.training.summary import read_log
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "recipes"
 INDEX = RECIPES / "README.md"
-SMALL = ("tiny", "nano")
+SMALL = ("tiny", "nano", "lite0")
 SPLITS = {"coco": ("train2017", "val2017"), "crowdpose": ("trainval", "test")}
 
 sys.path.insert(0, str(RECIPES))
