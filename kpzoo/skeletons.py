@@ -1,12 +1,31 @@
 """Skeletons: names, flip pairs, sigmas and links of the keypoints of a pose."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from kpzoo.errors import UserError, unknown
+
+# Names of different data sets for the same joint. MPII's thorax and pelvis are in none: they lie between the shoulders
+# and between the hips, and no other data set labels these points.
+SAME_JOINT = (
+    # The top of the head. CrowdPose and LSPET call it head, MPII, AI Challenger and PoseTrack head_top; "top_head" is
+    # CrowdPose's in other tools.
+    ("head_top", "head", "top_head"),
+    # The neck above the line of the shoulders. LSPET, CrowdPose and AI Challenger call it neck; MPII upper_neck, in
+    # contrast to the thorax; PoseTrack's files head_bottom, and its evaluation neck. On the way from the middle of the
+    # shoulders to the top of the head, its median is at 0.18 in LSPET, 0.23 in CrowdPose, 0.24 in nine persons of AI
+    # Challenger, and 0.11 in five persons of MPII, whose thorax is at 0.00.
+    ("neck", "upper_neck", "head_bottom"),
+)
+
+
+def plain_name(name: str) -> str:
+    """Returns a keypoint name in lower case with underscores: "left_shoulder" for "Left Shoulder"."""
+    return re.sub(r"\W+", "_", name.lower())
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,58 @@ class Skeleton:
         """(L, 2) int indices of `links` into `keypoints`."""
         pairs = [(self.keypoints.index(a), self.keypoints.index(b)) for a, b in self.links]
         return np.array(pairs, int).reshape(-1, 2)
+
+    def shared_with(self, other: "Skeleton") -> tuple[np.ndarray, np.ndarray]:
+        """Returns the keypoints that are also keypoints of another skeleton, by name and by `SAME_JOINT`.
+
+        Args:
+            other: The other skeleton.
+
+        Returns:
+            (S,) int indices into `keypoints`, ascending, and the (S,) indices of the same joints in `other.keypoints`.
+
+        >>> own, others = COCO17.shared_with(AIC14)
+        >>> [(COCO17.keypoints[a], AIC14.keypoints[b]) for a, b in zip(own[:2], others[:2])]
+        [('left_shoulder', 'left_shoulder'), ('right_shoulder', 'right_shoulder')]
+        """
+        own, others = self._places_by_name, other._places_by_name
+        pairs = {k: others[name] for name, k in own.items() if name in others}
+        for names in SAME_JOINT:
+            mine, theirs = ([one[name] for name in names if name in one] for one in (own, others))
+            if len(mine) == len(theirs) == 1:  # a skeleton with two of the names means two joints by them
+                pairs[mine[0]] = theirs[0]
+        ordered = sorted(pairs.items())
+        return np.array([a for a, _ in ordered], int), np.array([b for _, b in ordered], int)
+
+    @cached_property
+    def _places_by_name(self) -> dict[str, int]:
+        """Indices of the keypoints by plain name, or by name if several have the same plain name."""
+        plain = [plain_name(name) for name in self.keypoints]
+        names = zip(plain, self.keypoints, strict=True)
+        return {name if plain.count(name) == 1 else own: k for k, (name, own) in enumerate(names)}
+
+    def places_in(self, other: "Skeleton") -> np.ndarray:
+        """Returns (K,) indices of the keypoints in `other.keypoints`, -1 for those that it does not have."""
+        own, others = self.shared_with(other)
+        places = np.full(self.num_keypoints, -1)
+        places[own] = others
+        return places
+
+    def part(self, indices: np.ndarray) -> "Skeleton":
+        """Returns the skeleton of some of the keypoints, in the order of the indices."""
+        names = tuple(self.keypoints[k] for k in indices)
+        flip_pairs, links = (
+            tuple(pair for pair in pairs if set(pair) <= set(names)) for pairs in (self.flip_pairs, self.links)
+        )
+        return replace(
+            self,
+            name=f"{self.name}, {len(names)} of {self.num_keypoints} keypoints",
+            keypoints=names,
+            flip_pairs=flip_pairs,
+            sigmas=tuple(self.sigmas[k] for k in indices),
+            links=links,
+            upper_body=tuple(name for name in self.upper_body if name in names),
+        )
 
     def difference(self, other: "Skeleton") -> str:
         """Returns in words how the keypoints of another skeleton differ, such as "…, in another order: …"."""

@@ -1,7 +1,5 @@
 """The skeleton of a COCO keypoint category: a known skeleton with the same keypoints, or a new one."""
 
-import re
-
 import numpy as np
 
 from kpzoo import skeletons
@@ -106,7 +104,7 @@ def _sigmas(category: dict, names: tuple[str, ...], problems: Problems, place: s
         if not numeric or len(given) != len(names) or not all(0 < sigma < np.inf for sigma in given):
             raise UserError(f"{place}: `sigmas` needs {len(names)} numbers above 0. Received: {str(given)[:80]}.")
         return tuple(map(float, given))
-    plain = [re.sub(r"\W+", "_", name.lower()) for name in names]
+    plain = [skeletons.plain_name(name) for name in names]
     guessed = [name for name, key in zip(names, plain, strict=True) if key not in _KNOWN_SIGMAS]
     problems.say(
         "note",

@@ -5,7 +5,6 @@ person from the box, and reports AP by the crowding of images instead of the siz
 reference tools, including rounding and ties.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,7 +13,7 @@ import numpy as np
 
 from kpzoo.errors import UserError, unknown
 from kpzoo.evaluation.matching import OKS_THRESHOLDS, Predictions, Truth, match
-from kpzoo.skeletons import Skeleton
+from kpzoo.skeletons import Skeleton, plain_name
 
 MAX_POSES = 20  # per image, by score; further poses are ignored
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -259,7 +258,7 @@ _DIAGONALS = (("left_shoulder", "right_hip"), ("right_shoulder", "left_hip"))
 
 
 def _places(skeleton: Skeleton) -> dict[str, int]:
-    return {re.sub(r"\W+", "_", name.lower()): k for k, name in enumerate(skeleton.keypoints)}
+    return {plain_name(name): k for k, name in enumerate(skeleton.keypoints)}
 
 
 def has_torso(skeleton: Skeleton) -> bool:
