@@ -65,13 +65,21 @@ VISIBILITY = {
 }
 
 
+def visibility_thresholds(rule: str) -> tuple:
+    """Returns the value of a key of `VISIBILITY`."""
+    if rule not in VISIBILITY:
+        raise unknown("visibility rule", rule, VISIBILITY)
+    return VISIBILITY[rule]
+
+
 def encode(
     codec: Codec,
     keypoints_crop_xy: tf.Tensor,
     visibility: tf.Tensor,
     image_hw: tuple[int, int],
     num_levels: int = 0,
-    visibility_rule: str | None = None,
+    visibility_rule: str | tuple | None = None,
+    keypoint_weights: tf.Tensor | None = None,
 ) -> dict[str, tf.Tensor]:
     """Encodes keypoints as training targets.
 
@@ -81,7 +89,9 @@ def encode(
         visibility: (..., K) keypoint visibility: 0 not labelled, 1 labelled but hidden, 2 visible.
         image_hw: (height, width) of the crop in pixels.
         num_levels: L, number of heatmaps with intermediate supervision, `model.num_levels`.
-        visibility_rule: A key of `VISIBILITY`. Default: the codec's.
+        visibility_rule: A key of `VISIBILITY`, or a value of the same structure, of integers or of tensors that
+            broadcast to (..., K). Default: the codec's.
+        keypoint_weights: (..., K) factors of the weights. Default: 1.
 
     Returns:
         Dict of float32 tensors: `heatmaps` (..., h, w, K) and `weights` (..., K). If `num_levels` is not 0, also
@@ -91,10 +101,10 @@ def encode(
         UserError: Unknown visibility rule.
     """
     rule = visibility_rule or codec.visibility
-    if rule not in VISIBILITY:
-        raise unknown("visibility rule", rule, VISIBILITY)
+    if isinstance(rule, str):
+        rule = visibility_thresholds(rule)
     heatmap_hw = (image_hw[0] // HEATMAP_STRIDE, image_hw[1] // HEATMAP_STRIDE)
-    final, level = VISIBILITY[rule]
+    final, level = rule
     draw = {"blurred": _blurred_labels, "gaussian": _gaussian_labels}[codec.labels]
     widths = label_widths(codec, heatmap_hw, num_levels)
 
@@ -102,7 +112,8 @@ def encode(
         rows, columns, inside = draw(keypoints_crop_xy, heatmap_hw, width)
         seen = tf.where(inside, tf.cast(visibility, tf.int32), 0)
         drawn = codec.peak * tf.cast(seen >= drawn_from, tf.float32)
-        return rows * drawn[..., None], columns, tf.cast(seen >= counted_from, tf.float32)
+        counted = tf.cast(seen >= counted_from, tf.float32)
+        return rows * drawn[..., None], columns, counted if keypoint_weights is None else counted * keypoint_weights
 
     rows, columns, weights = factors(widths[-1], *final)
     targets = {"heatmaps": _outer(rows, columns), "weights": weights}

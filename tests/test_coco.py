@@ -329,7 +329,7 @@ def test_training_takes_clipped_boxes_and_the_keypoints_in_the_picture(tmp_path)
     assert persons["boxes_image_xywh"].tolist() == [[0, 100, 159, 19], [159, 119, 0, 0]]
     assert persons["visibility"][0].tolist() == [0, 2, 1, 2, 1] + [0] * 12
     assert {name: array.dtype.kind for name, array in persons.items()} == dict(
-        index="i", image_ids="i", boxes_image_xywh="f", keypoints_image_xy="f", visibility="f"
+        index="i", image_ids="i", boxes_image_xywh="f", keypoints_image_xy="f", visibility="f", keypoint_weights="f"
     )
     assert training_persons(read, min_keypoints=5)["index"].tolist() == [5]
     with pytest.raises(UserError, match="0 with 6 or more labelled keypoints"):

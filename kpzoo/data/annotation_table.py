@@ -32,6 +32,9 @@ class Persons:
         is_crowd: (P,) bool.
         num_keypoints: (P,) int64; the evaluation ignores persons with 0. CrowdPose counts 12 of its 14 keypoints.
         segmentation: P masks, polygons or run lengths; None if missing.
+        keypoint_weights: (P, K) float32 weights of the keypoints in the training loss: their `keypoint_scores`, and 0
+            where v is 0, as a teacher that finds no keypoint does not know that there is none; 1 for persons without
+            `keypoint_scores`.
     """
 
     ids: np.ndarray
@@ -45,6 +48,7 @@ class Persons:
     is_crowd: np.ndarray
     num_keypoints: np.ndarray
     segmentation: list
+    keypoint_weights: np.ndarray
 
     def take(self, keep: np.ndarray) -> "Persons":
         """Returns the persons of a (P,) mask."""
@@ -60,7 +64,7 @@ class AnnotationTable:
     def __init__(self, path):
         self._path = path
         self._columns = {key: [] for key in _COLUMNS}
-        self._keypoints, self._boxes = NumberLists(group=3), NumberLists(group=4)
+        self._keypoints, self._boxes, self._scores = (NumberLists(group=size) for size in (3, 4, 1))
 
     def extend(self, rows: list) -> None:
         """Adds annotations in file order."""
@@ -73,17 +77,19 @@ class AnnotationTable:
             column.extend(row.get(key) for row in rows)
         self._keypoints.extend([row.get("keypoints") for row in rows])
         self._boxes.extend([row.get("bbox") for row in rows])
+        self._scores.extend([row.get("keypoint_scores") for row in rows])
 
     def persons(
         self, known_image_ids: np.ndarray, category_id: int, num_categories: int, skeleton: Skeleton, problems: Problems
     ) -> Persons:
         """Returns the persons of a category. Persons with errors are left out and added to `problems`."""
-        self._keypoints.finish()
-        self._boxes.finish()
+        for column in (self._keypoints, self._boxes, self._scores):
+            column.finish()
         rows = self._rows_of(category_id, num_categories, problems)
         values = {key: [column[row] for row in rows.tolist()] for key, column in self._columns.items()}
         ids, image_ids, image_index, keep = _identities(values, rows, known_image_ids, problems)
         keypoints, visibility, num_labelled = _keypoints(self._keypoints, rows, ids, keep, skeleton, problems)
+        weights = _weights(self._scores, rows, ids, keep, visibility, problems)
         is_crowd, num_keypoints = _counts(values, ids, keep, num_labelled, problems)
         boxes, numeric, has_box = _boxes(self._boxes, rows, ids, keep, problems)
         ignored = is_crowd | (num_keypoints == 0)
@@ -102,6 +108,7 @@ class AnnotationTable:
             is_crowd=is_crowd,
             num_keypoints=num_keypoints,
             segmentation=values["segmentation"],
+            keypoint_weights=weights,
         )
         return persons.take(keep & ~nowhere & np.isfinite(area))
 
@@ -199,6 +206,21 @@ def _keypoints(column: NumberLists, rows, ids, keep, skeleton: Skeleton, problem
     keep &= (~wrong | missing) & ~odd & ~lost
     flags = np.where(keep[:, None], flags, 0)
     return np.where(unclear[..., None], 0.0, points), flags.astype(np.int8), (flags > 0).sum(axis=1)
+
+
+def _weights(column: NumberLists, rows, ids, keep, visibility: np.ndarray, problems: Problems) -> np.ndarray:
+    """Returns the (P, K) `keypoint_weights`; clears `keep` for errors."""
+    count = visibility.shape[1]
+    scores, wrong = column.of_length(count, rows)
+    missing = column.lengths[rows] == MISSING
+    problems.add(
+        "repair", "`keypoint_scores` with strings as numbers", ids[keep & column.converted[rows]], "Read as numbers."
+    )
+    bad = ~missing & (wrong | ~((scores >= 0) & (scores <= 1)).all(axis=1))
+    what = f"`keypoint_scores` that are not {count} numbers in 0 … 1{column.fault(rows[keep & bad])}"
+    problems.add("error", what, ids[keep & bad], "Correct or remove them: they weigh the keypoints in the loss.")
+    keep &= ~bad
+    return np.where(missing[:, None], 1.0, scores * (visibility > 0)).astype(np.float32)
 
 
 def _counts(values: dict, ids, keep, num_labelled, problems: Problems) -> tuple[np.ndarray, np.ndarray]:

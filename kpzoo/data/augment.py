@@ -90,10 +90,14 @@ def draws_of(seed: int, count: tf.Tensor) -> Draws:
     """
 
     def draws(name: str, size: int) -> tf.Tensor:
-        key = int.from_bytes(blake2b(f"{seed} {name}".encode(), digest_size=8).digest()) >> 1
-        return tf.random.stateless_uniform((size,), tf.stack([tf.constant(key, tf.int64), count]))
+        return tf.random.stateless_uniform((size,), tf.stack([stream_key(seed, name), count]))
 
     return draws
+
+
+def stream_key(seed: int, name: str) -> tf.Tensor:
+    """Returns the () int64 seed of a random stream."""
+    return tf.constant(int.from_bytes(blake2b(f"{seed} {name}".encode(), digest_size=8).digest()) >> 1, tf.int64)
 
 
 class Person(NamedTuple):

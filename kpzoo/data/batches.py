@@ -1,7 +1,7 @@
 """Training batches: an endless data set of crops and targets that depends only on the seed and the step."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import Lock
 from typing import Protocol
@@ -10,13 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from kpzoo import crops, geometry, heatmaps
-from kpzoo.data import files, pack
+from kpzoo.data import files, mixture, pack
 from kpzoo.data.augment import Augment, Person, augmented_pixels, augmented_view, draws_of, without_mirroring
 from kpzoo.data.coco import training_persons
 from kpzoo.data.files import PoseData
 from kpzoo.data.pack import Pack
 from kpzoo.errors import UserError, unknown
 from kpzoo.pose_model import PoseModel, Preset
+from kpzoo.skeletons import Skeleton
 
 # Minimum number of keypoints in the crop for another person to be a target. MIPNet's paper states k = 3; its authors'
 # code requires more than three.
@@ -27,13 +28,17 @@ class Scenes(Protocol):
     """Generated scenes that replace a share of the crops, such as `kpzoo.scenes.Crowd`."""
 
     share: float
+    data: PoseData  # of the people
 
-    def scene(self, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
-        """Returns (H, W, 3) uint8 pixels, (P, 4) boxes, (P, K, 2) keypoints, (P, K) visibility, the person's index."""
+    def scene(self, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        """Returns (H, W, 3) uint8 pixels, (P, 4) boxes, (P, K, 4) labels, and the index of the person of the crop.
+
+        Labels are x and y in pixels, visibility, and weight in the loss.
+        """
 
 
 def make_dataset(
-    data: PoseData | Pack,
+    data: mixture.Mixture,
     model: PoseModel | Preset,
     batch_size: int,
     *,
@@ -41,7 +46,7 @@ def make_dataset(
     augment: str | Augment | None = None,
     seed: int = 0,
     start_step: int = 0,
-    visibility_rule: str | None = None,
+    visibility_rule: str | Sequence[str | None] | None = None,
     instance_rule: str = "paper",
     crowd: Scenes | None = None,
     check_images: bool = True,
@@ -59,8 +64,13 @@ def make_dataset(
     Batch s depends only on the seed and on s: a dataset that starts at `start_step` continues exactly where an
     interrupted one stopped.
 
+    Several data sets may have different keypoints. A keypoint of the model that a data set does not have has weight 0
+    in its crops, in all losses. `Skeleton.shared_with` maps keypoints by name.
+
     Args:
-        data: The data set, as returned by `kpzoo.data.load`. A pack gives the same crops in another order.
+        data: The data set, as returned by `kpzoo.data.load`, or a list of pairs (data set, share of the crops). Each
+            data set is shuffled by itself; the shares do not need to sum to 1. A pack gives the same crops in another
+            order.
         model: The model to train, or a `Preset` that describes the batches of another Keras network: its crop size,
             keypoints, codec and number of instances.
         batch_size: Number of crops in a batch, over all replicas.
@@ -68,12 +78,13 @@ def make_dataset(
         augment: Augmentation of the crops: a key of `kpzoo.data.augment.AUGMENTS`, an `Augment`, or None for none.
         seed: Seed of the order and of the augmentation.
         start_step: Number of batches to skip.
-        visibility_rule: A key of `heatmaps.VISIBILITY`, which says how hidden keypoints are trained. Defaults to the
-            codec's rule for COCO's 17 keypoints, and to "labelled" for other skeletons, whose data may not mark
-            hidden keypoints.
+        visibility_rule: A key of `heatmaps.VISIBILITY`, which says how hidden and unlabelled keypoints are trained, or
+            a list with one for each data set. Defaults to the codec's rule for COCO's 17 keypoints, and to "labelled"
+            for other skeletons, whose data may not mark hidden keypoints.
         instance_rule: A key of `INSTANCE_RULES`: the number of keypoints in the crop that makes another person a
             target. Only used by models with several instances.
-        crowd: Generated scenes that replace a share of the crops, such as a `kpzoo.scenes.Crowd`.
+        crowd: Generated scenes that replace a share of the crops, such as a `kpzoo.scenes.Crowd`, also of other
+            keypoints. Their visibility rule is that of their data set if it is in `data`.
         check_images: Whether to decode all images first. Images that cannot be decoded are reported on stderr and
             skipped; a damaged pack is refused.
         host: Part of each batch to return, as (index, number of equal parts).
@@ -85,7 +96,7 @@ def make_dataset(
         the target repeats the first person's.
 
     Raises:
-        UserError: If the keypoints of the data and of the model differ, a name is unknown, or there is no person to
+        UserError: If the model has a keypoint that none of the data has, a name is unknown, or there is no person to
             train on.
     """
     if not 1 <= batch_size <= geometry.MAX_CROPS:
@@ -103,40 +114,32 @@ def make_dataset(
         )
     if num_levels is None:
         num_levels = 0 if preset is model else model.num_levels
-    if data.skeleton.keypoints != preset.skeleton.keypoints:
-        raise UserError(
-            f"The data has other keypoints than model {preset.name!r}: {preset.skeleton.difference(data.skeleton)}.",
-            "Build the model with `kpzoo.build(name, skeleton=data.skeleton)`.",
-        )
-    codec = preset.rules
-    rule = visibility_rule or (codec.visibility if data.skeleton.name == "coco17" else "labelled")
-    augment = without_mirroring(augment, data.skeleton)
+    sets, counts = mixture.parts_of(data)
+    mixture.check_keypoints(sets, preset)
+    augment = without_mirroring(augment, preset.skeleton)
     if instance_rule not in INSTANCE_RULES:
         raise unknown("instance rule", instance_rule, INSTANCE_RULES)
-    stream = tf.data.Dataset.range(start_step * batch_size, np.iinfo(np.int64).max)
-    if isinstance(data, Pack):
-        pack.check_use(data, preset, augment)
-        if check_images:
-            pack.check_shards(data)
-        photo = _packed_photo(preset, data)
-        # Each record has its count, so that a host can select its rows before anything is decoded.
-        stream = tf.data.Dataset.zip(stream, pack.records(data, seed, start_step * batch_size))
-    else:
-        photo = _photo(preset, _persons(data, check_images), seed)
-    load = _loader(preset, photo, augment, seed, crowd)
+    rules = mixture.rules_of(visibility_rule, sets, preset, crowd.data if crowd else None)
+    photos, places = zip(*(_source(one, preset, augment, seed, check_images) for one in sets), strict=True)
+    # Each crop has its number, so that a host can select its rows before anything is decoded.
+    stream = mixture.stream(start_step * batch_size, seed, counts, places)
+    load = _loader(preset, photos, augment, seed, crowd)
     several = preset.num_instances > 1
 
     def add_targets(batch):
-        points, visibility = batch.pop("keypoints_crop_xy"), batch.pop("visibility")  # (B, N, K, 2), (B, N, K)
+        points, labels = batch.pop("keypoints_crop_xy"), batch.pop("labels")  # (B, N, K, 2), (B, N, K, 2)
+        visibility, weights = labels[..., 0], labels[..., 1]
+        thresholds = mixture.thresholds_of(rules, batch.pop("rule"), 3 if several else 2)
         if several:
             points, visibility, present = fill_missing(
                 points, visibility, preset.image_hw, INSTANCE_RULES[instance_rule]
             )
+            weights = tf.where(present[..., None] > 0, weights, weights[:, :1])
             queries = tf.tile(tf.eye(preset.num_instances)[None], [rows, 1, 1])
             batch |= {"instance": queries, "present": present}
         else:
-            points, visibility = points[:, 0], visibility[:, 0]
-        targets = heatmaps.encode(codec, points, visibility, preset.image_hw, num_levels, rule)
+            points, visibility, weights = points[:, 0], visibility[:, 0], weights[:, 0]
+        targets = heatmaps.encode(preset.rules, points, visibility, preset.image_hw, num_levels, thresholds, weights)
         return {**batch, **targets}
 
     if count > 1:
@@ -193,22 +196,34 @@ def nearest_persons(image_ids: np.ndarray, boxes_image_xywh: np.ndarray, count: 
     return nearest
 
 
-def num_persons(data: PoseData | Pack) -> int:
-    """Returns the number of persons that can be trained on: the crops of an epoch, if every image can be decoded."""
-    if isinstance(data, Pack):
-        return data.num_persons
-    return len(training_persons(data.annotations)["boxes_image_xywh"])
+def num_persons(data: mixture.Mixture) -> int:
+    """Returns the number of persons that can be trained on: the crops of an epoch, if every image can be decoded.
+
+    For several data sets, it is the sum of theirs.
+    """
+    sets, _ = mixture.parts_of(data)
+    return sum(
+        one.num_persons if isinstance(one, Pack) else len(training_persons(one.annotations)["index"]) for one in sets
+    )
 
 
-def _persons(data: PoseData, check_images: bool) -> dict[str, np.ndarray]:
-    """Returns `training_persons` and the `paths` of their images, without images that cannot be decoded."""
+def _persons(data: PoseData, skeleton: Skeleton, check_images: bool) -> dict[str, np.ndarray]:
+    """Returns image ids, boxes, `paths` and (S, K, 4) `labels` of the persons to train on.
+
+    Labels are x and y in image pixels, visibility, and weight in the loss, of the keypoints of the model. Persons
+    without a labelled keypoint, and images that cannot be decoded, are left out.
+    """
     persons = training_persons(data.annotations)
+    points, *flags = (persons.pop(name) for name in ("keypoints_image_xy", "visibility", "keypoint_weights"))
+    labels = np.concatenate([points, np.stack(flags, axis=-1)], axis=-1)
+    persons["labels"] = mixture.of_skeleton(skeleton, data.skeleton, labels)
     persons["paths"] = np.array(data.image_paths(persons["image_ids"]), object)
+    good = (persons["labels"][..., 2] > 0).any(axis=1)
     if check_images:
         bad = files.undecodable(persons["paths"], progress=True)
         files.report_undecodable(bad)
-        good = np.array([path not in bad for path in persons["paths"]], bool)
-        persons = {name: values[good] for name, values in persons.items()}
+        good &= np.array([path not in bad for path in persons["paths"]], bool)
+    persons = {name: values[good] for name, values in persons.items()}
     if not len(persons["paths"]):
         raise UserError(f"No labelled person with a readable image in {str(data.image_folder)!r}.")
     return persons
@@ -220,6 +235,25 @@ def person_of(count: tf.Tensor, seed: int, num_persons: int) -> tf.Tensor:
     return tf.random.experimental.index_shuffle(place, tf.stack([tf.constant(seed, tf.int64), epoch]), num_persons - 1)
 
 
+def _source(data: PoseData | Pack, preset, augment: Augment | None, seed: int, check_images: bool):
+    """Returns the function `photo` of `_loader` for a data set, and the function `places` of `mixture.stream`."""
+    if isinstance(data, Pack):
+        pack.check_use(data, preset, augment)
+        if check_images:
+            pack.check_shards(data)
+        photo = _packed_photo(preset, data)
+    else:
+        photo = _photo(preset, _persons(data, preset.skeleton, check_images), seed)
+
+    def places(first):
+        records = (
+            pack.records(data, seed, first) if isinstance(data, Pack) else tf.data.Dataset.from_tensors("").repeat()
+        )
+        return tf.data.Dataset.zip(tf.data.Dataset.range(first, np.iinfo(np.int64).max), records)
+
+    return photo, places
+
+
 def _photo(preset, persons: dict[str, np.ndarray], seed: int) -> Callable:
     """Returns the function `photo` of `_loader` for a data set of images."""
     rule = preset.rules.crop
@@ -227,15 +261,16 @@ def _photo(preset, persons: dict[str, np.ndarray], seed: int) -> Callable:
     paths = tf.constant([os.fsencode(path) for path in persons["paths"]])
     others = nearest_persons(persons["image_ids"], persons["boxes_image_xywh"], preset.num_instances - 1)
     instances = np.concatenate([np.arange(len(views))[:, None], others], axis=1)  # (S, N)
-    visible = persons["visibility"][instances] * (instances >= 0)[..., None]
+    labels = persons["labels"][instances]
+    labels[..., 2] *= (instances >= 0)[..., None]
     fill = rule.fill_rgb
-    columns = [tf.constant(array) for array in (views, persons["keypoints_image_xy"][instances], visible)]
+    columns = [tf.constant(array) for array in (views, labels)]
 
-    def photo(count):
-        index = person_of(count, seed, len(views))
+    def photo(place, _):
+        index = person_of(place, seed, len(views))
         contents = tf.io.read_file(tf.gather(paths, index))
-        view, points, visibility = (tf.gather(column, index) for column in columns)
-        return view, points, visibility, partial(crops.decode_crop, contents, image_hw=preset.image_hw, fill_rgb=fill)
+        view, labels = (tf.gather(column, index) for column in columns)
+        return view, labels, partial(crops.decode_crop, contents, image_hw=preset.image_hw, fill_rgb=fill)
 
     return photo
 
@@ -244,27 +279,28 @@ def _packed_photo(preset, data: Pack) -> Callable:
     """Returns the function `photo` of `_loader` for a pack."""
     rule = preset.rules.crop
 
-    def photo(count, record):
+    def photo(_, record):
         person = pack.parsed(data, record)
         view = crops.views_in_graph(person["box"][None], rule, preset.image_hw)[0]
-        points, visibility = tf.split(person["keypoints"][: preset.num_instances], [2, 1], axis=-1)
+        labels = tf.concat([person["keypoints"], person["keypoint_weights"][..., None]], axis=-1)
+        labels = mixture.of_skeleton(preset.skeleton, data.skeleton, labels[: preset.num_instances])
 
         def cut(crop_to_image):
             crop_to_window = pack.crop_to_window(person["window_to_image"], crop_to_image)
             return crops.decode_crop(person["image"], crop_to_window, preset.image_hw, rule.fill_rgb)
 
-        return view, points, visibility[..., 0], cut
+        return view, labels, cut
 
     return photo
 
 
-def _loader(preset, photo: Callable, augment, seed, crowd):
-    """Returns the function from the number of a crop to the augmented crop and its keypoints (N, K, 2).
+def _loader(preset, photos: Sequence[Callable], augment, seed, crowd):
+    """Returns the function from the number of a crop to the augmented crop and its labels.
 
     Args:
         preset: Preset of the model.
-        photo: Function of the number of a crop, and its record in a pack. Returns the view of a person, the keypoints
-            and visibility of all instances, and the function from a crop-to-image map to the crop.
+        photos: For each data set, a function of the place of a person and of its record in a pack. Returns the view of
+            the person, the (N, K, 4) labels of all instances, and the function from a crop-to-image map to the crop.
         augment: See `make_dataset`.
         seed: See `make_dataset`.
         crowd: See `make_dataset`.
@@ -277,50 +313,53 @@ def _loader(preset, photo: Callable, augment, seed, crowd):
         return *person, partial(crops.crop, image, image_hw=preset.image_hw, fill_rgb=fill)
 
     def augmented(person, draws):
-        box, points, visibility, cut = person
-        shown = Person(points[0], visibility[0], preset.skeleton.is_lower)
+        box, labels, cut = person
+        shown = Person(labels[0, :, :2], labels[0, :, 2], preset.skeleton.is_lower)
         view = augmented_view(augment, box, shown, draws)
         crop_to_image = crops.view_matrix(*view, preset.image_hw)
-        return cut(crop_to_image), crop_to_image, view.mirrored, points, visibility
+        return cut(crop_to_image), crop_to_image, view.mirrored, labels
 
-    def load(count, *record):
+    def load(count, chosen, element):
         draws = draws_of(seed, count)
+        of_set = [lambda photo=photo: augmented(photo(*element), draws) for photo in photos]
+        rule = tf.cast(chosen, tf.int32)
+
+        def annotated():
+            return of_set[0]() if len(of_set) == 1 else tf.switch_case(rule, of_set)
+
         if crowd:
-            crop = tf.cond(
-                draws("crowd", 1)[0] < crowd.share,
-                lambda: augmented(composed(count), draws),
-                lambda: augmented(photo(count, *record), draws),
-            )
+            in_crowd = draws("crowd", 1)[0] < crowd.share
+            crop = tf.cond(in_crowd, lambda: augmented(composed(count), draws), annotated)
+            rule = tf.where(in_crowd, len(photos), rule)
         else:
-            crop = augmented(photo(count, *record), draws)
-        image, crop_to_image, mirrored, points, visibility = crop
+            crop = annotated()
+        image, crop_to_image, mirrored, labels = crop
         image = augmented_pixels(augment, image, draws, fill)
         order = tf.where(mirrored, preset.skeleton.flip_order, np.arange(preset.skeleton.num_keypoints))
-        points = crops.to_crop(crop_to_image, tf.gather(points, order, axis=1))
-        return {"image": image, "keypoints_crop_xy": points, "visibility": tf.gather(visibility, order, axis=1)}
+        labels = tf.gather(labels, order, axis=1)
+        points = crops.to_crop(crop_to_image, labels[..., :2])
+        return {"image": image, "keypoints_crop_xy": points, "labels": labels[..., 2:], "rule": rule}
 
     return load
 
 
 def _composer(preset, crowd, seed):
-    """Returns the function from the number of a crop to a composed image, a view, keypoints and visibility."""
+    """Returns the function from the number of a crop to a composed image, a view and labels."""
     rule, lock = preset.rules.crop, Lock()
-    shape = (preset.num_instances, preset.skeleton.num_keypoints)
+    shape = (preset.num_instances, preset.skeleton.num_keypoints, 4)
 
     def draw(count):
         with lock:  # the cut-outs are cached
-            image, boxes, points, visibility, chosen = crowd.scene(seed, int(count))
+            image, boxes, labels, chosen = crowd.scene(seed, int(count))
         others = nearest_persons(np.zeros(len(boxes)), boxes, shape[0] - 1)[chosen]
         rows = np.array([chosen, *others])
-        visibility = visibility[rows] * (rows >= 0)[:, None]
+        labels = mixture.of_skeleton(preset.skeleton, crowd.data.skeleton, labels[rows])
+        labels[..., 2] *= (rows >= 0)[:, None]
         view = geometry.views(boxes[[chosen]], rule, preset.image_hw)[0]
-        return image, *(part.astype(np.float32) for part in (view, points[rows], visibility))
+        return image, view.astype(np.float32), labels.astype(np.float32)
 
     def compose(count):
-        image, view, points, visibility = tf.numpy_function(
-            draw, [count], [tf.uint8, tf.float32, tf.float32, tf.float32]
-        )
-        image, view = tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(view, (4,))
-        return image, view, tf.ensure_shape(points, (*shape, 2)), tf.ensure_shape(visibility, shape)
+        image, view, labels = tf.numpy_function(draw, [count], [tf.uint8, tf.float32, tf.float32])
+        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(view, (4,)), tf.ensure_shape(labels, shape)
 
     return compose

@@ -105,7 +105,8 @@ def training_persons(annotations: Annotations, min_keypoints: int = 1) -> dict[s
         `image_ids` (S,);
         `boxes_image_xywh` (S, 4) float64, clipped to the image;
         `keypoints_image_xy` (S, K, 2) float32, 0 outside the image;
-        `visibility` (S, K) float32, 0 outside the image.
+        `visibility` (S, K) float32, 0 outside the image;
+        `keypoint_weights` (S, K) float32, see `Persons`.
 
     Raises:
         UserError: If there is no such person, or an image has no file name.
@@ -132,7 +133,28 @@ def training_persons(annotations: Annotations, min_keypoints: int = 1) -> dict[s
         "boxes_image_xywh": boxes[index],
         "keypoints_image_xy": np.where(inside[..., None], persons.keypoints_image_xy, 0)[index].astype(np.float32),
         "visibility": visibility[index].astype(np.float32),
+        "keypoint_weights": persons.keypoint_weights[index],
     }
+
+
+def with_keypoints(annotations: Annotations, indices: np.ndarray) -> Annotations:
+    """Returns annotations with some of the keypoints only. Persons with none of them labelled are ignored in AP.
+
+    Args:
+        annotations: The annotations.
+        indices: (S,) indices of the keypoints to keep.
+    """
+    persons = annotations.persons
+    visibility = persons.visibility[:, indices]
+    num_labelled = (visibility > 0).sum(axis=1)
+    kept = replace(
+        persons,
+        keypoints_image_xy=persons.keypoints_image_xy[:, indices],
+        visibility=visibility,
+        keypoint_weights=persons.keypoint_weights[:, indices],
+        num_keypoints=np.minimum(persons.num_keypoints, num_labelled),
+    )
+    return replace(annotations, skeleton=annotations.skeleton.part(indices), persons=kept)
 
 
 def clipped_boxes(boxes_image_xywh: np.ndarray, sizes_hw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

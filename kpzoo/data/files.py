@@ -40,7 +40,9 @@ class PoseData:
     def crc32(self) -> int:
         """Checksum of the annotations."""
         persons = self.annotations.persons
-        columns = (persons.image_ids, persons.boxes_image_xywh, persons.keypoints_image_xy, persons.visibility)
+        columns = [persons.image_ids, persons.boxes_image_xywh, persons.keypoints_image_xy, persons.visibility]
+        if (persons.keypoint_weights != 1).any():  # runs on data without weights keep their checksum
+            columns.append(persons.keypoint_weights)
         return reduce(lambda crc, column: zlib.crc32(np.ascontiguousarray(column).tobytes(), crc), columns, 0)
 
     def image_paths(self, image_ids: Sequence[int]) -> list[str]:

@@ -8,6 +8,7 @@ window_to_image  (4,) float32: scale x, scale y, offset x, offset y from window 
 box              (4,) float32: box of the person in image pixels
 keypoints        (1 + neighbours, K, 3) float32: x, y in image pixels and visibility, of the person and of the persons
                  with the nearest box centres, zeros if there are fewer
+keypoint_weights (1 + neighbours, K) float32: weights of the keypoints in the loss; 1 in packs without them
 annotation_id    () int64: id of the annotation
 """
 
@@ -137,13 +138,14 @@ def check_shards(pack: Pack) -> None:
 
 
 @contextmanager
-def naming_damaged_shard(data) -> Iterator[None]:
-    """Context manager that names the damaged shard if TensorFlow fails to read a pack."""
+def naming_damaged_shard(*sets) -> Iterator[None]:
+    """Context manager that names the damaged shard if TensorFlow fails to read one of the packs among the data sets."""
     try:
         yield
     except tf.errors.DataLossError:
-        if isinstance(data, Pack):
-            check_shards(data)
+        for data in sets:
+            if isinstance(data, Pack):
+                check_shards(data)
         raise
 
 
@@ -206,6 +208,7 @@ def parsed(pack: Pack, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         "window_to_image": tf.io.FixedLenFeature((4,), tf.float32),
         "box": tf.io.FixedLenFeature((4,), tf.float32),
         "keypoints": tf.io.FixedLenFeature(shape, tf.float32),
+        "keypoint_weights": tf.io.FixedLenFeature(shape[:2], tf.float32, np.ones(shape[:2], np.float32)),
     }
     return tf.io.parse_single_example(serialized, features)
 

@@ -205,6 +205,7 @@ def _record_maker(data: PoseData, persons: dict, image_hw: tuple[int, int], qual
             "window_to_image": _floats([*step, *(corner + step / 2 - 0.5)]),  # indices refer to pixel centres
             "box": _floats(persons["boxes_image_xywh"][person]),
             "keypoints": _floats((labels[rows] * (rows >= 0)[:, None, None]).ravel()),
+            "keypoint_weights": _floats(persons["keypoint_weights"][rows].ravel()),
             "annotation_id": tf.train.Feature(int64_list=tf.train.Int64List(value=[ids[person]])),
         }
         return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)

@@ -48,7 +48,8 @@ def compose_scene(
         The image, (H, W, 3) uint8 RGB, and a COCO annotation without ids for each person: `keypoints` (x, y, v in image
         pixels, with v = 1 for keypoints behind other people and 0 for keypoints outside the image or without label),
         `num_keypoints`, `segmentation` (RLE of the visible pixels), `area` (scaled from the source), `bbox` (moved and
-        clipped from the source, including hidden parts), `iscrowd`, `category_id`.
+        clipped from the source, including hidden parts), `iscrowd`, `category_id`, and `keypoint_scores` if the source
+        has them.
 
     Raises:
         UserError: If an argument is invalid.
@@ -99,19 +100,26 @@ class Crowd:
         """Returns the settings as JSON values."""
         return {"share": self.share, "crowding": self.crowding, "people": list(self.people)}
 
-    def scene(self, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
+    @property
+    def data(self) -> PoseData:
+        """The data set of the people."""
+        return self.source.data
+
+    def scene(self, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
         """Returns a scene for a crop, which depends only on the arguments.
 
         Returns:
-            The image (H, W, 3) uint8, boxes (P, 4), keypoints (P, K, 2), visibility (P, K) and the index of the person
-            of the crop.
+            The image (H, W, 3) uint8, boxes (P, 4), labels (P, K, 4) and the index of the person of the crop. Labels
+            are x and y in pixels, visibility, and weight in the loss.
         """
         image, annotations = compose_scene((seed, count, 1), self.source, crowding=self.crowding, people=self.people)
         annotations = [row for row in annotations if row["num_keypoints"] and min(row["bbox"][2:]) > 0]
         triples = np.array([row["keypoints"] for row in annotations], np.float32).reshape(len(annotations), -1, 3)
         boxes = np.array([row["bbox"] for row in annotations], np.float32)
+        scores = [row.get("keypoint_scores", [1.0] * triples.shape[1]) for row in annotations]
+        labels = np.concatenate([triples, np.array(scores, np.float32)[..., None]], axis=-1)
         chosen = int(np.random.default_rng((seed, count, 2)).integers(len(annotations)))
-        return image, boxes, triples[..., :2], triples[..., 2], chosen
+        return image, boxes, labels, chosen
 
 
 def write_composed(

@@ -29,6 +29,7 @@ class Layer:
         area: Area in square pixels.
         height: Height in pixels of the person in upright posture.
         labelled: Number of labelled keypoints in the original photo.
+        weights: (K,) `keypoint_weights` of the person.
     """
 
     person: int
@@ -41,6 +42,7 @@ class Layer:
     area: float
     height: float
     labelled: int
+    weights: np.ndarray
 
 
 def host_layer(source: Cutouts, person: int, photo: np.ndarray) -> Layer:
@@ -59,6 +61,7 @@ def host_layer(source: Cutouts, person: int, photo: np.ndarray) -> Layer:
         float(source.data.annotations.persons.area[person]),
         float(source.heights[person]),
         int((source.visibility[person] > 0).sum()),
+        source.data.annotations.persons.keypoint_weights[person],
     )
 
 
@@ -90,10 +93,10 @@ def moved_layer(
     alpha = np.clip(cv2.resize(cutout.alpha, size, interpolation=how), 0, 1)
     points = (source.keypoints_xy[person] - cutout.origin_xy + 0.5) * zoom_xy - 0.5
     box = (source.boxes_xyxy[person].reshape(2, 2) - cutout.origin_xy) * zoom_xy
-    visibility = source.visibility[person]
+    visibility, weights = source.visibility[person], source.data.annotations.persons.keypoint_weights[person]
     if mirrored:
         order = source.data.skeleton.flip_order
-        pixels, alpha, visibility = pixels[:, ::-1], alpha[:, ::-1], visibility[order]
+        pixels, alpha, visibility, weights = pixels[:, ::-1], alpha[:, ::-1], visibility[order], weights[order]
         points = np.stack([size[0] - 1 - points[:, 0], points[:, 1]], axis=1)[order]
         box = np.stack([size[0] - box[::-1, 0], box[:, 1]], axis=1)
     offset = np.rint(corner_xy - box[0]).astype(int)
@@ -113,6 +116,7 @@ def moved_layer(
         float(source.data.annotations.persons.area[person] * np.prod(zoom_xy) * share),
         float(source.heights[person] * zoom),
         int((source.visibility[person] > 0).sum()),
+        weights,
     )
 
 
@@ -186,6 +190,7 @@ def _annotation(layer: Layer, cover: np.ndarray, is_crowd: bool) -> dict:
     visibility = np.where(_hidden(layer, cover), np.minimum(layer.visibility, 1), layer.visibility)
     xy = np.where(visibility[:, None] > 0, np.round(layer.keypoints_xy, 2), 0.0)
     x, y, right, bottom = layer.box_xyxy.tolist()
+    scores = np.where(visibility > 0, layer.weights, 0.0).round(4).tolist()
     return {
         "category_id": 1,
         "iscrowd": int(is_crowd),
@@ -194,4 +199,5 @@ def _annotation(layer: Layer, cover: np.ndarray, is_crowd: bool) -> dict:
         "segmentation": {"size": list(shown.shape), "counts": counts} if shown.any() else [],
         "area": round(layer.area, 2),
         "bbox": [round(value, 2) for value in (x, y, right - x, bottom - y)],
+        **({"keypoint_scores": scores} if (layer.weights != 1).any() else {}),
     }

@@ -17,7 +17,8 @@ from kpzoo.training.keras_callbacks import WEIGHTS, checkpoint_path, checkpoints
 from kpzoo.training.summary import RECORD
 
 # Values of settings that older records do not have. Their precision is unknown.
-ADDED = {"ema": None, "base_batch": None, "warmup": 0, "sync_batch_norm": False, "instance_rule": "paper"}
+ADDED = {"ema": None, "base_batch": None, "warmup": 0, "sync_batch_norm": False}
+ADDED |= {"instance_rule": "paper", "shares": None}
 
 
 def resume(model: PoseModel, folder: str | Path, settings: Mapping) -> int:

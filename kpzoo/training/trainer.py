@@ -1,7 +1,7 @@
 """Training runs around `fit`: devices, precision, optimizer, validation, checkpoints and exact resuming."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from kpzoo.data.augment import Augment, without_mirroring
+from kpzoo.data import mixture
+from kpzoo.data.augment import Augment, augmentation, without_mirroring
 from kpzoo.data.batches import make_dataset, num_persons
-from kpzoo.data.files import PoseData
-from kpzoo.data.pack import Pack, naming_damaged_shard
+from kpzoo.data.pack import naming_damaged_shard
 from kpzoo.errors import UserError, unknown
 from kpzoo.pose_model import PoseModel
 from kpzoo.replicas import inner_optimizer
@@ -31,7 +31,7 @@ PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 def run(
     make_model: Callable[[], PoseModel],
-    data: PoseData | Pack,
+    data: mixture.Mixture,
     folder: str | Path,
     *,
     epochs: int,
@@ -39,7 +39,7 @@ def run(
     augment: str | Augment | None,
     steps_per_epoch: int | None = None,
     seed: int = 0,
-    visibility_rule: str | None = None,
+    visibility_rule: str | Sequence[str | None] | None = None,
     instance_rule: str = "paper",
     crowd: Crowd | None = None,
     validate: Callable[[PoseModel], Mapping[str, float]] | None = None,
@@ -60,12 +60,14 @@ def run(
 
     Args:
         make_model: Function that builds and compiles the model. It is called in the scope of the strategy.
-        data: Training data, see `kpzoo.data.load`.
+        data: Training data, see `kpzoo.data.load`, or a list of pairs (data set, share of the crops), see
+            `kpzoo.data.make_dataset`.
         folder: Run folder.
         epochs: Number of epochs.
         batch_size: Crops per step, summed over all devices.
         augment: See `kpzoo.data.make_dataset`.
-        steps_per_epoch: Steps per epoch. Defaults to one pass over the data.
+        steps_per_epoch: Steps per epoch. Defaults to one pass over the data; with several data sets, to as many crops
+            as they have persons together.
         seed: Seed of the order of the data and of the augmentation.
         visibility_rule: See `kpzoo.data.make_dataset`.
         instance_rule: See `kpzoo.data.make_dataset`.
@@ -92,19 +94,24 @@ def run(
             it, or the training diverges.
     """
     folder = Path(folder).expanduser()
-    without_mirroring(augment, data.skeleton)  # raises before anything is written
+    sets, _ = mixture.parts_of(data)
+    augmentation(augment)  # raises before anything is written
+    if len(sets) == 1:
+        without_mirroring(augment, sets[0].skeleton)
     strategy = make_strategy(devices)
     if batch_size % strategy.num_replicas_in_sync:
         raise UserError(f"A batch of {batch_size} does not split over {strategy.num_replicas_in_sync} devices.")
     steps_per_epoch = steps_per_epoch or max(1, num_persons(data) // batch_size)
     settings = dict(batch_size=batch_size, steps_per_epoch=steps_per_epoch, seed=seed, num_persons=num_persons(data))
     rules = dict(visibility_rule=visibility_rule, instance_rule=instance_rule)
-    settings |= {"annotations_crc32": data.crc32, **rules}
+    checksums = [one.crc32 for one in sets]
+    settings |= {"annotations_crc32": checksums if len(sets) > 1 else checksums[0], "shares": mixture.shares_of(data)}
+    settings |= rules
     settings |= dict(ema=ema, base_batch=base_batch, warmup=warmup, sync_batch_norm=sync_batch_norm)
     settings["augment"] = asdict(augment) if isinstance(augment, Augment) else augment
     settings["crowd"] = crowd.settings() if crowd else None
     chief = is_chief()
-    with held(folder) if chief else nullcontext(), naming_damaged_shard(data):
+    with held(folder) if chief else nullcontext(), naming_damaged_shard(*sets):
         with _policy(precision), strategy.scope():
             model = make_model()
             factor = batch_size / base_batch if base_batch is not None else 1.0
@@ -154,7 +161,7 @@ def _adjust(optimizer: keras.optimizers.Optimizer, clip_norm: float | None, fact
         optimizer.learning_rate = Ramp(optimizer.get_config()["learning_rate"], factor, warmup)
 
 
-def _batches(strategy: tf.distribute.Strategy, data: PoseData, model: PoseModel, batch_size: int, how: Mapping):
+def _batches(strategy: tf.distribute.Strategy, data: mixture.Mixture, model: PoseModel, batch_size: int, how: Mapping):
     """Returns the training data set. With several hosts, each makes the part of a batch for its own replicas."""
     if hosts()[1] == 1:
         return make_dataset(data, model, batch_size, **how)
