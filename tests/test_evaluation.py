@@ -1,6 +1,7 @@
 """From annotated pictures to AP: with an oracle in place of the network, and with a network that knows nothing."""
 
 import json
+import shutil
 import struct
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 import kpzoo
-from kpzoo import evaluation, geometry, heatmaps, inference
+from kpzoo import cli, evaluation, geometry, heatmaps, inference
 from kpzoo.data import loading
 from kpzoo.data.results import read_results
 from kpzoo.errors import UserError
@@ -20,7 +21,7 @@ from kpzoo.inference import box_poses
 from kpzoo.nms import iou_matrix
 from kpzoo.poses import Poses
 from kpzoo.scenes import drawn
-from kpzoo.skeletons import COCO17
+from kpzoo.skeletons import COCO17, CROWDPOSE14
 
 
 @pytest.fixture(scope="module", params=["cpn_official", "cpn_pytorch", "hrnet"])
@@ -116,6 +117,66 @@ def test_other_keypoints_are_refused_with_the_way_out(small_folder):
     model = kpzoo.build("cpn_tiny", image_hw=(64, 64), skeleton="crowdpose14")
     with pytest.raises(UserError, match="has other keypoints than model"):
         kpzoo.evaluate(model, loading.load(small_folder, "train"))
+
+
+@pytest.fixture(scope="module")
+def crowdpose(small_folder, tmp_path_factory):
+    """The small folder with CrowdPose's keypoints; head and neck, which COCO lacks, are where no model finds them."""
+    root = tmp_path_factory.mktemp("crowdpose")
+    shutil.copytree(small_folder, root, dirs_exist_ok=True)
+    path = root / "annotations/person_keypoints_train.json"
+    content = json.loads(path.read_text())
+    places = CROWDPOSE14.places_in(COCO17)
+    for row in content["annotations"]:
+        triples = np.array(row["keypoints"], float).reshape(17, 3)[places]
+        triples[places < 0] = (0, 0, 2)
+        row |= dict(keypoints=triples.ravel().tolist(), num_keypoints=14)
+    content["annotations"].append({**content["annotations"][0], "id": 99, "keypoints": [0] * 36 + [9, 9, 2, 9, 9, 2]})
+    content["categories"] = [{"id": 1, "name": "person", "keypoints": list(CROWDPOSE14.keypoints)}]
+    path.write_text(json.dumps(content))
+    return loading.load(root, "train")
+
+
+def test_keypoints_that_model_and_data_share_are_scored_and_the_figure_says_so(
+    small_folder, crowdpose, model, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(box_poses, "accelerate", oracle(model, loading.load(small_folder, "train")))
+    found = kpzoo.evaluate(model, crowdpose, batch_size=4, nms=None, shared_keypoints=True)
+    assert found.values["AP"] > 0.99 and found.values["PCK@0.2"] == 1.0
+    assert found.circumstances["persons"] == 13  # and not the one with head and neck alone
+    assert found.results.keypoints_image_xy.shape[1:] == (12, 2)
+    own, shared = COCO17.shared_with(CROWDPOSE14)
+    assert own.tolist() == list(range(5, 17)) and list(found.details["per_keypoint"]) == list(COCO17.keypoints[5:])
+    said = "shared keypoints: 12 of the data's 14 and of the model's 17: left_shoulder, right_shoulder"
+    assert said in str(found) and "skeleton: crowdpose14, 12 of 14 keypoints" in str(found)
+    data = evaluation.of_shared_keypoints(crowdpose, model.preset)
+    assert data.skeleton.sigmas == CROWDPOSE14.sigmas[:12]
+    assert average_precision(data.annotations, found.results).values["AP"] == found.values["AP"]
+    with pytest.raises(UserError, match="are not written. Leave out `results_path=`"):
+        kpzoo.evaluate(model, crowdpose, shared_keypoints=True, results_path=tmp_path / "results.json")
+    with pytest.raises(UserError, match="evaluate the 12 keypoints that both have with `shared_keypoints=True`"):
+        kpzoo.evaluate(model, crowdpose)
+
+
+def test_the_same_keypoints_are_scored_as_ever_if_shared_ones_are_asked_for(small_folder, model):
+    data = loading.load(small_folder, "train")
+    plain, shared = (kpzoo.evaluate(model, data, shared_keypoints=given, flip=False) for given in (False, True))
+    assert plain.values == shared.values and plain.circumstances == shared.circumstances
+
+
+def test_the_command_scores_shared_keypoints_and_names_the_option(crowdpose, tmp_path, capsys):
+    kpzoo.save_weights(kpzoo.build("cpn_tiny", image_hw=(64, 64)), tmp_path / "tiny.weights.h5")
+    given = ["--model", "cpn_tiny", "--weights", str(tmp_path / "tiny.weights.h5"), "--json"]
+    command = ["evaluate", "--annotations", crowdpose.annotations.path, "--images", str(crowdpose.image_folder), *given]
+    assert cli.main(command) == 2
+    assert "evaluate the 12 keypoints that both have with --shared-keypoints" in capsys.readouterr().err
+    assert cli.main([*command, "--shared-keypoints", "--report", str(tmp_path / "report.html")]) == 0
+    assert json.loads(capsys.readouterr().out)["shared_keypoints"].startswith("12 of the data's 14")
+    assert "shared keypoints" in (tmp_path / "report.html").read_text("utf-8")
+    assert cli.main([*command, "--shared-keypoints", "--save-results", str(tmp_path / "results.json")]) == 2
+    assert "Leave out --save-results or --shared-keypoints" in capsys.readouterr().err
+    scored = ["evaluate", "--annotations", crowdpose.annotations.path, "--results", "r.json", "--shared-keypoints"]
+    assert cli.main(scored) == 2 and "--shared-keypoints need --model" in capsys.readouterr().err
 
 
 def test_predict_keeps_the_order_of_given_boxes_and_takes_none(model):

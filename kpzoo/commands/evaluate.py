@@ -45,6 +45,8 @@ def add(commands) -> None:
     text = "OKS threshold of non-maximum suppression of the poses, 1 to keep all; default: that of the reference "
     text += "implementation, which is none for the CrowdPose protocol and for single-instance CPNs, else 0.9"
     parser.add_argument("--pose-nms", type=fraction, metavar="OKS", help=text)
+    text = "evaluate only the keypoints that model and annotations share, if they have different ones"
+    parser.add_argument("--shared-keypoints", action="store_true", help=text)
     parser.add_argument("--save-results", help="write the poses as COCO keypoint results JSON")
     parser.add_argument("--report", help="write an HTML report: curves, errors by keypoint, the worst images")
     parser.add_argument("--json", action="store_true", help="print JSON in full precision")
@@ -103,6 +105,7 @@ def _refuse_ignored(args) -> None:
         "--precision": args.precision != "float32",
         "--devices": args.devices,
         "--save-results": args.save_results,
+        "--shared-keypoints": args.shared_keypoints,
     }
     if names := [name for name, value in given.items() if value is not None and value is not False]:
         raise UserError(f"{', '.join(names)} need --model. Remove them, or pass --model instead of the file.")
@@ -121,7 +124,7 @@ def _evaluate_model(args):
 
     data = _load_data(args)
     with devices.make_strategy(args.devices, over_hosts=False).scope() if args.devices else nullcontext():
-        model = load_model(args, data.skeleton)
+        model = load_model(args, None if args.shared_keypoints else data.skeleton)
     in_report = args.report and args.boxes == "gt" and args.box_nms is None
     found = kpzoo.evaluate(
         model,
@@ -136,8 +139,11 @@ def _evaluate_model(args):
         batch_size=args.batch_size,
         precision=args.precision,
         results_path=args.save_results,
+        shared_keypoints=args.shared_keypoints,
         progress=True,
     )
+    if args.report and args.shared_keypoints:
+        data = evaluation.of_shared_keypoints(data, model.preset)
     _report(args, data.annotations, found, data)
     return found
 

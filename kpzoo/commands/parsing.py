@@ -50,6 +50,7 @@ class Options:
         "num_shards": "--shards",
         "person_label": "--person-label",
         "pictures=False": "--no-pictures",
+        "results_path": "--save-results",
         "root": "--data",
         "sigma": "--box-sigma",
         "suppression": "--box-nms",

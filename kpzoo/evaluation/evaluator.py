@@ -1,6 +1,7 @@
 """Evaluation of a model on annotated images."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -9,7 +10,7 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import heatmaps
-from kpzoo.data.coco import clipped_boxes
+from kpzoo.data.coco import clipped_boxes, with_keypoints
 from kpzoo.data.files import PoseData, undecodable
 from kpzoo.data.pack import Pack
 from kpzoo.data.results import Results, read_boxes, write_results
@@ -38,11 +39,12 @@ def evaluate(
     results_path: str | Path | None = None,
     progress: bool = False,
     precision: str = "float32",
+    shared_keypoints: bool = False,
 ) -> metrics.Metrics:
     """Evaluates a model: AP and AR, and PCK@0.2 if the person boxes are the annotated ones.
 
     Args:
-        model: Any model of the zoo, built for the skeleton of the data.
+        model: Any model of the zoo, built for the skeleton of the data; with `shared_keypoints`, for any skeleton.
         data: What `kpzoo.data.load` returns.
         boxes: "gt" for the annotated boxes, or a file of detections in COCO's results format. AP values from the two
             are not comparable.
@@ -60,6 +62,9 @@ def evaluate(
         results_path: File to write the poses to, in COCO's results format.
         progress: Whether to print progress on stderr.
         precision: See `kpzoo.accelerate`. Published figures are computed in "float32".
+        shared_keypoints: Whether to evaluate only the keypoints that model and data share, if they have different
+            ones, with the sigmas of the data. Persons without such a label are ignored. AP over other keypoints is not
+            comparable.
 
     Returns:
         Metrics of the poses of all instances together, and the poses in `results`. For models with several instances
@@ -73,15 +78,10 @@ def evaluate(
         raise UserError(f"`data=` must be a data set. Received: {data!r}.", "Read one with `kpzoo.data.load`.")
     if isinstance(nms, str) and nms != "auto":
         raise UserError(f"`nms=` must be a number, None or 'auto'. Received: {nms!r}.")
-    preset, annotations = model.preset, data.annotations
+    preset = model.preset
     _ = preset.rules  # a person detector has none, and says so
-    if preset.skeleton.keypoints != annotations.skeleton.keypoints:
-        raise UserError(
-            f"{annotations.path} has other keypoints than model {preset.name!r}: "
-            f"{preset.skeleton.difference(annotations.skeleton)}.",
-            "`kpzoo train` makes a model for the keypoints of its data.",
-            "Or build one with `kpzoo.build(name, skeleton=data.skeleton)` and train it.",
-        )
+    data, own, shared = _comparable(data, preset, shared_keypoints, results_path)
+    annotations = data.annotations
     person_index, image_ids, boxes_xywh, box_scores, ranks = boxes_of(data, boxes, box_nms, box_category)
     paths = data.image_paths(image_ids)
     bad = undecodable(paths)
@@ -97,12 +97,13 @@ def evaluate(
     def score(rows):
         rows = rows[_kept(poses[rows], pose_image_ids[rows], preset, nms)]
         kept = poses[rows]
-        results = Results(pose_image_ids[rows], kept.keypoints_xy, kept.keypoint_scores, kept.scores)
+        points, scores = kept.keypoints_xy[:, own], kept.keypoint_scores[:, own]
+        results = Results(pose_image_ids[rows], points, scores, kept.scores)
         return results, metrics.average_precision(annotations, results, protocol, boxes=_source(boxes, box_nms))
 
     results, found = score(np.arange(len(poses)))
-    values, circumstances = dict(found.values), {**found.circumstances, **_circumstances(model, flip, nms, precision)}
-    details, circumstances["boxes_used"] = dict(found.details), len(boxes_xywh)
+    circumstances = {**found.circumstances, **shared, **_circumstances(model, flip, nms, precision)}
+    values, details, circumstances["boxes_used"] = dict(found.values), dict(found.details), len(boxes_xywh)
     if preset.num_instances > 1:
         for instance in range(preset.num_instances):
             _, alone = score(np.flatnonzero(poses.instance == instance))
@@ -111,7 +112,7 @@ def evaluate(
         kept = {max_iou: _best(image_ids, boxes_xywh, ranks, max_iou) for max_iou in kept_ious}
         details["kept"] = _kept_curve(kept, len(boxes_xywh), preset.num_instances, score)
     if person_index is not None:
-        first = poses.keypoints_xy[poses.instance == 0]
+        first = poses.keypoints_xy[poses.instance == 0][:, own]
         size = "torso" if metrics.has_torso(annotations.skeleton) else "box"
         pck = metrics.pck(annotations, person_index, first, normalize_by=size)
         values |= pck.values
@@ -120,6 +121,47 @@ def evaluate(
     if results_path is not None:
         write_results(results_path, results, annotations.category_id)
     return metrics.Metrics(values, circumstances, details, results)
+
+
+def of_shared_keypoints(data: PoseData, preset: Preset) -> PoseData:
+    """Returns the data with the keypoints that the model has, too. The data is unchanged if all keypoints are equal."""
+    if preset.skeleton.keypoints == data.skeleton.keypoints:
+        return data
+    _, theirs = preset.skeleton.shared_with(data.skeleton)
+    if not len(theirs):
+        raise UserError(
+            f"{data.annotations.path} and model {preset.name!r} share no keypoint: "
+            f"{preset.skeleton.difference(data.skeleton)}."
+        )
+    return replace(data, annotations=with_keypoints(data.annotations, theirs))
+
+
+def _comparable(data: PoseData, preset: Preset, shared_keypoints: bool, results_path) -> tuple:
+    """Returns the data to evaluate on, the indices of the model's keypoints that are evaluated, and what to report.
+
+    Raises:
+        UserError: If the keypoints differ and `shared_keypoints` is False, or none is shared.
+    """
+    skeleton, given = preset.skeleton, data.annotations.skeleton
+    if skeleton.keypoints == given.keypoints:
+        return data, np.arange(skeleton.num_keypoints), {}
+    own, _ = skeleton.shared_with(given)
+    if not shared_keypoints:
+        raise UserError(
+            f"{data.annotations.path} has other keypoints than model {preset.name!r}: {skeleton.difference(given)}.",
+            "`kpzoo train` makes a model for the keypoints of its data.",
+            "Or build one with `kpzoo.build(name, skeleton=data.skeleton)` and train it.",
+            f"Or evaluate the {len(own)} keypoints that both have with `shared_keypoints=True`." if len(own) else "",
+        )
+    if results_path is not None:
+        raise UserError(
+            "The poses of shared keypoints fit the keypoints of no annotation file, so they are not written.",
+            "Leave out `results_path=` or `shared_keypoints=True`.",
+        )
+    data = of_shared_keypoints(data, preset)
+    names = ", ".join(data.skeleton.keypoints)
+    counts = f"{len(own)} of the data's {given.num_keypoints} and of the model's {skeleton.num_keypoints}"
+    return data, own, {"shared_keypoints": f"{counts}: {names}"}
 
 
 def _reference_nms(preset: Preset, protocol: str) -> float | None:
