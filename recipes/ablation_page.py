@@ -157,6 +157,7 @@ TABLES = {
 }
 # Training order: all seeds of a group are trained before the next group.
 ORDER = [["table7"], ["table4"], ["table3"], ["mipnet"], ["table6", "table5", "table8"]]
+DETECTOR_RESULTS = "person_fpn_lite0_people_416x416.json"
 CROWDED = "crowd_"  # prefix of the rows that are scored on composed scenes
 
 COLUMNS = {"AP": "AP", "PCK@0.2": "PCK@0.2", "AP_one_box": "AP, one box per overlapping pair"}
@@ -275,8 +276,47 @@ def plot(results: Mapping, key: str) -> str:
     return dots(panels)
 
 
-def page(results: Mapping) -> str:
-    """Returns the whole page as Markdown."""
+# Table 1 of CPN: AP and AR of person boxes by (suppression, IoU threshold). The detector is an FPN on ResNet-101.
+PAPER_BOXES = {
+    ("hard", 0.3): (53.5, 60.3),
+    ("hard", 0.4): (54.4, 61.7),
+    ("hard", 0.5): (54.9, 62.9),
+    ("hard", 0.6): (55.2, 64.3),
+    ("soft", None): (55.3, 67.0),
+}
+SUPPRESSION = {"hard": "hard NMS", "linear": "soft-NMS, linear", "gaussian": "soft-NMS, Gaussian"}
+
+
+def boxes_section(found: Mapping) -> str:
+    """Returns the part on person boxes of CPN's Table 1, of the results file of the person detector."""
+    lines = [f"\n## CPN, Table 1: suppression of person boxes\n\n{wrapped(BOXES.format(**found))}"]
+    lines += ["| suppression | paper: AP | paper: AR | AP | AP50 | AR |", "| :-- | --: | --: | --: | --: | --: |"]
+    for row in found["nms"]:
+        kind = row["suppression"]
+        setting = f"IoU {row['max_iou']:.2f}" if "max_iou" in row else f"σ {row['sigma']}"
+        paper = PAPER_BOXES.get((kind, row.get("max_iou")), ("–", "–"))
+        ours = (f"{100 * row[name]:.1f}" for name in ("AP", "AP50", "AR"))
+        lines.append(f"| {SUPPRESSION[kind]}, {setting} | {' | '.join(map(str, (*paper, *ours)))} |")
+    lines.append("| soft-NMS, parameters not stated | {} | {} | – | – | – |".format(*PAPER_BOXES["soft", None]))
+    hard, soft = (
+        max(row["AP"] for row in found["nms"] if (row["suppression"] == "hard") == is_hard) for is_hard in (True, False)
+    )
+    gain = PAPER_BOXES["soft", None][0] - max(ap for (kind, _), (ap, _) in PAPER_BOXES.items() if kind == "hard")
+    result = "confirmed" if soft > hard else "not confirmed"
+    lines.append(
+        f"\n* Soft-NMS has a higher AP than hard NMS at any threshold: paper {gain:+.1f} AP; here "
+        f"{100 * (soft - hard):+.1f} AP: **{result}**. There is one detector, so the noise is unknown."
+    )
+    return "\n".join(lines)
+
+
+def page(results: Mapping, boxes: Mapping | None = None) -> str:
+    """Returns the whole page as Markdown.
+
+    Args:
+        results: The results file of the ablations.
+        boxes: The results file of the person detector; None leaves its section out.
+    """
     shown = sorted((table for group in ORDER for table in group), key=list(TABLES).index)
     sections = [section(results, key) for key in shown]
     deviations = {
@@ -292,7 +332,14 @@ def page(results: Mapping) -> str:
     ]
     counts = [f"{alone[0][key]:,}" if alone else "no" for key in ("num_train", "num_val")]
     introduction = wrapped(INTRODUCTION.format(**results, noise=noise, counts=counts))
-    return introduction + "\n".join([*sections, wrapped(LIMITS)])
+    return introduction + "\n".join([*sections, *([boxes_section(boxes)] if boxes else []), wrapped(LIMITS)])
+
+
+BOXES = (
+    "AP and AR of the boxes of `{weights}` on {nms_set}, with COCO's detection evaluation, `iscrowd` ignored. "
+    "The paper's figures are those of an FPN on ResNet-101 on COCO minival. "
+    "`python recipes/person_fpn_results.py` measures ours.\n"
+)
 
 
 # One paragraph or list item per line; `wrapped` breaks the lines.
@@ -330,9 +377,10 @@ LIMITS = (
 def write(results_path: Path, path: Path) -> Path:
     """Writes the page and its plots."""
     results = json.loads(results_path.read_text("utf-8"))
+    boxes = json.loads((results_path.parent / DETECTOR_RESULTS).read_text("utf-8"))
     (path.parent / "images").mkdir(parents=True, exist_ok=True)
     for key in TABLES:
         if any(name in results["rows"] for name in TABLES[key].rows):
             (path.parent / "images" / f"ablations_{key}.svg").write_text(plot(results, key), "utf-8")
-    path.write_text(page(results), "utf-8")
+    path.write_text(page(results, boxes), "utf-8")
     return path

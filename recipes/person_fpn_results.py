@@ -84,8 +84,9 @@ def main() -> None:
                 values = score(paths, tuple(candidates), annotations, **settings).values
                 table.append({**settings, **{key: values[key] for key in ("AP", "AP50", "AP75", "AR")}})
                 print(json.dumps(table[-1]), flush=True)
-    step = json.loads(args.state.read_text("utf-8"))["step"]
-    run = {"model": row.model, "weights": detector.weights, "step": step, "min_score": MIN_SCORE, "sets": sets}
+    state = json.loads(args.state.read_text("utf-8"))
+    run = {"model": row.model, "weights": detector.weights, "step": state["step"], "decay_from": state["decay_from"]}
+    run |= {"min_score": MIN_SCORE, "sets": sets}
     print(write_json(Path(row.metrics), {**run, "nms_set": TABLE_SET, "nms": table}, indent=1))
 
 
