@@ -94,7 +94,8 @@ The default of `kpzoo predict` and `kpzoo detect`, {min_score}, is between these
 recipes/person_fpn_results.py` measures all of these figures.
 
 The training was short: {step:,} of the 12,000 steps of the [recipe](../{recipe}), with a batch of 16. The first
-{decay_from:,} were at 320x320 with a constant learning rate, the others at 416x416 with a learning rate that falls to 0.
+{decay_from:,} were at 320x320 with a constant learning rate, the others at 416x416 with a learning rate that falls to
+0.
 
 **Origin and terms.** The trunk was initialised with the ImageNet weights of EfficientNet-Lite0 (Apache-2.0). The
 detector was trained on COCO 2017 (annotations CC BY 4.0, COCO Consortium; the photos belong to their authors and are
