@@ -20,7 +20,7 @@ from kpzoo.weights import published
 # Short sides of the inputs as shares of the long side, which saves computation on the padding of a square input.
 SHORT_SIDES = (0.6, 0.76, 1.0)
 MULTIPLE = 32  # of both sides of an input
-MIN_SCORE = 0.4  # near the best F1 of the default weights, see docs/shipped_weights.md
+MIN_SCORE = 0.45  # near the best F1 of the default weights, see docs/shipped_weights.md
 MAX_IOU = 0.6  # of hard NMS
 
 _ONE_AT_A_TIME = Lock()  # fused convolutions are not thread-safe, see `acceleration.Accelerated`

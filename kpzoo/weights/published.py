@@ -57,10 +57,10 @@ ROWS: dict[str, Weights] = {
         recipe="recipes/crowd_study.py",
         metrics="docs/results/mipnet_nano_crowds_128x96.json",
     ),
-    "person_fpn_lite0.people_416x416_v1": Weights(
+    "person_fpn_lite0.people_416x416_v2": Weights(
         model="person_fpn_lite0",
-        url="person_fpn_lite0_people_416x416_v1.safetensors",
-        sha256="31ff2488c473d0fa3207690649157dbdd2aea3d0ad34ea962a89a233da7fe4f1",  # person_fpn_lite0
+        url="person_fpn_lite0_people_416x416_v2.safetensors",
+        sha256="da27a4bed8abdd4e2bf309652ce3f75269d00f61dbcbe0ff42e85ddd4feaf45a",  # person_fpn_lite0
         image_hw=(416, 416),
         skeleton=None,
         options={},
