@@ -67,8 +67,8 @@ def stream_on(cores: int, model, data, crowd=None):
 
 def opencv_loop(data):
     """Returns a function that makes an iterator over the batches of the loop."""
-    persons = batches._persons(data, check_images=False)
-    boxes, points = persons["boxes_image_xywh"], persons["keypoints_image_xy"]
+    persons = batches._persons(data, data.skeleton, check_images=False)
+    boxes, points = persons["boxes_image_xywh"], persons["labels"][..., :2]
     views = geometry.views(boxes, geometry.CROP_RULES["hrnet"], IMAGE_HW)
     nearest = batches.nearest_persons(persons["image_ids"], boxes, 1)[:, 0]
     cells = np.arange(IMAGE_HW[0] // 4), np.arange(IMAGE_HW[1] // 4)
@@ -125,7 +125,7 @@ def ways(data, model, folder: str, num_batches: int) -> dict:
 
 def stages(data, count: int) -> dict:
     """Returns calls that do one stage of the work for `count` samples on one thread."""
-    persons = batches._persons(data, check_images=False)
+    persons = batches._persons(data, data.skeleton, check_images=False)
     views = geometry.views(persons["boxes_image_xywh"], geometry.CROP_RULES["hrnet"], IMAGE_HW)
     places = np.arange(count) % len(views)
     draws = [augment.draws_of(0, np.int64(number)) for number in range(count)]
@@ -134,7 +134,7 @@ def stages(data, count: int) -> dict:
     turned = [augment.augmented_view(whole, box, None, draw) for box, draw in zip(boxes, draws, strict=True)]
     matrices = [crops.view_matrix(*view, IMAGE_HW) for view in turned]
     paths = persons["paths"].astype(str)[places]
-    points = tf.constant(persons["keypoints_image_xy"][places].repeat(2, axis=0), tf.float32)
+    points = tf.constant(persons["labels"][places, :, :2].repeat(2, axis=0), tf.float32)
     points = tf.reshape(points, (count, 2, -1, 2)) / 3
     visible = tf.ones(points.shape[:3])
 
