@@ -32,7 +32,8 @@ MACS_RULE = (
 MIPNET_OPTIONS = ("num_instances", "mimb_stages")
 
 # Valid values of options, by the annotation in the builder.
-_WANTED = {int: "a positive integer", Sequence[int]: "a list of positive integers"}
+_LIST = "a list of positive integers"
+_WANTED = {int: "a positive integer", Sequence[int]: _LIST, Sequence[int] | None: _LIST}
 
 
 def _is_count(value) -> bool:
@@ -43,7 +44,9 @@ def _fits(value, annotation) -> bool:
     """Returns whether the value of an option matches its annotation; annotations not in `_WANTED` match anything."""
     if annotation is int:
         return _is_count(value)
-    return annotation != Sequence[int] or (isinstance(value, list | tuple) and all(map(_is_count, value)))
+    if annotation not in _WANTED or (value is None and annotation == Sequence[int] | None):
+        return True
+    return isinstance(value, list | tuple) and all(map(_is_count, value))
 
 
 @dataclass(frozen=True)
