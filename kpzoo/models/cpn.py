@@ -1,7 +1,6 @@
 """CPN, the Cascaded Pyramid Network (arXiv:1711.07319): GlobalNet, a feature pyramid, followed by RefineNet."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from kpzoo.models.blocks import (
     image_input,
     pyramid,
 )
-from kpzoo.models.efficientnet_lite import LITE0, LITE_TINY, STEM, efficientnet_lite
+from kpzoo.models.efficientnet_lite import TRUNKS
 from kpzoo.models.mimb import InstanceGates
 from kpzoo.models.registry import Spec, register
 from kpzoo.models.resnet import RESNET_BLOCKS, RESNET_WIDTHS, STAGES, resnet
@@ -59,6 +58,7 @@ REFINE_BLOCKS: Mapping[str, tuple[int, int, int, int]] = MappingProxyType(
 HEAD_SPREAD = 16.0
 
 MIMB_PLACES = (*STAGES, "refine")
+RESNET_DEFAULTS = {"blocks": None, "widths": RESNET_WIDTHS, "bottlenecks": True, "stem": 64}
 
 
 def build_cpn(
@@ -81,7 +81,7 @@ def build_cpn(
     """Returns the inputs, outputs and feature pyramid (GlobalNet's) of a CPN; with several instances, it has MIMBs.
 
     Args:
-        trunk: "resnet", or a key of `TRUNKS`, which has none of the next four options.
+        trunk: "resnet", or a key of `efficientnet_lite.TRUNKS`. The next four options are for a ResNet only.
         blocks: Number of residual blocks in each ResNet stage.
         widths: Width of each ResNet stage.
         bottlenecks: Whether the residual blocks are bottlenecks, else basic blocks.
@@ -112,13 +112,16 @@ def build_cpn(
 
 
 def trunk_features(x, trunk: str, blocks: Sequence[int] | None, gates: InstanceGates, **resnet_options) -> dict:
-    """Returns the features c2 … c5 of the trunk, which start from a batch of normalized images."""
-    if (trunk == "resnet") != (blocks is not None):
-        raise UserError(f"`blocks=` is for `trunk='resnet'` and required by it. Received: {trunk!r}, blocks {blocks}.")
+    """Returns the features c2 … c5 of the trunk for a batch of normalized images."""
     if trunk == "resnet":
+        if blocks is None:
+            raise UserError("`blocks=` must be given for `trunk='resnet'`. Received: None.")
         return resnet(x, blocks, gates=gates, **resnet_options)
     if trunk not in TRUNKS:
         raise unknown("trunk", trunk, ["resnet", *TRUNKS])
+    given = {"blocks": blocks, **resnet_options}
+    if wrong := [f"{name}={given[name]!r}" for name, default in RESNET_DEFAULTS.items() if given[name] != default]:
+        raise UserError(f"Trunk {trunk!r} has none of the options of a ResNet. Received: {', '.join(wrong)}.")
     return TRUNKS[trunk](x, gates=gates)
 
 
@@ -215,10 +218,6 @@ def checked_levels(levels: Sequence[str]) -> list[str]:
     return sorted(levels, key=STAGES.index)
 
 
-TRUNKS = {
-    "lite0": partial(efficientnet_lite, stages=LITE0, stem=STEM),
-    "lite_tiny": partial(efficientnet_lite, stages=LITE_TINY, stem=8),
-}
 RESNETS = {f"res{depth}": dict(blocks=blocks) for depth, blocks in RESNET_BLOCKS.items()}
 SMALL = {
     # About 0.2 GMACs at 128x96, a third of them in the two pyramids. Coarse stages are wide.

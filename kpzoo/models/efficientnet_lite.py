@@ -5,6 +5,8 @@ Strided convolutions use TensorFlow's "same" padding, as the published weights r
 those of a ResNet: c2 … c5.
 """
 
+from functools import partial
+
 import keras
 from keras import layers
 
@@ -94,3 +96,10 @@ def efficientnet_lite(image, stages=LITE0, stem: int = STEM, gates: InstanceGate
             index += 1
         features[stride] = x
     return {f"c{level}": features[2**level] for level in (2, 3, 4, 5)}
+
+
+# By the name of the trunk: a function from normalized images, and `gates=`, to the features c2 … c5.
+TRUNKS = {
+    "lite0": partial(efficientnet_lite, stages=LITE0, stem=STEM),
+    "lite_tiny": partial(efficientnet_lite, stages=LITE_TINY, stem=8),
+}

@@ -13,6 +13,7 @@ from keras import layers
 
 from kpzoo.boxes import STRIDES, CellBoxes
 from kpzoo.errors import unknown
+from kpzoo.models import efficientnet_lite
 from kpzoo.models.blocks import (
     HEAD_DTYPE,
     LAYOUT,
@@ -24,7 +25,6 @@ from kpzoo.models.blocks import (
     pyramid,
     relu,
 )  # fmt: skip
-from kpzoo.models.efficientnet_lite import LITE0, LITE_TINY, STEM, efficientnet_lite
 from kpzoo.models.registry import Spec, register
 from kpzoo.models.resnet import RESNET_BLOCKS, RESNET_WIDTHS, resnet
 from kpzoo.pose_model import PersonModel
@@ -111,8 +111,7 @@ def build_person_fpn(
 
 
 TRUNKS = {
-    "lite0": partial(efficientnet_lite, stages=LITE0, stem=STEM),
-    "lite_tiny": partial(efficientnet_lite, stages=LITE_TINY, stem=8),
+    **efficientnet_lite.TRUNKS,
     "res50": partial(resnet, blocks=RESNET_BLOCKS[50], widths=RESNET_WIDTHS),
 }
 
