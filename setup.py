@@ -23,7 +23,7 @@ setup(
         "tensorflow>=2.18",
         "keras>=3.13.2",  # the first without the advisories that SECURITY.md lists
         "numpy>=1.26",
-        "opencv-python-headless>=4.10,<5",  # not tested with 5
+        "opencv-python-headless>=4.10",
         "pycocotools>=2.0.11",
         "tensorboard>=2.18",
         "requests>=2.31",  # TensorFlow needs it, too

@@ -263,10 +263,11 @@ def test_a_sheet_of_nothing_is_white_and_captions_must_be_as_many_as_pictures():
 
 
 def test_before_and_after_stand_side_by_side_in_full_size():
-    left, right = np.full((60, 80, 3), 10, np.uint8), np.full((60, 80, 3), 200, np.uint8)
-    sheet = before_after(left, right)
-    assert (sheet == 10).all(-1).sum() >= 60 * 80 and (sheet == 200).all(-1).sum() >= 60 * 80
-    assert np.argwhere((sheet == 10).all(-1))[:, 1].max() < np.argwhere((sheet == 200).all(-1))[:, 1].min()
+    colours = (10, 60, 110), (200, 150, 100)  # not grey, as the captions are
+    sheet = before_after(*(np.full((60, 80, 3), colour, np.uint8) for colour in colours))
+    left, right = (np.argwhere((sheet == colour).all(-1)) for colour in colours)
+    assert len(left) == len(right) == 60 * 80
+    assert left[:, 1].max() < right[:, 1].min()
 
 
 def test_a_notebook_gets_a_png_of_a_picture_and_only_of_a_picture():
