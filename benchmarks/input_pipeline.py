@@ -24,16 +24,16 @@ import tensorflow as tf
 import kpzoo
 from kpzoo import crops, geometry, heatmaps
 from kpzoo.data import augment, batches, pack, packing
-from kpzoo.scenes import composed
-from kpzoo.scenes.cutouts import Cutouts
+from kpzoo.scenes import Crowd, Cutouts, compose_scene
 
 BATCH = 32
 IMAGE_HW = (256, 192)
 AUGMENT = replace(augment.AUGMENTS["cpn"], half_body_probability=0.3)  # turned, scaled, mirrored, brightened, halved
 COMPOSED = ("kpzoo, composed crops, 1 thread", "kpzoo, composed crops, 2 threads")
+SCENES = "whole composed scenes, then their crop, 1 core"
 LOOP = "loop of OpenCV and NumPy, 1 core"
 NOTHING = "overhead: an element through one map"
-FEWER = 8  # times fewer batches of composed crops, which take so much longer
+FEWER = 16  # times fewer batches of whole scenes, which take so much longer
 SAMPLES = 288  # of which the stages are timed
 FILL = (0.0, 0.0, 0.0)  # of HRNet's crops
 
@@ -105,9 +105,30 @@ def opencv_loop(data):
     return make
 
 
+def scene_loop(data):
+    """Returns a function that makes an iterator over batches of crops of composed scenes."""
+    source = Cutouts(data)
+
+    def sample(number):
+        image, people = compose_scene((0, number), source, crowding=0.7)
+        boxes = np.array([person["bbox"] for person in people[-1:]], np.float32)
+        x, y, width, height = geometry.views(boxes, geometry.CROP_RULES["hrnet"], IMAGE_HW)[0]
+        zoom = width / IMAGE_HW[1]
+        matrix = np.array([[zoom, 0, x - width / 2], [0, zoom, y - height / 2]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(image, matrix, IMAGE_HW[::-1], flags=flags).astype(np.float32)
+
+    def make():
+        cv2.setNumThreads(1)
+        for first in itertools.count(0, BATCH):
+            yield np.stack([sample(first + index) for index in range(BATCH)])
+
+    return make
+
+
 def ways(data, model, folder: str, num_batches: int) -> dict:
     """Returns calls that measure the time per sample of each alternative. The pack is written to `folder`."""
-    crowd = composed.Crowd(Cutouts(data), share=1.0)
+    crowd = Crowd(data, share=1.0, folder=f"{folder}/cutouts")
     packed = pack.open_pack(packing.write_pack(data, f"{folder}/pack", image_hw=IMAGE_HW))
     sources = {
         LOOP: opencv_loop(data),
@@ -115,11 +136,11 @@ def ways(data, model, folder: str, num_batches: int) -> dict:
         "kpzoo, 2 threads": stream_on(2, model, data),
         "kpzoo, packed, 1 thread": stream_on(1, model, packed),
         "kpzoo, packed, 2 threads": stream_on(2, model, packed),
+        COMPOSED[0]: stream_on(1, model, data, crowd),
+        COMPOSED[1]: stream_on(2, model, data, crowd),
     }
     calls = {name: sample_time(source, num_batches) for name, source in sources.items()}
-    fewer = max(1, num_batches // FEWER)
-    for threads, name in enumerate(COMPOSED, 1):
-        calls[name] = sample_time(stream_on(threads, model, data, crowd), fewer, warm_up=1)
+    calls[SCENES] = sample_time(scene_loop(data), max(1, num_batches // FEWER), warm_up=1)
     return calls
 
 
@@ -203,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     decoding = (times["decode the window"].median - times[NOTHING].median) / SAMPLES  # ms
     whole, whole_packed = (found[f"kpzoo, {kind}1 thread"].median for kind in ("", "packed, "))
     rest = whole - decoding
-    one, both = (found[name].median for name in COMPOSED)
+    one, both, scenes = (found[name].median for name in (*COMPOSED, SCENES))
     folder, pictures = Path(args.data).resolve().name, set(data.annotations.persons.image_index.tolist())
     measure.report(
         "input_pipeline",
@@ -214,13 +235,15 @@ def main(argv: list[str] | None = None) -> int:
             measure.bar("samples/s on 2 cores", two, at_least=450),
             measure.bar("times as fast as the loop on one core", two / loop, at_least=1.7, unit="x"),
             measure.bar("packed: times as fast as not packed", of_pack / two, at_least=2.0, unit="x"),
+            measure.bar("composed crops: times as fast as whole scenes", scenes / both, at_least=8.0, unit="x"),
         ],
         notes=[
             f"Decoding of the JPEG window takes {decoding / whole:.0%} of the time of a sample in one thread. All "
             f"other steps take {1000 * rest:.0f} µs. For a pack to be twice as fast, decoding of its smaller JPEG may "
             f"take {1000 * (whole / 2 - rest):.0f} µs; it takes about {1000 * (whole_packed - rest):.0f} µs.",
-            f"A composed crop (`--crowd`) takes {one - whole:.1f} ms more in one thread than a crop of a photo. Scenes "
-            f"are composed in Python under a lock: two threads compose {one / both:.2f} times as many as one.",
+            f"A composed crop (`--crowd`) takes {one - whole:.1f} ms more in one thread than a crop of a photo. Two "
+            f"threads compose {one / both:.2f} times as many as one: Python plans the people of a scene one at a time, "
+            "and OpenCV draws them into the crop in parallel.",
             f"The photos are those of {folder}, split {args.split}: {batches.num_persons(data)} labelled people in "
             f"{len(pictures)} photos, read from the page cache.",
             "The time of every stage includes the overhead of passing an element on, the row `overhead`.",

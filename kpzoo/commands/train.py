@@ -53,6 +53,8 @@ def add(commands) -> None:
     batch.add_argument("--batch-per-device", type=crop_count, help="crops per step and device")
     text = "share of the crops that are taken from crowds composed of several photos"
     parser.add_argument("--crowd", type=fraction, default=0.0, metavar="SHARE", help=text)
+    text = "with --crowd: folder to keep the cut-out people in for later runs (default: a temporary one)"
+    parser.add_argument("--cutouts", metavar="FOLDER", help=text)
     text = "share of the crops that show only the upper or lower body; default: that of the augmentation"
     parser.add_argument("--half-body", type=fraction, metavar="SHARE", help=text)
     group = parser.add_argument_group(
@@ -86,7 +88,7 @@ def _run(args) -> None:
 
     from kpzoo import evaluation, training
     from kpzoo.losses import default_loss
-    from kpzoo.scenes import composed
+    from kpzoo.scenes.crowd import Crowd
 
     several = kpzoo.info(args.model).options.get("num_instances", 1) > 1
     if not several and (args.instance_rule, args.missing) != ("paper", "repeat"):
@@ -96,7 +98,7 @@ def _run(args) -> None:
     if args.batch_per_device:
         batch_size = args.batch_per_device * training.make_strategy(args.devices).num_replicas_in_sync
     steps = max(1, kpzoo.data.num_persons(train) // batch_size)
-    crowd = composed.Crowd(composed.Cutouts(train), args.crowd) if args.crowd else None
+    crowd = Crowd(train, args.crowd, folder=args.cutouts) if args.crowd else None
     settings = _settings(args)
     print(f"kpzoo: training {args.model}: {settings.describe(args.epochs * steps)}", file=sys.stderr)
     if not args.weights and not (Path(args.out) / RECORD).exists():

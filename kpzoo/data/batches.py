@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -25,16 +24,14 @@ INSTANCE_RULES = {"paper": 3, "official": 4}
 
 
 class Scenes(Protocol):
-    """Generated scenes that replace a share of the crops, such as `kpzoo.scenes.Crowd`."""
+    """Generated scenes that replace a share of the crops, see `kpzoo.scenes.Crowd`."""
 
     share: float
     data: PoseData  # of the people
 
-    def scene(self, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """Returns (H, W, 3) uint8 pixels, (P, 4) boxes, (P, K, 4) labels, and the index of the person of the crop.
+    def plan(self, seed: int, count: int) -> tuple: ...
 
-        Labels are x and y in pixels, visibility, and weight in the loss.
-        """
+    def overlay(self, crop: np.ndarray, crop_to_scene: np.ndarray, *people) -> np.ndarray: ...
 
 
 def make_dataset(
@@ -306,11 +303,7 @@ def _loader(preset, photos: Sequence[Callable], augment, seed, crowd):
         crowd: See `make_dataset`.
     """
     fill = preset.rules.crop.fill_rgb
-    compose = _composer(preset, crowd, seed) if crowd else None
-
-    def composed(count):
-        image, *person = compose(count)
-        return *person, partial(crops.crop, image, image_hw=preset.image_hw, fill_rgb=fill)
+    composed = _composed_photo(preset, crowd, seed) if crowd else None
 
     def augmented(person, draws):
         box, labels, cut = person
@@ -343,23 +336,36 @@ def _loader(preset, photos: Sequence[Callable], augment, seed, crowd):
     return load
 
 
-def _composer(preset, crowd, seed):
-    """Returns the function from the number of a crop to a composed image, a view and labels."""
-    rule, lock = preset.rules.crop, Lock()
+def _composed_photo(preset, crowd: Scenes, seed: int) -> Callable:
+    """Returns the function from the number of a crop to the view, labels and crop function of a composed scene."""
+    rule = preset.rules.crop
     shape = (preset.num_instances, preset.skeleton.num_keypoints, 4)
+    paths = crowd.data.image_paths(crowd.data.annotations.image_ids[crowd.data.annotations.persons.image_index])
+    paths = tf.constant([os.fsencode(path) for path in paths])
 
-    def draw(count):
-        with lock:  # the cut-outs are cached
-            image, boxes, labels, chosen = crowd.scene(seed, int(count))
+    def plan(count):
+        *scene, boxes, labels, chosen = crowd.plan(seed, int(count))
         others = nearest_persons(np.zeros(len(boxes)), boxes, shape[0] - 1)[chosen]
         rows = np.array([chosen, *others])
         labels = mixture.of_skeleton(preset.skeleton, crowd.data.skeleton, labels[rows])
         labels[..., 2] *= (rows >= 0)[:, None]
         view = geometry.views(boxes[[chosen]], rule, preset.image_hw)[0]
-        return image, view.astype(np.float32), labels.astype(np.float32)
+        host, persons, maps = scene
+        return np.int64(host), persons.astype(np.int64), maps, view.astype(np.float32), labels.astype(np.float32)
 
-    def compose(count):
-        image, view, labels = tf.numpy_function(draw, [count], [tf.uint8, tf.float32, tf.float32])
-        return tf.ensure_shape(image, (None, None, 3)), tf.ensure_shape(view, (4,)), tf.ensure_shape(labels, shape)
+    def overlay(crop, crop_to_scene, *scene):
+        return crowd.overlay(crop, crop_to_scene.astype(np.float64), *scene)
 
-    return compose
+    def composed(count):
+        types = [tf.int64, tf.int64, tf.float64, tf.float32, tf.float32]
+        *scene, view, labels = tf.numpy_function(plan, [count], types)
+
+        def cut(crop_to_image):
+            contents = tf.io.read_file(tf.gather(paths, scene[0]))
+            crop = crops.decode_crop(contents, crop_to_image, preset.image_hw, rule.fill_rgb)
+            crop = tf.numpy_function(overlay, [crop, crop_to_image, *scene], tf.float32)
+            return tf.ensure_shape(crop, (*preset.image_hw, 3))
+
+        return tf.ensure_shape(view, (4,)), tf.ensure_shape(labels, shape), cut
+
+    return composed

@@ -9,7 +9,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "write_drawn": "kpzoo.scenes.drawn",
         "compose_scene": "kpzoo.scenes.composed",
         "write_composed": "kpzoo.scenes.composed",
-        "Crowd": "kpzoo.scenes.composed",
+        "Crowd": "kpzoo.scenes.crowd",
         "Cutouts": "kpzoo.scenes.cutouts",
+        "StoredCutouts": "kpzoo.scenes.cutout_folder",
     },
 )

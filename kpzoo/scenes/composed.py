@@ -7,19 +7,18 @@ The keypoints are those of the photos, moved with the people. Visibility follows
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from kpzoo.data.files import PoseData
 from kpzoo.errors import UserError
-from kpzoo.nms import iou_matrix
 from kpzoo.scenes.cutouts import Cutouts
 from kpzoo.scenes.folder import write
-from kpzoo.scenes.layers import Layer, annotations_of, covers_of, host_layer, moved_layer, rendered, shows
+from kpzoo.scenes.layers import Layer, host_layer, moved_layer, occlusion_of
+from kpzoo.scenes.rendering import annotations_of, rendered
 
-GENERATOR = "kpzoo.data.compose 1"  # stored in data sets; the version increases if a seed gives other images
+GENERATOR = "kpzoo.data.compose 2"  # stored in data sets; the version increases if a seed gives other images
 _CLOSEST = 0.66  # IoU of two boxes at crowding 1; the mean IoU with the nearest box is 0.67, including third persons
 _ZOOMS = (0.5, 1.6)  # scale of a cut-out, so that its sharpness is similar to that of the photo
 _CANDIDATES = 48  # number of people that are compared for the best fit
@@ -54,72 +53,32 @@ def compose_scene(
     Raises:
         UserError: If an argument is invalid.
     """
-    people = _checked(crowding, people)
+    people = checked(crowding, people)
+    host, layers = arranged(seed, source, crowding, people)
+    image, alphas = rendered(source, source.photo(host), layers)
+    return image, annotations_of(source, layers, alphas)
+
+
+def arranged(
+    seed: int | Sequence[int], source: Cutouts, crowding: float, people: tuple[int, int]
+) -> tuple[int, list[Layer]]:
+    """Returns the people of a scene from back to front, and the person in whose photo they are. See `compose_scene`."""
     rng = np.random.default_rng(seed)
-    host, photo = _host(rng, source, crowding)
+    host = _host(rng, source, crowding)
+    image_hw = source.sizes_hw[host].tolist()
     persons = source.data.annotations.persons
     others = np.flatnonzero((persons.image_index == persons.image_index[host]) & persons.has_box)
-    layers = [host_layer(source, person, photo) for person in others.tolist() if person != host]
-    layers.append(host_layer(source, host, photo))
+    layers = [host_layer(source, person) for person in others.tolist() if person != host]
+    layers.append(host_layer(source, host))
     group = [layers[-1]]
     for _ in range(int(rng.integers(people[0], people[1] + 1)) - 1):
         for _ in range(_TRIES):
-            layer = _newcomer(rng, source, photo, layers, group, crowding)
-            order = _arranged(rng, layers, group, layer)
+            layer = _newcomer(rng, source, image_hw, layers, group, crowding)
+            order = _inserted(rng, layers, group, layer, image_hw)
             if order:
                 layers, group = order, [*group, layer]
                 break
-    return rendered(photo, layers), annotations_of(source, layers)
-
-
-@dataclass(frozen=True, eq=False)
-class Crowd:
-    """Composed scenes as an augmentation: the `crowd` of `kpzoo.data.make_dataset` and `training.run`.
-
-    Args:
-        source: People and photos, `Cutouts(data)` of the training data.
-        share: Share of the crops that show a composed scene, 0 … 1.
-        crowding: See `compose_scene`.
-        people: See `compose_scene`.
-
-    Raises:
-        UserError: If an argument is invalid.
-    """
-
-    source: Cutouts
-    share: float = 0.5
-    crowding: float = 0.7
-    people: tuple[int, int] = (2, 3)
-
-    def __post_init__(self):
-        _checked(self.crowding, self.people)
-        if not 0 <= self.share <= 1:
-            raise UserError(f"The share of composed crops must be in [0, 1]. Received: {self.share}.")
-
-    def settings(self) -> dict:
-        """Returns the settings as JSON values."""
-        return {"share": self.share, "crowding": self.crowding, "people": list(self.people)}
-
-    @property
-    def data(self) -> PoseData:
-        """The data set of the people."""
-        return self.source.data
-
-    def scene(self, seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """Returns a scene for a crop, which depends only on the arguments.
-
-        Returns:
-            The image (H, W, 3) uint8, boxes (P, 4), labels (P, K, 4) and the index of the person of the crop. Labels
-            are x and y in pixels, visibility, and weight in the loss.
-        """
-        image, annotations = compose_scene((seed, count, 1), self.source, crowding=self.crowding, people=self.people)
-        annotations = [row for row in annotations if row["num_keypoints"] and min(row["bbox"][2:]) > 0]
-        triples = np.array([row["keypoints"] for row in annotations], np.float32).reshape(len(annotations), -1, 3)
-        boxes = np.array([row["bbox"] for row in annotations], np.float32)
-        scores = [row.get("keypoint_scores", [1.0] * triples.shape[1]) for row in annotations]
-        labels = np.concatenate([triples, np.array(scores, np.float32)[..., None]], axis=-1)
-        chosen = int(np.random.default_rng((seed, count, 2)).integers(len(annotations)))
-        return image, boxes, labels, chosen
+    return host, layers
 
 
 def write_composed(
@@ -157,7 +116,7 @@ def write_composed(
     Raises:
         UserError: If an argument is invalid, the split exists, or the files cannot be written.
     """
-    people = _checked(crowding, people)
+    people = checked(crowding, people)
     cutouts = source if isinstance(source, Cutouts) else Cutouts(source)
     data = cutouts.data
     home = {path.resolve() for path in (data.image_folder, *Path(data.annotations.path).absolute().parents[:2])}
@@ -184,7 +143,8 @@ def write_composed(
     )
 
 
-def _checked(crowding: float, people: tuple[int, int]) -> tuple[int, int]:
+def checked(crowding: float, people: tuple[int, int]) -> tuple[int, int]:
+    """Returns the number of people, or raises a `UserError` if an argument is invalid."""
     if not 0 <= crowding <= 1:
         raise UserError(f"`crowding=` must be in [0, 1]. Received: {crowding}.")
     fewest, most = people
@@ -193,8 +153,8 @@ def _checked(crowding: float, people: tuple[int, int]) -> tuple[int, int]:
     return int(fewest), int(most)
 
 
-def _host(rng: np.random.Generator, source: Cutouts, crowding: float) -> tuple[int, np.ndarray]:
-    """Chooses a person and its photo, which becomes the background; at low crowding, one with room for others."""
+def _host(rng: np.random.Generator, source: Cutouts, crowding: float) -> int:
+    """Chooses a person whose photo becomes the background; at low crowding, one with room for others."""
     drawn = rng.integers(len(source.hosts), size=1 + round(4 * (1 - crowding) ** 2))
     places = source.hosts[drawn]
     sizes_wh = source.boxes_xyxy[places, 2:] - source.boxes_xyxy[places, :2]
@@ -202,42 +162,41 @@ def _host(rng: np.random.Generator, source: Cutouts, crowding: float) -> tuple[i
     return _readable(source, source.hosts, int(drawn[np.argmax(shares <= max(_ROOMY, shares.min()))]))
 
 
-def _readable(source: Cutouts, among: np.ndarray, start: int) -> tuple[int, np.ndarray]:
-    """Returns the first person, counted from a place on, whose photo can be read, and the photo."""
+def _readable(source: Cutouts, among: np.ndarray, start: int) -> int:
+    """Returns the first person, counted from a place on, whose photo can be read."""
     for step in range(len(among)):
         person = int(among[(start + step) % len(among)])
-        photo = source.photo(person)
-        if photo is not None:
-            return person, photo
+        if source.readable(person):
+            return person
     raise UserError(f"No picture in {str(source.data.image_folder)!r} of people to cut out can be read.")
 
 
 def _newcomer(
-    rng: np.random.Generator, source: Cutouts, photo: np.ndarray, layers: list[Layer], group: list[Layer], crowding
+    rng: np.random.Generator, source: Cutouts, image_hw, layers: list[Layer], group: list[Layer], crowding: float
 ) -> Layer:
     """Returns a person beside one of the group, with a similar size and the overlap of `crowding`.
 
     If there is no room, the person is made smaller, as if it were farther away.
     """
     closeness = float(np.clip(_CLOSEST * crowding + rng.normal(0, 0.05), 0, 0.95)) if crowding > 0 else 0.0
-    taken, boxes = [layer.person for layer in layers], [layer.box_xyxy for layer in layers]
+    taken, boxes = [layer.person for layer in layers], np.array([layer.box_xyxy for layer in layers])
     best = None
     for attempt in range(_TRIES):
         anchor = group[rng.integers(len(group))]
         person, zoom = _partner(rng, source, anchor, taken, closeness)
-        if source.photo(person) is None:
-            person, _ = _readable(source, source.movable, int(rng.integers(len(source.movable))))
+        if not source.readable(person):
+            person = _readable(source, source.movable, int(rng.integers(len(source.movable))))
             zoom = float(np.clip(anchor.height / source.heights[person], *_ZOOMS))
         zoom = max(zoom * _FARTHER**attempt, _ZOOMS[0])
         size_wh = zoom * (source.boxes_xyxy[person, 2:] - source.boxes_xyxy[person, :2])
-        corner_xy, fault = _beside(rng, size_wh, anchor.box_xyxy, boxes, photo.shape[:2], closeness)
+        corner_xy, fault = _beside(rng, size_wh, anchor.box_xyxy, boxes, image_hw, closeness)
         if best is None or fault < best[0]:
             best = fault, person, zoom, corner_xy
         if fault < _GOOD_FIT:
             break
     _, person, zoom, corner_xy = best
     mirrored = bool(rng.random() < 0.5) and source.data.skeleton.sides_known
-    return moved_layer(source, person, zoom, corner_xy, mirrored, photo)
+    return moved_layer(source, person, zoom, corner_xy, mirrored, image_hw)
 
 
 def _partner(
@@ -263,7 +222,7 @@ def _partner(
 
 
 def _beside(
-    rng: np.random.Generator, size_wh: np.ndarray, box_xyxy: np.ndarray, others: list[np.ndarray], image_hw, closeness
+    rng: np.random.Generator, size_wh: np.ndarray, box_xyxy: np.ndarray, others: np.ndarray, image_hw, closeness
 ) -> tuple[np.ndarray, float]:
     """Places a box so that its IoU with `box_xyxy` is `closeness`. Returns its first corner, and an error of the fit.
 
@@ -277,25 +236,28 @@ def _beside(
     for _ in range(12):
         middle = (near + far) / 2
         corners = centred + middle[:, None] * headings
-        over = _overlaps(np.concatenate([corners, corners + size_wh], axis=1), box_xyxy) > closeness
+        over = _overlaps(corners, corners + size_wh, box_xyxy[:2], box_xyxy[2:]) > closeness
         near, far = np.where(over, middle, near), np.where(over, far, middle)
     corners = centred + far[:, None] * headings
-    boxes = np.concatenate([corners, corners + size_wh], axis=1)
-    clipped = np.clip(boxes, 0, np.tile(image_hw[::-1], 2))
-    outside = 1 - (clipped[:, 2:] - clipped[:, :2]).prod(axis=1) / np.prod(size_wh)
-    most = np.max([_overlaps(clipped, other) for other in others], axis=0)
+    low, high = (np.clip(ends, 0, image_hw[::-1]) for ends in (corners, corners + size_wh))
+    outside = 1 - (high - low).prod(axis=1) / np.prod(size_wh)
+    most = _overlaps(low[:, None], high[:, None], others[:, :2], others[:, 2:]).max(axis=1)
     faults = np.abs(most - closeness) + 0.5 * outside + (outside > _MOST_OUTSIDE)
     best = int(np.argmin(faults))
     return corners[best], float(faults[best])
 
 
-def _overlaps(boxes_xyxy: np.ndarray, other_xyxy: np.ndarray) -> np.ndarray:
-    """Returns the (N,) IoU of N boxes with another one."""
-    boxes, other = (np.hstack([b[:, :2], b[:, 2:] - b[:, :2]]) for b in (boxes_xyxy, other_xyxy[None]))
-    return iou_matrix(boxes, other)[:, 0]
+def _overlaps(low_xy: np.ndarray, high_xy: np.ndarray, others_low_xy: np.ndarray, others_high_xy: np.ndarray):
+    """Returns the IoU of boxes, given by their first and last corners, of shapes that broadcast."""
+    shared = np.minimum(high_xy, others_high_xy) - np.maximum(low_xy, others_low_xy)
+    shared = np.maximum(shared, 0).prod(axis=-1)
+    areas = (high_xy - low_xy).prod(axis=-1) + (others_high_xy - others_low_xy).prod(axis=-1)
+    return shared / np.maximum(areas - shared, 1e-9)
 
 
-def _arranged(rng: np.random.Generator, layers: list[Layer], group: list[Layer], layer: Layer) -> list[Layer] | None:
+def _inserted(
+    rng: np.random.Generator, layers: list[Layer], group: list[Layer], layer: Layer, image_hw: Sequence[int]
+) -> list[Layer] | None:
     """Inserts a layer in front of or behind its group. Returns None if a person would be hidden.
 
     A person that is lower in the image is more likely in front.
@@ -305,8 +267,9 @@ def _arranged(rng: np.random.Generator, layers: list[Layer], group: list[Layer],
     lead = (layer.box_xyxy[3] - np.mean([one.box_xyxy[3] for one in group])) / max(layer.height, 1.0)
     if rng.random() > 1 / (1 + np.exp(-8 * lead - 0.8)):
         orders.reverse()
+    members = {id(one) for one in (*group, layer)}
     for order in orders:
-        covers = covers_of(order)
-        if all(shows(one, cover) for one, cover in zip(order, covers, strict=True) if one in (*group, layer)):
+        places = (place for place, one in enumerate(order) if id(one) in members)
+        if all(occlusion_of(place, order, image_hw)[1] for place in places):
             return order
     return None

@@ -2,7 +2,9 @@
 
 import sys
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from kpzoo.data.coco import clipped_boxes, inside_image
@@ -15,8 +17,24 @@ MIN_LABELLED = 8  # minimum number of labelled keypoints of a person
 MIN_LABELLED_UNMASKED = 0.85  # minimum share of labelled keypoints to estimate a mask, which lacks unlabelled limbs
 MIN_HEIGHT = 48.0  # minimum height in pixels of a person in upright posture
 ONE_PIECE = 0.85  # minimum share of the largest polygon of a mask
-_MASKS = 8192  # number of cached masks, each about 10 KB for small photos
+_CUTOUTS = 8192  # number of cached cut-outs, each about 10 KB for small photos
 _PHOTOS = 8  # number of cached photos, since a scene uses a photo several times
+_SAMPLES = 160  # number of pixels of a person that stand for all of them where occlusion is decided
+_GREY = 1.0  # mean difference of the channels below which a photo is black and white
+
+
+class Light(NamedTuple):
+    """Brightness, tint and contrast of a photo.
+
+    Args:
+        mean_rgb: (3,) mean of the channels.
+        contrast: Mean standard deviation of the channels.
+        is_grey: Whether the photo is black and white.
+    """
+
+    mean_rgb: np.ndarray
+    contrast: float
+    is_grey: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +42,24 @@ class Cutout:
     """A person cut out of a photo.
 
     Args:
-        image: (h, w, 3) uint8 RGB, part of the photo.
-        alpha: (h, w) float32 opacity of the person in 0..1.
-        origin_xy: (2,) int, position of the first pixel in the photo.
+        alpha: (h, w) uint8 opacity of the person in 0..255.
+        window_xywh: (4,) int, the part of the photo that `alpha` shows. It has more pixels than `alpha` if the cut-out
+            was made smaller.
+        samples_xy: (S, 2) float32, pixels of the photo, evenly spread over the person.
+        light: Of the photo.
     """
 
-    image: np.ndarray
     alpha: np.ndarray
-    origin_xy: np.ndarray
+    window_xywh: np.ndarray
+    samples_xy: np.ndarray
+    light: Light
+
+    @property
+    def from_photo(self) -> np.ndarray:
+        """(2, 3) map from the photo's pixels to pixels of `alpha`."""
+        (x, y, width, height), (rows, columns) = self.window_xywh.tolist(), self.alpha.shape
+        zoom_x, zoom_y = columns / width, rows / height
+        return np.array([[zoom_x, 0, (0.5 - x) * zoom_x - 0.5], [0, zoom_y, (0.5 - y) * zoom_y - 0.5]])
 
 
 class Cutouts:
@@ -56,7 +84,7 @@ class Cutouts:
 
     def __init__(self, data: PoseData):
         self.data, self.unreadable = data, {}
-        self._masks, self._photos = {}, {}
+        self._cutouts, self._photos = {}, {}
         persons, annotations = data.annotations.persons, data.annotations
         self.sizes_hw = sizes_hw = annotations.image_sizes_hw[persons.image_index]
         boxes, usable = clipped_boxes(persons.boxes_image_xywh, sizes_hw)
@@ -99,14 +127,21 @@ class Cutouts:
         return (self.visibility[:, ankles] > 0).any(axis=1) if ankles else np.ones(len(self.visibility), bool)
 
     def photo(self, person: int) -> np.ndarray | None:
+        """Returns the photo of a person, see `read`. The last ones are cached."""
+        place = int(self.data.annotations.persons.image_index[person])
+        if place not in self._photos:
+            self._photos[place] = self.read(person)
+            if len(self._photos) > _PHOTOS:
+                self._photos.pop(next(iter(self._photos)))
+        return self._photos[place]
+
+    def read(self, person: int) -> np.ndarray | None:
         """Returns the photo of a person, (H, W, 3) uint8 RGB, or None if it cannot be read or has another size."""
         annotations = self.data.annotations
         place = annotations.persons.image_index[person]
         path = str(self.data.image_folder / annotations.file_names[place])
         if path in self.unreadable:
             return None
-        if path in self._photos:
-            return self._photos[path]
         try:
             image = read_image(path, apply_exif=False)
             height, width = annotations.image_sizes_hw[place].tolist()
@@ -116,39 +151,55 @@ class Cutouts:
             self.unreadable[path] = str(error)
             print(f"skipped: {error}", file=sys.stderr)
             return None
-        self._photos[path] = image
-        if len(self._photos) > _PHOTOS:
-            self._photos.pop(next(iter(self._photos)))
         return image
 
-    def cut(self, person: int, photo: np.ndarray) -> Cutout:
-        """Returns a person of `photo`. The mask is cached."""
-        if person not in self._masks:
-            self._masks[person] = self._alpha(person, photo)
-            if len(self._masks) > _MASKS:
-                self._masks.pop(next(iter(self._masks)))  # the oldest
-        x, y, alpha = self._masks[person]
-        height, width = alpha.shape
-        return Cutout(photo[y : y + height, x : x + width], alpha.astype(np.float32) / 255, np.array([x, y]))
+    def readable(self, person: int) -> bool:
+        """Returns whether the photo of a person can be read."""
+        return self.photo(person) is not None
 
-    def _alpha(self, person: int, photo: np.ndarray) -> tuple[int, int, np.ndarray]:
-        """Returns x, y and the pixels (h, w) uint8 of the window around a person's mask."""
-        segmentation = self.data.annotations.persons.segmentation[person]
-        if segmentation:
-            try:
-                alpha = softened(decoded(segmentation, photo.shape[:2]))
-            except (ValueError, TypeError, KeyError, OverflowError) as error:
-                where = f"{self.data.annotations.path}: annotation {self.data.annotations.persons.ids[person]}"
-                raise UserError(f"{where} has an invalid `segmentation`: {error}. Correct or remove it.") from None
-        else:
-            alpha = grown_mask(
-                photo, self.data.skeleton, self.keypoints_xy[person], self.visibility[person], self.heights[person]
-            )
-        rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
-        if not len(rows):
-            return 0, 0, np.zeros((1, 1), np.uint8)
-        y, x = rows[0], columns[0]
-        return int(x), int(y), alpha[y : rows[-1] + 1, x : columns[-1] + 1].copy()
+    def cut(self, person: int) -> Cutout:
+        """Returns a person whose photo can be read. It is cached."""
+        if person not in self._cutouts:
+            photo = self.photo(person)
+            self._cutouts[person] = cut_out(self, person, photo, light_of(photo))
+            if len(self._cutouts) > _CUTOUTS:
+                self._cutouts.pop(next(iter(self._cutouts)))  # the oldest
+        return self._cutouts[person]
+
+    def pixels(self, person: int) -> np.ndarray:
+        """Returns the (h, w, 3) uint8 RGB pixels of a person's cut-out."""
+        x, y, width, height = self.cut(person).window_xywh
+        return self.photo(person)[y : y + height, x : x + width]
+
+
+def light_of(photo: np.ndarray) -> Light:
+    mean, deviation = cv2.meanStdDev(photo)
+    is_grey = np.abs(photo[::4, ::4].astype(int) - photo[::4, ::4, 1:2]).mean() < _GREY
+    return Light(mean.reshape(3), float(deviation.mean()), bool(is_grey))
+
+
+def cut_out(source: Cutouts, person: int, photo: np.ndarray, light: Light) -> Cutout:
+    """Cuts a person out of its photo."""
+    persons = source.data.annotations.persons
+    segmentation = persons.segmentation[person]
+    if segmentation:
+        try:
+            alpha = softened(decoded(segmentation, photo.shape[:2]))
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            where = f"{source.data.annotations.path}: annotation {persons.ids[person]}"
+            raise UserError(f"{where} has an invalid `segmentation`: {error}. Correct or remove it.") from None
+    else:
+        body = source.keypoints_xy[person], source.visibility[person], source.heights[person]
+        alpha = grown_mask(photo, source.data.skeleton, *body)
+    rows, columns = np.flatnonzero(alpha.any(axis=1)), np.flatnonzero(alpha.any(axis=0))
+    x, y, width, height = 0, 0, 1, 1
+    if len(rows):
+        x, y, width, height = columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1
+    alpha = alpha[y : y + height, x : x + width].copy()
+    inner = np.flatnonzero(alpha > 127)
+    inner = inner[np.linspace(0, len(inner) - 1, min(_SAMPLES, len(inner))).round().astype(int)]
+    samples = np.stack([x + inner % width, y + inner // width], axis=1).astype(np.float32)
+    return Cutout(alpha, np.array([x, y, width, height]), samples, light)
 
 
 def decoded(segmentation, size_hw: tuple[int, int]) -> np.ndarray:

@@ -17,7 +17,7 @@ from kpzoo.data.pack import naming_damaged_shard
 from kpzoo.errors import UserError, unknown
 from kpzoo.pose_model import PoseModel
 from kpzoo.replicas import inner_optimizer
-from kpzoo.scenes.composed import Crowd
+from kpzoo.scenes.crowd import Crowd
 from kpzoo.training.averages import WeightAverages
 from kpzoo.training.devices import hosts, is_chief, make_strategy, of_chief, synchronize_batch_norm
 from kpzoo.training.keras_callbacks import WEIGHTS, Checkpoint, EpochLog, Events, Summary, Throughput, Validate
