@@ -43,6 +43,7 @@ class Crowd:
         checked(self.crowding, self.people)
         if not 0 <= self.share <= 1:
             raise UserError(f"The share of composed crops must be in [0, 1]. Received: {self.share}.")
+        _ = self.data.annotations  # a pack has none, and says so
 
     def settings(self) -> dict:
         """Returns the settings as JSON values."""
