@@ -24,10 +24,11 @@ class Codec:
 
     Args:
         crop_rule: Name of the crop rule, a key of `geometry.CROP_RULES`; `crop` is the rule.
-        labels: "blurred" (a one, blurred with one kernel size per level) or "gaussian" (the same sigma for all levels).
+        labels: "blurred" (a one, blurred with one kernel size per level), "exact" (Gaussians of these widths at the
+            keypoint instead of its cell) or "gaussian" (the same sigma for all levels).
         peak: Maximum of a label.
         cell_centre: Crop pixels from `cell * HEATMAP_STRIDE` to the centre of the cell.
-        decoder: "second_peak" or "sign".
+        decoder: "second_peak", "sign" or "log_quadratic".
         flip_shift: Whether heatmaps of the mirrored crop are shifted one cell to the right before averaging.
         widest_last: Whether the finest level, instead of the coarsest, has the widest label.
         visibility: Default visibility rule for COCO data, a key of `VISIBILITY`.
@@ -53,6 +54,8 @@ CODECS = {
     "cpn_official": Codec("cpn", "blurred", 255.0, 2.0, "second_peak", False, widest_last=True, visibility="cpn"),
     "cpn_pytorch": Codec("cpn", "blurred", 255.0, 2.0, "second_peak", False, visibility="cpn"),
     "hrnet": Codec("hrnet", "gaussian", 1.0, 0.0, "sign", True),
+    # For the models without a reference: labels and decoder of DARK (arXiv:1910.06278), exact to a fraction of a cell.
+    "cpn_exact": Codec("cpn", "exact", 255.0, 2.0, "log_quadratic", False, visibility="cpn"),
 }
 
 # How the loss treats v = 1 (labelled, hidden) and v = 0 (not labelled): (final heatmaps, levels), each a pair of
@@ -105,7 +108,7 @@ def encode(
         rule = visibility_thresholds(rule)
     heatmap_hw = (image_hw[0] // HEATMAP_STRIDE, image_hw[1] // HEATMAP_STRIDE)
     final, level = rule
-    draw = {"blurred": _blurred_labels, "gaussian": _gaussian_labels}[codec.labels]
+    draw = {"blurred": _blurred_labels, "exact": _exact_labels, "gaussian": _gaussian_labels}[codec.labels]
     widths = label_widths(codec, heatmap_hw, num_levels)
 
     def factors(width, drawn_from, counted_from):  # (..., K, h) and (..., K, w) of the heatmaps, (..., K) weights
@@ -127,7 +130,7 @@ def encode(
 def label_widths(codec: Codec, heatmap_hw: tuple[int, int], num_levels: int) -> list[float]:
     """Returns the label widths of the levels, coarse to fine, followed by that of the final heatmaps.
 
-    A width is the kernel size of blurred labels, or the sigma of Gaussian labels, in cells.
+    A width is the kernel size of blurred and exact labels, or the sigma of Gaussian labels, in cells.
     """
     rows = heatmap_hw[0]
     if codec.labels == "gaussian":
@@ -190,6 +193,22 @@ def _blurred_labels(keypoints_crop_xy, heatmap_hw, kernel):
     return rows, columns, inside
 
 
+def _exact_labels(keypoints_crop_xy, heatmap_hw, kernel):
+    """Computes an unnormalised Gaussian at the keypoint, with the sigma of OpenCV's blur (DARK, section 3.2).
+
+    Returns the same values as `_blurred_labels`.
+    """
+    cells = keypoints_crop_xy / HEATMAP_STRIDE - 0.5  # the centre of cell c is crop pixel 4c + 2
+    size = tf.constant([heatmap_hw[1], heatmap_hw[0]], tf.float32)
+    inside = tf.reduce_all((cells >= -0.5) & (cells < size - 0.5), axis=-1)
+    sigma = 0.3 * ((kernel - 1) * 0.5 - 1) + 0.8
+    sides = []
+    for axis, length in ((1, heatmap_hw[0]), (0, heatmap_hw[1])):
+        distance = tf.range(length, dtype=tf.float32) - cells[..., axis, None]
+        sides.append(tf.exp(-tf.square(distance) / (2 * sigma**2)))
+    return *sides, inside
+
+
 def _gaussian_labels(keypoints_crop_xy, heatmap_hw, sigma):
     """Computes an unnormalised Gaussian at the nearest cell, truncated at three sigma (HRNet, SimpleBaseline).
 
@@ -219,7 +238,11 @@ def decode(codec: Codec, heatmaps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         Keypoints (..., K, 2) as x and y in crop pixels, and scores (..., K): heatmap values divided by the peak of a
         label, so 1 for a perfect prediction.
     """
-    find = {"second_peak": _toward_second_peak, "sign": _toward_higher_neighbour}[codec.decoder]
+    find = {
+        "second_peak": _toward_second_peak,
+        "sign": _toward_higher_neighbour,
+        "log_quadratic": _top_of_log_quadratic,
+    }[codec.decoder]
     *lead, height, width, num_keypoints = heatmaps.shape
     lead = [-1] if len(lead) == 1 else tf.shape(heatmaps)[:-3]
     maps = tf.reshape(heatmaps, [-1, height, width, num_keypoints])
@@ -270,6 +293,38 @@ def _toward_higher_neighbour(maps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return tf.where(scores[..., None] > 0, place, 0.0), scores
 
 
+_BLOCK_XY = np.array([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)], np.int32)  # the 3x3 cells around one
+
+
+def _top_of_log_quadratic(maps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Shifts the peak of the blurred heatmap to the maximum of a quadratic fit of its logarithm (DARK, section 3.1).
+
+    The logarithm of a Gaussian is quadratic.
+    """
+    height, width = maps.shape[-2:]
+    kernel = max(3, 2 * round((5 * height / 64 - 1) / 2) + 1)  # cells: narrower than the labels
+    rows, columns = blur_matrix(height, kernel, "zero"), blur_matrix(width, kernel, "zero")
+    flat = tf.reshape(rows @ maps @ columns.T, [-1, maps.shape[1], height * width])
+    index, peak = _peak(flat, width)
+    scores = tf.gather(tf.reshape(maps, tf.shape(flat)), index[..., None], batch_dims=2)[..., 0]
+    cells = tf.abs(tf.cast(peak, tf.int32)[..., None, :] + _BLOCK_XY)
+    cells = [width - 1, height - 1] - tf.abs([width - 1, height - 1] - cells)  # reflected at the border
+    values = tf.gather(flat, cells[..., 1] * width + cells[..., 0], batch_dims=2)  # (n, K, 9)
+    floor = tf.maximum(1e-3 * values[..., 4:5], 1e-12)
+    northwest, north, northeast, west, middle, east, southwest, south, southeast = tf.unstack(
+        tf.math.log(tf.maximum(values, floor)), axis=-1
+    )
+    slope_x, slope_y = (east - west) / 2, (south - north) / 2
+    curve_xx, curve_yy = east - 2 * middle + west, south - 2 * middle + north
+    curve_xy = (southeast - southwest - northeast + northwest) / 4
+    curvature = curve_xx * curve_yy - curve_xy**2
+    is_top = curvature > 1e-6
+    shift_x, shift_y = curve_xy * slope_y - curve_yy * slope_x, curve_xy * slope_x - curve_xx * slope_y
+    shift = tf.stack([shift_x, shift_y], axis=-1) / tf.where(is_top, curvature, 1.0)[..., None]
+    place = peak + tf.where(is_top[..., None], tf.clip_by_value(shift, -1.0, 1.0), 0.0)
+    return tf.clip_by_value(place, 0.0, [width - 1.0, height - 1.0]), scores
+
+
 def merge_flipped(codec: Codec, heatmaps: tf.Tensor, mirrored: tf.Tensor, flip_order: np.ndarray) -> tf.Tensor:
     """Averages the heatmaps of a crop and of the mirrored crop (flip test).
 
@@ -292,6 +347,7 @@ def merge_flipped(codec: Codec, heatmaps: tf.Tensor, mirrored: tf.Tensor, flip_o
 RESCORING = {
     "second_peak": "box score * mean of (keypoint score + 0.5) / 1.5",
     "sign": "box score * mean keypoint score of those above 0.2",
+    "log_quadratic": "box score * mean keypoint score, weighted by the scores",
 }
 
 
@@ -311,6 +367,10 @@ def pose_scores(codec: Codec, keypoint_scores: tf.Tensor, box_scores: tf.Tensor)
         # Both CPN repositories add 0.5 to the score. Dividing by 1.5 does not change the order of poses, and gives a
         # perfect pose the score of its box.
         return box_scores * tf.reduce_mean(keypoint_scores + 0.5, axis=-1) / 1.5
+    if codec.decoder == "log_quadratic":
+        scores = tf.maximum(keypoint_scores, 0.0)
+        total = tf.reduce_sum(scores, axis=-1)
+        return box_scores * tf.reduce_sum(scores * scores, axis=-1) / tf.maximum(total, 1e-6)
     sure = tf.cast(keypoint_scores > 0.2, keypoint_scores.dtype)  # HRNet, TEST.IN_VIS_THRE
     total = tf.reduce_sum(keypoint_scores * sure, axis=-1)
     return box_scores * total / tf.maximum(tf.reduce_sum(sure, axis=-1), 1.0)

@@ -180,5 +180,6 @@ def default_loss(preset: Preset, missing: str = "repeat") -> PerCropLoss:
     """
     loss = HeatmapLoss()
     if preset.codec.startswith("cpn"):
-        loss = CPNLoss(top_k=min(8, preset.skeleton.num_keypoints), flavour=preset.codec.removeprefix("cpn_"))
+        flavour = "official" if preset.codec == "cpn_official" else "pytorch"
+        loss = CPNLoss(top_k=min(8, preset.skeleton.num_keypoints), flavour=flavour)
     return MultiInstanceLoss(loss, missing) if preset.num_instances > 1 else loss

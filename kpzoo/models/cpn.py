@@ -232,13 +232,15 @@ LITE = {
     "lite_tiny": dict(trunk="lite_tiny", width=8, flavour="pytorch"),
 }
 CODECS = {flavour: f"cpn_{flavour}" for flavour in FLAVOURS}
+LITE_CODECS = {**CODECS, "pytorch": "cpn_exact"}
 PIXELS = {"official": "cpn_bgr", "pytorch": "cpn_rgb"}
 
 
 def _register(family: str, paper: str, models: Mapping[str, Mapping], **shared) -> None:
     for name, config in models.items():
         pixels = PIXELS if config in RESNETS.values() else "lite_rgb" if config in LITE.values() else "cpn_rgb"
-        register(name, Spec(family, build_cpn, {**config, **shared}, CODECS, pixels, paper))
+        codecs = LITE_CODECS if config in LITE.values() else CODECS
+        register(name, Spec(family, build_cpn, {**config, **shared}, codecs, pixels, paper))
 
 
 _register("cpn", "arXiv:1711.07319", {f"cpn_{size}": row for size, row in {**RESNETS, **SMALL, **LITE}.items()})
