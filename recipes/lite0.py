@@ -7,7 +7,8 @@
 `sources.json` lists the training data: [{"annotations": "a.json", "images": "folder", "share": 2}, …]. The annotations
 are COCO files, also with other keypoints than COCO's: those that they share by name are learned. `share` is the share
 of the crops. `visibility` is a visibility rule, see `kpzoo.data.make_dataset`; it should be "labelled" for labels of a
-machine, which leave out keypoints that are visible. `val.json` is one such entry.
+machine, which leave out keypoints that are visible. `"crowd": true` marks the data whose people are composed to crowds,
+for a MIPNet. `val.json` is one such entry.
 
 A run has stages with growing crops, each in a folder of its own: small crops cost little, and most of what they teach
 holds for large ones. Every stage starts from the averaged weights of the stage before, the first one from `--weights`,
@@ -17,14 +18,17 @@ by default from the trunk of the shipped person detector. An interrupted run is 
 import argparse
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import keras
 
 import kpzoo
 from kpzoo import evaluation, training
+from kpzoo.errors import UserError
+from kpzoo.files import write_json
 from kpzoo.losses import CPNLoss, MultiInstanceLoss
+from kpzoo.scenes import Crowd
 from kpzoo.training import WEIGHTS
 
 # Layers that keep the weights of the trunk: all up to stride 4, and the depthwise convolutions. On a CPU a step takes a
@@ -47,21 +51,28 @@ class Stage:
         epochs: Number of epochs of `STEPS_PER_EPOCH` steps.
         learning_rate: Learning rate after the warm-up.
         decays: Whether the learning rate falls to zero, by a cosine.
+        crowd: Share of the crops that show composed crowds.
     """
 
     image_hw: tuple[int, int]
     epochs: int
     learning_rate: float
     decays: bool = False
+    crowd: float = 0.0
 
 
 # fmt: off
 RUNS = {
     "cpn_lite0": [
         #     crops       epochs  rate  decays
-        Stage((128, 96),  14,     1e-3),
-        Stage((192, 160), 8,      1e-3),
-        Stage((256, 192), 6,      1e-3, True),
+        Stage((128, 96),  20,     1e-3),
+        Stage((192, 160), 20,     1e-3),
+        Stage((256, 192), 20,     1e-3, True),
+    ],
+    "mipnet_lite0": [
+        #     crops       epochs  rate  decays crowds
+        Stage((192, 160), 10,     5e-4, False, 0.5),
+        Stage((256, 192), 10,     5e-4, True,  0.5),
     ],
 }
 # fmt: on
@@ -103,7 +114,10 @@ def main(args: argparse.Namespace) -> None:
 
     rows = json.loads(args.sources.read_text("utf-8"))
     data, val = [(load(row), row["share"]) for row in rows], load(json.loads(args.val.read_text("utf-8")))
-    weights = args.weights
+    crowded = next((part for row, (part, _) in zip(rows, data, strict=True) if row.get("crowd")), None)
+    if crowded is None and any(stage.crowd for stage in RUNS[args.name]):
+        raise UserError(f'Run {args.name} composes crowds: mark one of {args.sources} with "crowd": true.')
+    weights, done = args.weights, []
     for number, stage in enumerate(RUNS[args.name], 1):
         folder = args.out / "{}_{}x{}".format(number, *stage.image_hw)
         if not (folder / WEIGHTS).exists():
@@ -117,6 +131,7 @@ def main(args: argparse.Namespace) -> None:
                 augment="cpn",
                 seed=args.seed + number,
                 visibility_rule=[row.get("visibility") for row in rows],
+                crowd=Crowd(crowded, stage.crowd, folder=args.out / "cutouts") if stage.crowd else None,
                 ema=EMA,
                 warmup=WARMUP,
                 validate=lambda model: kpzoo.evaluate(model, val, flip=False).values,
@@ -126,6 +141,8 @@ def main(args: argparse.Namespace) -> None:
             print(stage, kpzoo.evaluate(model, val, results_path=folder / "results.json"), flush=True)
             keras.utils.clear_session()
         weights = folder / WEIGHTS
+        done.append({"steps": stage.epochs * STEPS_PER_EPOCH, **asdict(stage)})
+        write_json(args.out / "stages.json", done, indent=1)
 
 
 if __name__ == "__main__":

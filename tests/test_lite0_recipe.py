@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import kpzoo
+from kpzoo.errors import UserError
 from kpzoo.scenes import write_drawn
 
 PAGE = Path(__file__).resolve().parents[1] / "recipes" / "lite0.py"
@@ -31,7 +32,7 @@ def files(tmp_path_factory):
     annotations = write_drawn(folder, 3, image_hw=(96, 96), people=(1, 1))
     row = {"annotations": str(annotations), "images": str(folder / "images" / "train")}
     (folder / "val.json").write_text(json.dumps(row))
-    rows = [{**row, "share": 2}, {**row, "share": 1, "visibility": "labelled"}]
+    rows = [{**row, "share": 2, "crowd": True}, {**row, "share": 1, "visibility": "labelled"}]
     (folder / "sources.json").write_text(json.dumps(rows))
     return folder
 
@@ -45,7 +46,7 @@ def test_the_trunk_is_that_of_the_detector(page):
 
 
 def test_stages_follow_each_other_and_a_second_call_trains_no_more(page, files, tmp_path, monkeypatch):
-    stages = [page.Stage((64, 64), 1, 1e-3), page.Stage((96, 64), 1, 1e-3, True)]
+    stages = [page.Stage((64, 64), 1, 1e-3), page.Stage((96, 64), 1, 1e-3, True, 0.5)]
     for name, value in dict(RUNS={"cpn_lite_tiny": stages}, BATCH_SIZE=2, STEPS_PER_EPOCH=2, WARMUP=1).items():
         monkeypatch.setattr(page, name, value)
     keras.utils.set_random_seed(0)
@@ -64,7 +65,13 @@ def test_stages_follow_each_other_and_a_second_call_trains_no_more(page, files, 
         for kind, layer in layers.items():
             same = np.array_equal(model.get_layer(layer).get_weights()[0], before.get_layer(layer).get_weights()[0])
             assert same == (kind == "frozen")
+    assert [row["steps"] for row in json.loads((tmp_path / "run/stages.json").read_text())] == [2, 2]
     times = [path.stat().st_mtime_ns for path in ends]
     page.main(args)
     assert [path.stat().st_mtime_ns for path in ends] == times
     assert (tmp_path / "run/2_96x64/results.json").exists()
+    assert json.loads((tmp_path / "run/2_96x64/run.json").read_text())["crowd"]["share"] == 0.5
+    monkeypatch.setattr(args, "sources", files / "none.json")
+    (files / "none.json").write_text(json.dumps([{**json.loads((files / "val.json").read_text()), "share": 1}]))
+    with pytest.raises(UserError, match="composes crowds: mark one of .*none.json"):
+        page.main(args)
