@@ -13,17 +13,19 @@ from kpzoo.commands.parsing import (
     positive,
     size,
 )
+from kpzoo.convert import formats
 from kpzoo.data import loading
 from kpzoo.errors import UserError
 
 
 def add(commands) -> None:
-    parts = command_group(commands, "data", "Generate, pack, show and check data sets.")
+    parts = command_group(commands, "data", "Generate, convert, pack, show and check data sets.")
     _add_make(parts)
     _add_compose(parts)
     _add_pack(parts)
     _add_show(parts)
     _add_check(parts)
+    _add_convert(parts)
 
 
 def _add_make(parts) -> None:
@@ -170,3 +172,41 @@ def _check(args) -> None:
         print(f"{path}: {repairs}", file=sys.stderr)
     if not all(one.clean for one in found):
         raise SystemExit(2)
+
+
+def _add_convert(parts) -> None:
+    parser = command(
+        parts, "convert", _convert, "Convert an export of a labelling tool, another data set's files or the poses of "
+        "another program to a COCO-format folder, or such a folder to an Ultralytics YOLO-pose folder.",
+        "kpzoo data convert cvat_export people --from cvat",
+    )  # fmt: skip
+    parser.add_argument("source", help="folder or file of the export; with --to yolo a COCO-format folder")
+    parser.add_argument("out", help="output folder, which must be new")
+    text = "format of the export; default: guessed by its content. One of: " + ", ".join(formats.FORMATS)
+    parser.add_argument("--from", dest="format", metavar="FORMAT", help=text)
+    parser.add_argument("--to", choices=("coco", "yolo"), default="coco", help="format of the output")
+    text = "name of the split, of exports that have none; with --to yolo the only split to write; default: train, all"
+    parser.add_argument("--split", help=text)
+    parser.add_argument("--copy", action="store_true", help="copy the images instead of linking them")
+    text = "leave out images that are not found, with their labels"
+    parser.add_argument("--skip-missing", action="store_true", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+    add_data_arguments(parser)
+    parser.set_defaults(option_names={**parser.get_default("option_names"), "format": "--from"})
+
+
+def _convert(args) -> None:
+    """Prints the annotation files, and on stderr what was guessed, read, and could not be carried."""
+    from kpzoo import convert
+
+    output = dict(copy=args.copy, overwrite=args.overwrite, progress=sys.stderr.isatty())
+    if args.to == "yolo":
+        print(convert.to_yolo(args.source, args.out, split=args.split, **data_options(args), **output))
+        return
+    export = convert.read(
+        args.source, args.format, images=args.image_folder, skip_missing=args.skip_missing,
+        category=args.category, skeleton=args.skeleton, tell=lambda text: print(text, file=sys.stderr),
+    )  # fmt: skip
+    paths = convert.to_coco(export, args.out, split=args.split or "train", **output)
+    print(*paths, sep="\n")
+    print(export, *export.notes.lines(), sep="\n", file=sys.stderr)
