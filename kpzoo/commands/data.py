@@ -26,6 +26,7 @@ def add(commands) -> None:
     _add_show(parts)
     _add_check(parts)
     _add_convert(parts)
+    _add_stats(parts)
 
 
 def _add_make(parts) -> None:
@@ -199,14 +200,42 @@ def _convert(args) -> None:
     """Prints the annotation files, and on stderr what was guessed, read, and could not be carried."""
     from kpzoo import convert
 
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr)
+
     output = dict(copy=args.copy, overwrite=args.overwrite, progress=sys.stderr.isatty())
     if args.to == "yolo":
-        print(convert.to_yolo(args.source, args.out, split=args.split, **data_options(args), **output))
+        if args.format not in (None, "coco") or args.skip_missing:
+            raise UserError(
+                "--to yolo reads a COCO-format folder. Convert the export to one first, and that with --to."
+            )
+        print(convert.to_yolo(args.source, args.out, split=args.split, tell=tell, **data_options(args), **output))
         return
     export = convert.read(
         args.source, args.format, images=args.image_folder, skip_missing=args.skip_missing,
-        category=args.category, skeleton=args.skeleton, tell=lambda text: print(text, file=sys.stderr),
+        category=args.category, skeleton=args.skeleton, tell=tell,
     )  # fmt: skip
     paths = convert.to_coco(export, args.out, split=args.split or "train", **output)
     print(*paths, sep="\n")
     print(export, *export.notes.lines(), sep="\n", file=sys.stderr)
+
+
+def _add_stats(parts) -> None:
+    parser = command(
+        parts, "stats", _stats, "Write an HTML page about a data set: people, sizes, visible keypoints, crowding, left "
+        "and right, duplicates, and the persons with the most unusual labels.",
+        "kpzoo data stats ~/coco --split val --out stats.html",
+    )  # fmt: skip
+    parser.add_argument("folder", help="COCO-format folder")
+    parser.add_argument("--split", help="part of the annotation file's name")
+    parser.add_argument("--out", default="stats.html", help="output page")
+    parser.add_argument("--no-pictures", action="store_true", help="do not read the images")
+    add_data_arguments(parser)
+
+
+def _stats(args) -> None:
+    from kpzoo.data import stats_page
+
+    data = loading.load(args.folder, args.split, **data_options(args))
+    how = dict(pictures=not args.no_pictures, progress=sys.stderr.isatty())
+    print(stats_page.write_stats(args.out, data, **how))

@@ -160,7 +160,7 @@ def _place(picture: Picture, target: Path, export: Export, copy: bool) -> tuple[
             size_hw = pixels.shape[:2]
             export.notes.add("pictures are turned as their EXIF orientation says, and written anew", picture.name)
         else:
-            _link(picture.source, target, copy)
+            link(picture.source, target, copy)
     else:
         if not isinstance(picture.source, Frame):
             _write_embedded(picture, target)
@@ -177,7 +177,8 @@ def _is_turned(picture: Picture, stored_hw: tuple[int, int], upright: bool) -> b
     return picture.size_hw == stored_hw[::-1] if known else upright
 
 
-def _link(source: Path, target: Path, copy: bool) -> None:
+def link(source: Path, target: Path, copy: bool) -> None:
+    """Puts a file in a place: a link to it, or a copy if that is asked for or links are not possible."""
     source = source.resolve()
     if not copy:
         try:

@@ -13,6 +13,7 @@ from kpzoo.data.json_file import read_json
 from kpzoo.errors import UserError
 
 NUM_JOINTS = 16
+FIELDS = ("annolist", "image", "name", "annorect", "annopoints", "point", "x", "y", "id", "is_visible")
 
 
 def read(source: Source) -> Export:
@@ -20,7 +21,7 @@ def read(source: Source) -> Export:
     export, category = Export(upright=False), Category.of(skeletons.MPII16)
     for path in source.with_suffix(".json", ".mat"):
         if path.suffix.lower() == ".mat":
-            content = matlab.load(path) if source.is_file or matlab.kind(path) == "mpii" else {}
+            content = matlab.load(path, *FIELDS) if source.is_file or matlab.kind(path) == "mpii" else {}
             rows = _release(content, path, export) if content else iter(())
         else:
             content = read_json(path)
@@ -65,12 +66,12 @@ def _release(content: dict, path: Path, export: Export) -> Iterator[tuple[str, n
     release = matlab.rows(content.get("RELEASE"))
     if len(release) != 1:
         raise UserError(f"{path} has no structure `RELEASE`. Found: {sorted(content)[:10]}.")
-    for number, row in enumerate(matlab.rows(matlab.field(release[0], "annolist"))):
-        image = matlab.rows(matlab.field(row, "image"))
-        name = matlab.string(image[0], "name") if image else ""
-        if not name:
+    for number, row in enumerate(matlab.rows(release[0].get("annolist"))):
+        image = matlab.rows(row.get("image"))
+        name = image[0].get("name") if image else ""
+        if type(name) is not str or not name.strip():
             raise UserError(f"{path}: annolist({number + 1}) has no image name.")
-        persons = [_points(one, f"{path}: {name}", export) for one in matlab.rows(matlab.field(row, "annorect"))]
+        persons = [_points(one, f"{path}: {name}", export) for one in matlab.rows(row.get("annorect"))]
         persons = [one for one in persons if one is not None]
         if not persons:
             export.notes.add("pictures without labelled joints, such as those of the test set, are left out")
@@ -78,20 +79,15 @@ def _release(content: dict, path: Path, export: Export) -> Iterator[tuple[str, n
             yield name, keypoints
 
 
-def _points(person: np.void, place: str, export: Export) -> np.ndarray | None:
+def _points(person: dict, place: str, export: Export) -> np.ndarray | None:
     """Returns the (16, 3) keypoints of a person; None if it has none."""
-    points = [
-        row
-        for one in matlab.rows(matlab.field(person, "annopoints"))
-        for row in matlab.rows(matlab.field(one, "point"))
-    ]
+    points = [row for one in matlab.rows(person.get("annopoints")) for row in matlab.rows(one.get("point"))]
     keypoints = np.zeros((NUM_JOINTS, 3))
     for point in points:
-        x, y, number, seen = (matlab.value(point, name) for name in ("x", "y", "id", "is_visible"))
+        x, y, number, seen = (matlab.number(point.get(name)) for name in ("x", "y", "id", "is_visible"))
         if x is None or y is None or number is None or not 0 <= number < NUM_JOINTS or not number.is_integer():
-            raise UserError(
-                f"{place}: a point needs x, y and an id from 0 to {NUM_JOINTS - 1}. Received: {(x, y, number)}."
-            )
+            ids = f"an id from 0 to {NUM_JOINTS - 1}"
+            raise UserError(f"{place}: a point needs x, y and {ids}. Received: {(x, y, number)}.")
         if not (values.finite(x) and values.finite(y)):
             raise UserError(f"{place}: a point has the coordinates {x}, {y}.")
         keypoints[int(number)] = (x, y, 1 if seen == 0 else 2)
