@@ -122,7 +122,18 @@ def test_reading_scoring_and_drawing_need_no_tensorflow():
     assert (result.returncode, result.stderr) == (0, "")
 
 
-COMMANDS = ["", "models", "data", "data make", "data compose", "data pack", "data check", "data show", "data convert"]
+COMMANDS = [
+    "",
+    "models",
+    "data",
+    "data make",
+    "data compose",
+    "data pack",
+    "data check",
+    "data show",
+    "data convert",
+    "data stats",
+]
 COMMANDS += ["train", "evaluate", "predict", "export", "convert", "doctor", "summary", "weights"]
 COMMANDS += [f"weights {part}" for part in ("list", "fetch", "verify", "clear")]
 

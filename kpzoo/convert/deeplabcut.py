@@ -57,7 +57,7 @@ def _links(source: Source) -> list[tuple[str, str]]:
 def _csv(path: Path) -> tuple[list[Column], list[str], np.ndarray]:
     """Returns the columns, the picture of each row, and the (rows, columns) numbers, NaN for empty cells."""
     try:
-        rows = [row for row in csv.reader(io.StringIO(values.read_text(path)), strict=True) if row]
+        rows = [row for row in csv.reader(io.StringIO(values.text_of(path)), strict=True) if row]
     except csv.Error as error:
         raise UserError(f"{path} is not a table of comma-separated values: {error}.") from None
     heads = {}

@@ -49,7 +49,7 @@ def _config_order(source: Source) -> list[str]:
     """Returns the keypoints in the order of the labelling configuration, if it is beside the export."""
     for path in source.with_suffix(".xml") if not source.is_file else ():
         try:
-            text = values.read_text(path)
+            text = values.text_of(path)
             root = ElementTree.fromstring(text) if "KeyPointLabels" in text and "<!" not in text else None
         except (UserError, ElementTree.ParseError, ValueError):
             continue

@@ -106,7 +106,7 @@ def box_of_points(points_xy: np.ndarray) -> tuple[float, float, float, float]:
     return box_of_corners(*points_xy.min(axis=0).tolist(), *points_xy.max(axis=0).tolist())
 
 
-def read_text(path: Path) -> str:
+def text_of(path: Path) -> str:
     """Returns the text of a file in UTF-8."""
     try:
         if path.stat().st_size > MAX_TEXT:
@@ -125,7 +125,7 @@ def read_yaml(path: Path) -> Any:
     except ImportError:
         raise UserError("YAML files need PyYAML. Install it with `pip install 'kpzoo[convert]'`.") from None
     try:
-        return yaml.safe_load(read_text(path))
+        return yaml.safe_load(text_of(path))
     except yaml.YAMLError as error:
         line = f":{error.problem_mark.line + 1}" if getattr(error, "problem_mark", None) else ""
         what = getattr(error, "problem", None) or str(error).splitlines()[0]

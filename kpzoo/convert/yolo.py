@@ -20,7 +20,7 @@ REACH = 2.0  # how far labelled points may lie outside of the picture, in its si
 def config_of(source: Source) -> tuple[Path, dict] | None:
     """Returns the YAML file with `kpt_shape` and its content; None if there is none."""
     for path in source.with_suffix(".yaml", ".yml"):
-        text = values.read_text(path) if path.stat().st_size <= MAX_CONFIG else ""
+        text = values.text_of(path) if path.stat().st_size <= MAX_CONFIG else ""
         content = values.read_yaml(path) if "kpt_shape" in text else None
         if type(content) is dict and "kpt_shape" in content:
             return path, content
@@ -134,7 +134,7 @@ def _pictures_at(parts: list[str], root: Path, source: Source) -> list[Path]:
     """Returns the pictures of a list file or folder, whose path may be that of another computer."""
     if parts and parts[-1].lower().endswith(".txt"):
         lists = [one for one in source.with_suffix(".txt") if one.name == parts[-1]]
-        lines = values.read_text(lists[0]).splitlines() if len(lists) == 1 else []
+        lines = values.text_of(lists[0]).splitlines() if len(lists) == 1 else []
         return [found for line in lines if line.strip() and (found := source.find(line.strip(), root))]
     for start in range(len(parts)):
         folder = root.joinpath(*parts[start:])
@@ -164,7 +164,7 @@ def _is_label(path: Path) -> bool:
 
 def _persons(label: Path, size_hw, categories: dict[int, Category], dims: int, export: Export) -> list[Person]:
     persons = []
-    for line, row in enumerate(values.read_text(label).splitlines(), 1):
+    for line, row in enumerate(values.text_of(label).splitlines(), 1):
         place = f"{label}:{line}"
         words = row.split()
         if words:

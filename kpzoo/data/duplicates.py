@@ -111,7 +111,8 @@ def _join(bucket: list[int], looks: Sequence[_Look | None], parent: dict[int, in
         return
     bits = np.array([looks[index].bits for index in bucket], np.uint64)
     for place, index in enumerate(bucket[:-1]):
-        near = np.bitwise_count(bits[place + 1 :] ^ bits[place]) <= MAX_BITS
+        other_bits = (bits[place + 1 :] ^ bits[place])[:, None].view(np.uint8)
+        near = np.unpackbits(other_bits, axis=1).sum(axis=1) <= MAX_BITS
         for other in np.flatnonzero(near).tolist():
             other = bucket[place + 1 + other]
             if root(index) != root(other):
