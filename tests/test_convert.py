@@ -12,10 +12,11 @@ from exports import EXPORTS, HEIGHT, NAMES, WIDTH
 
 import kpzoo
 from kpzoo import cli, convert, images
-from kpzoo.convert import dataframes, formats, model
+from kpzoo.convert import dataframes, formats, layouts, model
 from kpzoo.data import check, load, make_dataset
 from kpzoo.errors import UserError
 from kpzoo.losses import default_loss
+from kpzoo.skeletons import COCO17
 
 FORMAT_OF = {
     "cvat_video": "cvat",
@@ -146,6 +147,29 @@ def test_points_belong_to_the_smallest_box_that_holds_them(tmp_path):
     for person, points in zip(export.pictures[0].persons, found, strict=False):
         np.testing.assert_array_equal(person.keypoints, points)
     assert export.notes["boxes without points are not read"] == (1, ["one.json"])
+
+
+def test_label_studio_joins_related_points_and_knows_hidden_ones(tmp_path):
+    exports.picture(tmp_path / "one.jpg")
+    whole = {"original_width": WIDTH, "original_height": HEIGHT, "type": "keypointlabels"}
+    regions = [
+        {"id": key, "value": {"x": 10.0 + k, "y": 50.0, "keypointlabels": [name]}, **whole}
+        for k, (key, name) in enumerate(
+            zip("abcdefg", ("nose", "eye", "ear", "nose", "eye", "ear", "ear"), strict=True)
+        )
+    ]
+    regions += [{"type": "relation", "from_id": a, "to_id": b} for a, b in ("ab", "ed", "bc", "fe", "aa")]
+    regions.append({"id": "e", "type": "choices", "value": {"choices": ["Occluded"]}})
+    first = {"result": regions[:1], "was_cancelled": False}
+    tasks = [{"data": {"picture": "http://host/0a1b2c3d-one.jpg?x=1"}, "annotations": [first, {"result": regions}]}]
+    exports.save(tmp_path / "export.json", tasks)
+    config = '<View><KeyPointLabels name="k"><Label value="ear"/><Label value="nose"/><Label value="eye"/>'
+    exports.save(tmp_path / "config.xml", config + "</KeyPointLabels></View>")
+    export = convert.read(tmp_path)
+    assert export.categories[0].keypoints == ["ear", "nose", "eye"]
+    flags = [person.keypoints[:, 2].tolist() for person in export.pictures[0].persons]
+    assert flags == [[2, 2, 2], [2, 2, 1], [2, 0, 0]]
+    assert export.notes["annotations of the same picture are not read: the ground truth or the last one is"][0] == 1
 
 
 def test_embedded_pictures_of_labelme_are_written(tmp_path):
@@ -454,6 +478,30 @@ def test_what_yolo_has_no_place_for_is_counted(tmp_path, capsys):
     assert len(lines) == 1 and lines[0].split()[5:8] == ["0", "0", "0"]
     with pytest.raises(UserError, match="has no annotations"):
         convert.to_yolo(source, tmp_path / "other")
+
+
+# Poses to score
+
+
+def test_poses_are_scored_against_the_annotations_of_their_images(tmp_path, capsys):
+    found = exports.people(17, (2,))
+    exports.pictures(tmp_path / "poses")
+    truth = exports.coco_content(found, COCO17.keypoints, ("val/one.png", "val/two.png"))
+    exports.save(tmp_path / "truth.json", truth)
+    places = [layouts.BODY25.index(name) for name in COCO17.keypoints]
+    people = np.zeros((3, 25, 3))
+    people[:, places] = np.array(found) * (1, 1, 0.25)
+    for name, own in (("one", people[:2]), ("two", people[2:]), ("three", people[2:])):
+        rows = [{"pose_keypoints_2d": one.ravel().tolist()} for one in own]
+        exports.picture(tmp_path / f"poses/{name}.jpg")
+        exports.save(tmp_path / f"poses/{name}_keypoints.json", {"people": rows})
+    to = ("--to", "results", "--annotations", tmp_path / "truth.json")
+    assert run(tmp_path / "poses", tmp_path / "results.json", *to) == 0
+    assert "poses in images without annotations are left out (1: three.jpg)" in capsys.readouterr().err
+    scored = kpzoo.score(tmp_path / "truth.json", tmp_path / "results.json")
+    assert scored.values["AP"] == 1.0
+    assert run(tmp_path / "poses", tmp_path / "results.json", "--to", "results") == 2
+    assert "--to results needs the annotations of the images" in capsys.readouterr().err
 
 
 def test_every_format_has_a_reader_and_an_export_of_the_tests():

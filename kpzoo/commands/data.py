@@ -182,10 +182,13 @@ def _add_convert(parts) -> None:
         "kpzoo data convert cvat_export people --from cvat",
     )  # fmt: skip
     parser.add_argument("source", help="folder or file of the export; with --to yolo a COCO-format folder")
-    parser.add_argument("out", help="output folder, which must be new")
+    parser.add_argument("out", help="output folder, which must be new; with --to results a .json file")
     text = "format of the export; default: guessed by its content. One of: " + ", ".join(formats.FORMATS)
     parser.add_argument("--from", dest="format", metavar="FORMAT", help=text)
-    parser.add_argument("--to", choices=("coco", "yolo"), default="coco", help="format of the output")
+    text = "format of the output; results are the poses of a program, to be scored with `kpzoo evaluate --results`"
+    parser.add_argument("--to", choices=("coco", "yolo", "results"), default="coco", help=text)
+    text = "with --to results: COCO annotations of the images, which give the image ids and the order of the keypoints"
+    parser.add_argument("--annotations", metavar="FILE", help=text)
     text = "name of the split, of exports that have none; with --to yolo the only split to write; default: train, all"
     parser.add_argument("--split", help=text)
     parser.add_argument("--copy", action="store_true", help="copy the images instead of linking them")
@@ -204,6 +207,8 @@ def _convert(args) -> None:
         print(text, file=sys.stderr)
 
     output = dict(copy=args.copy, overwrite=args.overwrite, progress=sys.stderr.isatty())
+    if (args.to == "results") != bool(args.annotations):
+        raise UserError("--to results needs the annotations of the images, --annotations FILE, and others do not.")
     if args.to == "yolo":
         if args.format not in (None, "coco") or args.skip_missing:
             raise UserError(
@@ -213,9 +218,12 @@ def _convert(args) -> None:
         return
     export = convert.read(
         args.source, args.format, images=args.image_folder, skip_missing=args.skip_missing,
-        category=args.category, skeleton=args.skeleton, tell=tell,
+        category=None if args.annotations else args.category, skeleton=args.skeleton, tell=tell,
     )  # fmt: skip
-    paths = convert.to_coco(export, args.out, split=args.split or "train", **output)
+    if args.to == "results":
+        paths = [convert.to_results(export, args.out, args.annotations, category=args.category)]
+    else:
+        paths = convert.to_coco(export, args.out, split=args.split or "train", **output)
     print(*paths, sep="\n")
     print(export, *export.notes.lines(), sep="\n", file=sys.stderr)
 

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     {
         "read": "kpzoo.convert.formats",
         "to_coco": "kpzoo.convert.coco_folder",
+        "to_results": "kpzoo.convert.results_file",
         "to_yolo": "kpzoo.convert.yolo_folder",
     },
 )

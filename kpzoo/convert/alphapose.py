@@ -69,7 +69,7 @@ def _person(row: dict, place: str, made: dict[int, Category]) -> Person:
 
 
 def _picture(name: str, path: Path, source: Source) -> Path | Frame | None:
-    found = source.find(name, path.parent)
+    found = source.find(name, path.parent) or source.find(name.zfill(12), path.parent)  # COCO's names are its ids
     if found is not None:
         return found
     number = re.fullmatch(r"(?:frame_?)?(\d{1,9})(\.\w+)?", name)

@@ -84,10 +84,10 @@ def _plain(name: str) -> str:
 
 def _names(pictures: Sequence[Picture]) -> list[str]:
     """Returns a file name for each picture: its own, or with its folders if several have the same."""
-    bases = [_safe(os.path.basename(path)) for path in map(_path_of, pictures)]
+    bases = [_safe(os.path.basename(path)) for path in map(name_of, pictures)]
     if len({base.casefold() for base in bases}) == len(bases):
         return bases
-    paths = [_path_of(picture) for picture in pictures]
+    paths = [name_of(picture) for picture in pictures]
     parents = [os.path.dirname(path) for path in paths]
     common = os.path.commonpath(parents) if all(map(os.path.isabs, parents)) else ""
     names = [_safe(os.path.relpath(path, common) if common else path) for path in paths]
@@ -100,8 +100,8 @@ def _names(pictures: Sequence[Picture]) -> list[str]:
     return names
 
 
-def _path_of(picture: Picture) -> str:
-    """Returns the absolute path of a picture as it is to be called."""
+def name_of(picture: Picture) -> str:
+    """Returns the path of a picture as it is to be called: that of its file, of its frame, or its own name."""
     if isinstance(picture.source, Frame):
         video = picture.source.video
         return str(video.absolute().with_name(f"{video.stem}_{picture.source.index:06d}.jpg"))

@@ -184,6 +184,9 @@ def _spellings(name: str) -> Sequence[str]:
         out += [unquote(parts.path), *parse_qs(parts.query).get("d", [])]
     except ValueError:  # not an address
         pass
+    for one in list(out):
+        if uploaded := re.fullmatch(r"(?s)(.*[\\/])?[0-9a-f]{8}-([^\\/]+)", one):  # as Label Studio stores uploads
+            out.append(uploaded[2])
     return list(dict.fromkeys(one for one in out if one and "\0" not in one))
 
 

@@ -30,6 +30,8 @@ def guess(source: Source, known: Iterable[str]) -> str:
             kind = kind_of(path)
             if kind:
                 found.setdefault(kind, path)
+    if len(found) > 1:
+        found.pop("alphapose", None)  # poses that were found on labelled pictures, in a format that others write, too
     if len(found) == 1:
         return next(iter(found))
     if not found:

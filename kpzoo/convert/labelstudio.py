@@ -122,20 +122,32 @@ def _choice(value: Any) -> bool:
 
 def _related(regions: list[dict]) -> dict[str, str]:
     """Returns the group of each region that has one: that of its parent, or of the rectangle it is related to."""
-    ids = {one["id"]: one for one in regions if type(one.get("id")) is str}
+    ids = {one["id"]: one for one in regions if type(one.get("id")) is str and one.get("type") != "choices"}
     rectangles = {key for key, one in ids.items() if str(one.get("type")).startswith("rectangle")}
     groups = {key: key for key in rectangles}
     for key, one in ids.items():
         if type(one.get("parentID")) is str:
             groups[key] = one["parentID"]
-    related = {}
-    for one in regions:
-        if one.get("type") == "relation":
-            ends = [one.get("from_id"), one.get("to_id")]
-            for own, other in (ends, ends[::-1]):
-                if type(own) is str and type(other) is str and own in ids and own not in groups and other in rectangles:
-                    related[own] = other
-    groups |= related
+    edges = [(one.get("from_id"), one.get("to_id")) for one in regions if one.get("type") == "relation"]
+    edges = [(a, b) for a, b in edges if type(a) is str and type(b) is str and a in ids and b in ids]
+    for own, other in [*edges, *((b, a) for a, b in edges)]:
+        if other in rectangles:
+            groups.setdefault(own, other)
+    joined: dict[str, str] = {}  # points that are related to each other, and a point that stands for them
+
+    def root(key: str) -> str:
+        while key in joined:
+            key = joined[key]
+        return key
+
+    points = [edge for edge in edges if not rectangles & set(edge)]
+    for a, b in points:
+        if root(a) != root(b):
+            joined[root(a)] = root(b)
+    members = dict.fromkeys(end for edge in points for end in edge)
+    known = {root(key): groups[key] for key in members if key in groups}
+    for key in members:
+        groups.setdefault(key, known.get(root(key), root(key)))
     used = {group for key, group in groups.items() if key not in rectangles}
     return {key: group for key, group in groups.items() if key not in rectangles or group in used}
 
