@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "kpzoo/__init__.py").read_text(encoding="utf-8")).group(1)
 
 ONNX = ["tf2onnx>=1.17", "onnx>=1.16", "onnxruntime>=1.20"]
+CONVERT = ["pyyaml>=6"]
 
 setup(
     name="kpzoo",
@@ -31,9 +32,12 @@ setup(
     extras_require={
         "onnx": ONNX,
         "completion": ["argcomplete>=3"],
+        "convert": CONVERT,
         "detectors": ["keras-hub>=0.23"],
         "test": [
             *ONNX,
+            *CONVERT,
+            "scipy>=1.11",
             "argcomplete>=3",
             "pillow>=10",
             "pytest>=8",

@@ -24,7 +24,18 @@ _FUNCTIONS = {
     "score_boxes": "kpzoo.evaluation",
     "Preset": "kpzoo.pose_model",
 }
-_MODULES = ["data", "drawing", "evaluation", "export", "geometry", "heatmaps", "images", "inference", "losses"]
+_MODULES = [
+    "convert",
+    "data",
+    "drawing",
+    "evaluation",
+    "export",
+    "geometry",
+    "heatmaps",
+    "images",
+    "inference",
+    "losses",
+]
 _MODULES += ["models", "nms", "poses", "scenes", "skeletons", "training", "weights"]
 _MODULES = {name: f"kpzoo.{name}" for name in _MODULES}
 _MODULES |= {"detectors": "kpzoo.inference.detectors", "metrics": "kpzoo.evaluation.metrics"}

@@ -18,7 +18,7 @@ ORDER = [
     ["skeletons", "files", "keras_batches", "replicas", "heatmaps", "nms", "boxes", "images", "crops"],
     ["drawing", "pose_model"],
     ["poses", "losses", "weights", "data"],
-    ["models", "scenes", "inference"],
+    ["models", "scenes", "inference", "convert"],
     ["evaluation", "export", "training"],
     ["commands"],
     ["cli"],
@@ -122,8 +122,19 @@ def test_reading_scoring_and_drawing_need_no_tensorflow():
     assert (result.returncode, result.stderr) == (0, "")
 
 
-COMMANDS = ["", "models", "data", "data make", "data compose", "data pack", "data check", "data show", "train"]
-COMMANDS += ["evaluate", "predict", "export", "convert", "doctor", "summary", "weights"]
+COMMANDS = [
+    "",
+    "models",
+    "data",
+    "data make",
+    "data compose",
+    "data pack",
+    "data check",
+    "data show",
+    "data convert",
+    "data stats",
+]
+COMMANDS += ["train", "evaluate", "predict", "export", "convert", "doctor", "summary", "weights"]
 COMMANDS += [f"weights {part}" for part in ("list", "fetch", "verify", "clear")]
 
 

@@ -13,17 +13,20 @@ from kpzoo.commands.parsing import (
     positive,
     size,
 )
+from kpzoo.convert import formats
 from kpzoo.data import loading
 from kpzoo.errors import UserError
 
 
 def add(commands) -> None:
-    parts = command_group(commands, "data", "Generate, pack, show and check data sets.")
+    parts = command_group(commands, "data", "Generate, convert, pack, show and check data sets.")
     _add_make(parts)
     _add_compose(parts)
     _add_pack(parts)
     _add_show(parts)
     _add_check(parts)
+    _add_convert(parts)
+    _add_stats(parts)
 
 
 def _add_make(parts) -> None:
@@ -174,3 +177,77 @@ def _check(args) -> None:
         print(f"{path}: {repairs}", file=sys.stderr)
     if not all(one.clean for one in found):
         raise SystemExit(2)
+
+
+def _add_convert(parts) -> None:
+    parser = command(
+        parts, "convert", _convert, "Convert an export of a labelling tool, another data set's files or the poses of "
+        "another program to a COCO-format folder, or such a folder to an Ultralytics YOLO-pose folder.",
+        "kpzoo data convert cvat_export people --from cvat",
+    )  # fmt: skip
+    parser.add_argument("source", help="folder or file of the export; with --to yolo a COCO-format folder")
+    parser.add_argument("out", help="output folder, which must be new; with --to results a .json file")
+    text = "format of the export; default: guessed by its content. One of: " + ", ".join(formats.FORMATS)
+    parser.add_argument("--from", dest="format", metavar="FORMAT", help=text)
+    text = "format of the output; results are the poses of a program, to be scored with `kpzoo evaluate --results`"
+    parser.add_argument("--to", choices=("coco", "yolo", "results"), default="coco", help=text)
+    text = "with --to results: COCO annotations of the images, which give the image ids and the order of the keypoints"
+    parser.add_argument("--annotations", metavar="FILE", help=text)
+    text = "name of the split, of exports that have none; with --to yolo the only split to write; default: train, all"
+    parser.add_argument("--split", help=text)
+    parser.add_argument("--copy", action="store_true", help="copy the images instead of linking them")
+    text = "leave out images that are not found, with their labels"
+    parser.add_argument("--skip-missing", action="store_true", help=text)
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing folder")
+    add_data_arguments(parser)
+    parser.set_defaults(option_names={**parser.get_default("option_names"), "format": "--from"})
+
+
+def _convert(args) -> None:
+    """Prints the annotation files, and on stderr what was guessed, read, and could not be carried."""
+    from kpzoo import convert
+
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    output = dict(copy=args.copy, overwrite=args.overwrite, progress=sys.stderr.isatty())
+    if (args.to == "results") != bool(args.annotations):
+        raise UserError("--to results needs the annotations of the images, --annotations FILE, and others do not.")
+    if args.to == "yolo":
+        if args.format not in (None, "coco") or args.skip_missing:
+            raise UserError(
+                "--to yolo reads a COCO-format folder. Convert the export to one first, and that with --to."
+            )
+        print(convert.to_yolo(args.source, args.out, split=args.split, tell=tell, **data_options(args), **output))
+        return
+    export = convert.read(
+        args.source, args.format, images=args.image_folder, skip_missing=args.skip_missing,
+        category=None if args.annotations else args.category, skeleton=args.skeleton, tell=tell,
+    )  # fmt: skip
+    if args.to == "results":
+        paths = [convert.to_results(export, args.out, args.annotations, category=args.category)]
+    else:
+        paths = convert.to_coco(export, args.out, split=args.split or "train", **output)
+    print(*paths, sep="\n")
+    print(export, *export.notes.lines(), sep="\n", file=sys.stderr)
+
+
+def _add_stats(parts) -> None:
+    parser = command(
+        parts, "stats", _stats, "Write an HTML page about a data set: people, sizes, visible keypoints, crowding, left "
+        "and right, duplicates, and the persons with the most unusual labels.",
+        "kpzoo data stats ~/coco --split val --out stats.html",
+    )  # fmt: skip
+    parser.add_argument("folder", help="COCO-format folder")
+    parser.add_argument("--split", help="part of the annotation file's name")
+    parser.add_argument("--out", default="stats.html", help="output page")
+    parser.add_argument("--no-pictures", action="store_true", help="do not read the images")
+    add_data_arguments(parser)
+
+
+def _stats(args) -> None:
+    from kpzoo.data import stats_page
+
+    data = loading.load(args.folder, args.split, **data_options(args))
+    how = dict(pictures=not args.no_pictures, progress=sys.stderr.isatty())
+    print(stats_page.write_stats(args.out, data, **how))

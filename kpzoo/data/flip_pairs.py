@@ -14,7 +14,7 @@ def read_pairs(category: dict, names: tuple[str, ...], problems: Problems, place
 
     The pairs are those of `flip_pairs`, a list of pairs of names, or of `flip_idx`, which has for each keypoint the
     index of its mirror image, counted from 0. `flip_pairs: []` means that no keypoint has a side. If the category has
-    neither, the pairs are derived from the names.
+    neither, the pairs are derived from the names; `sides_known: false` means that these do not tell all of them.
 
     Raises:
         UserError: If `flip_pairs` and `flip_idx` differ, one of them is invalid, or the name of a keypoint has the word
@@ -24,6 +24,12 @@ def read_pairs(category: dict, names: tuple[str, ...], problems: Problems, place
     if given is not None:
         return given, True
     sides = sides_of(names)
+    if category.get("sides_known") is False:
+        done = (
+            "Images are not flipped, neither in training nor in the flip test. List the pairs as `flip_pairs` if known."
+        )
+        problems.say("note", "The category says that its left and right keypoints are not all known", done)
+        return sides.pairs, False
     if sides.unpaired:
         raise UserError(
             f"{place}: these keypoints have no mirror image of the other side: {list(sides.unpaired[:10])}. Name them "
