@@ -22,6 +22,7 @@ _FUNCTIONS = {
     "evaluate": "kpzoo.evaluation",
     "score": "kpzoo.evaluation",
     "score_boxes": "kpzoo.evaluation",
+    "score_tracks": "kpzoo.evaluation",
     "Preset": "kpzoo.pose_model",
 }
 _MODULES = ["data", "drawing", "evaluation", "export", "geometry", "heatmaps", "images", "inference", "losses"]
