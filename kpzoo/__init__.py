@@ -19,6 +19,7 @@ _FUNCTIONS = {
     "stream": "kpzoo.inference",
     "predict_to_folder": "kpzoo.inference",
     "detect_to_file": "kpzoo.inference",
+    "watch": "kpzoo.inference",
     "evaluate": "kpzoo.evaluation",
     "score": "kpzoo.evaluation",
     "score_boxes": "kpzoo.evaluation",

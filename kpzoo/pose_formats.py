@@ -65,13 +65,13 @@ def from_coco(rows: Sequence[Mapping], skeleton) -> dict:
                 f"Row {number} needs `keypoints` of {3 * skeleton.num_keypoints} numbers, x, y and score of the "
                 f"{skeleton.num_keypoints} keypoints of {skeleton.name!r}. Received: {count} numbers."
             )
-    joints = np.array([row["keypoints"] for row in rows], float).reshape(len(rows), -1, 3)
+    joints = np.array([row["keypoints"] for row in rows], float).reshape(-1, skeleton.num_keypoints, 3)
     boxes = [_box(row, points) for row, points in zip(rows, joints, strict=True)]
     ids = [row.get("track_id") for row in rows]
     known = any("track_id" in row for row in rows)
     return {
-        "keypoints_xy": joints[..., :2].reshape(-1, skeleton.num_keypoints, 2),
-        "keypoint_scores": joints[..., 2].reshape(-1, skeleton.num_keypoints),
+        "keypoints_xy": joints[..., :2],
+        "keypoint_scores": joints[..., 2],
         "scores": np.array([row.get("score", 1.0) for row in rows], float),
         "boxes_xywh": np.array(boxes, float).reshape(-1, 4),
         "instance": np.array([row.get("instance", 0) for row in rows], int),

@@ -16,6 +16,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "Smoother": "kpzoo.inference.smoothing",
         "accelerate": "kpzoo.inference.acceleration",
         "predict_to_folder": "kpzoo.inference.bulk",
+        "watch": "kpzoo.inference.watching",
+        "write_gallery": "kpzoo.inference.gallery",
         "detect_to_file": "kpzoo.inference.detection",
     },
     renamed={"Found": "Prediction"},

@@ -193,7 +193,7 @@ class _Loop:
         poses, dropped, box_scores = self.networks.selected(one)
         tracked = poses
         if self.options.track or self.follows:
-            tracked = self.tracker.update(poses, one.picture.seconds)
+            tracked = self.tracker.update(poses, one.picture.seconds, one.picture.image)
             self._remember(tracked, box_scores, (self.num_frames - 1) % self.options.every == 0)
         key = Prediction(one.picture, tracked if self.options.track else poses, dropped)
         waiting, self.waiting = self.waiting, []
@@ -228,6 +228,7 @@ class _Loop:
         if "key" in state:
             skeleton = self.networks.preset.skeleton
             poses = Poses.from_coco(state["key"]["poses"], skeleton)
+            poses = replace(poses, track_ids=np.zeros(0)) if poses.track_ids is None else poses  # nobody
             picture = Picture("", 0, 0, seconds=state["key"]["seconds"])
             self.key = Prediction(picture, poses, Poses.empty(skeleton))
 

@@ -90,7 +90,7 @@ def _arm(phase: float) -> tuple[float, float, float, float]:
 
 
 def draw_video(
-    seed: int, num_frames: int, *, people: int = 6, image_hw: tuple[int, int] = (360, 640), fps: float = 25.0
+    seed: int, num_frames: int, *, people: int = 6, image_hw: tuple[int, int] = (432, 960), fps: float = 25.0
 ) -> Iterator[tuple[np.ndarray, list[dict]]]:
     """Yields the frames of a video, which depends only on the arguments, with the poses of the people in view.
 
@@ -110,7 +110,7 @@ def draw_video(
 
     >>> frames = list(draw_video(0, 2, people=3))
     >>> len(frames), frames[0][0].shape, [person["track_id"] for person in frames[0][1]]
-    (2, (360, 640, 3), [1, 2, 3])
+    (2, (432, 960, 3), [1, 2, 3])
     """
     _check(num_frames, people, image_hw, fps)
     return _frames(np.random.default_rng(seed), num_frames, people, image_hw, fps)
@@ -141,12 +141,12 @@ def _walkers(rng: np.random.Generator, people: int, image_hw: tuple[int, int]) -
     nearness = np.linspace(0, 1, people) if people > 1 else np.array([0.5])
     walkers = []
     for near in nearness:
-        size = height * (0.46 + 0.22 * near) * rng.uniform(0.95, 1.05)
+        size = height * (0.4 + 0.2 * near) * rng.uniform(0.95, 1.05)
         ground = height * (0.7 + 0.25 * near)
         target = rng.uniform(60, 90) * (1 if rng.random() < 0.5 else -1)
         x, phase = width * rng.uniform(0.12, 0.88), rng.uniform(0, 2 * np.pi)
         look, build = sample_look(rng), sample_build(rng)
-        walkers.append(Walker(build, look, size, ground, rng.uniform(0.45, 0.9), x, target, target, phase))
+        walkers.append(Walker(build, look, size, ground, rng.uniform(0.4, 0.75), x, target, target, phase))
     return walkers
 
 
@@ -156,7 +156,7 @@ def write_drawn_video(
     *,
     seed: int = 0,
     people: int = 6,
-    image_hw: tuple[int, int] = (360, 640),
+    image_hw: tuple[int, int] = (432, 960),
     fps: float = 25.0,
     overwrite: bool = False,
 ) -> Path:
