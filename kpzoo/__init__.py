@@ -25,6 +25,7 @@ _FUNCTIONS = {
     "score_boxes": "kpzoo.evaluation",
     "score_tracks": "kpzoo.evaluation",
     "Preset": "kpzoo.pose_model",
+    "Poses": "kpzoo.poses",
 }
 _MODULES = ["data", "drawing", "evaluation", "export", "geometry", "heatmaps", "images", "inference", "losses"]
 _MODULES += ["models", "nms", "poses", "scenes", "skeletons", "training", "weights"]

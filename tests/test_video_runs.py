@@ -105,11 +105,12 @@ def test_the_detector_sees_every_nth_frame_and_the_networks_rest_when_poses_are_
 
 
 def test_a_person_in_one_of_two_frames_stays_in_the_half_that_is_nearer():
+    from test_poses import some_poses
+
     from kpzoo.inference.interpolation import between
     from kpzoo.inference.pictures import Picture
     from kpzoo.inference.prediction import Prediction
     from kpzoo.poses import Poses
-    from test_poses import some_poses
 
     ends = []
     for number, ids in ((0, [1, 2, 5]), (4, [2, 1, 3])):
@@ -245,13 +246,28 @@ def test_a_long_video_is_written_at_flat_memory(model, video, detector, tmp_path
 
 def test_the_command_tracks_a_video_and_writes_a_gallery(video, tmp_path, capsys):
     out = tmp_path / "out"
-    arguments = ["predict", video, "--out", out, "--track", "--smooth", "--every", "40", "--interpolate", "--gallery"]
+    arguments = [
+        "predict",
+        video,
+        "--out",
+        out,
+        "--track",
+        "--smooth",
+        "--every",
+        "40",
+        "--interpolate",
+        "--gallery",
+        "--openpose",
+    ]
     code, _, err = run(capsys, *arguments, "--detector", "whole", "--no-flip")
     assert code == 0, err
     records = json.loads((out / "results.json").read_text())
     assert {record["track_id"] for record in records} == {1} and len(records) == NUM_FRAMES
     page = (out / "gallery.html").read_text()
     assert page.count("<figure") == NUM_FRAMES and "data:image/jpeg" in page and "walk.mp4" in page
+    assert len(list((out / "openpose").iterdir())) == NUM_FRAMES
+    content = json.loads((out / "openpose/walk_000000000149_keypoints.json").read_text())
+    assert [person["person_id"] for person in content["people"]] == [[1]]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from kpzoo.commands.parsing import (
 from kpzoo.errors import UserError
 
 DEFAULT_MODEL = "cpn_nano"
-_OF_FOLDERS = ("overwrite", "resume", "no_pictures", "show_nms", "gallery", "json")
+_OF_FOLDERS = ("overwrite", "resume", "no_pictures", "show_nms", "gallery", "openpose", "json")
 
 
 def add(commands) -> None:
@@ -38,6 +38,8 @@ def add(commands) -> None:
     )
     text = "write gallery.html, a page of thumbnails and scores that opens without a server"
     parser.add_argument("--gallery", action="store_true", help=text)
+    text = "write an OpenPose JSON file for each image or frame, to OUT/openpose"
+    parser.add_argument("--openpose", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     add_pass_arguments(parser, batch_size=16)
     parser.add_argument(
@@ -115,6 +117,7 @@ def _run(args) -> int:
         overwrite=args.overwrite,
         resume=args.resume,
         gallery=args.gallery,
+        openpose=args.openpose,
         show=args.show,
         **options,
     )

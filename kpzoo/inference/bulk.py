@@ -11,7 +11,7 @@ import kpzoo
 from kpzoo import images
 from kpzoo.errors import UserError
 from kpzoo.images import is_image_object
-from kpzoo.inference import detectors, frames, outputs, video_run, window
+from kpzoo.inference import detectors, frames, openpose_files, outputs, video_run, window
 from kpzoo.inference.boxes import BoxFile
 from kpzoo.inference.gallery import write_gallery
 from kpzoo.inference.pictures import Pictures, Video, open_source
@@ -53,6 +53,7 @@ def predict_to_folder(
     overwrite: bool = False,
     resume: bool = False,
     gallery: bool = False,
+    openpose: bool = False,
     show: bool = False,
     every: int = 1,
     track: bool = False,
@@ -78,6 +79,7 @@ def predict_to_folder(
         overwrite: Whether to start again whatever the folder contains.
         resume: Whether to raise an error if there is no earlier run to resume.
         gallery: Whether to write `gallery.html`, see `kpzoo.inference.write_gallery`.
+        openpose: Whether to write an OpenPose JSON file for each image or frame, see `Poses.to_openpose`.
         show: Whether to also show a video in a window, until q or Esc is pressed there.
         **options: `flip`, `nms`, `batch_size` and `precision` of `Predictor`.
 
@@ -111,6 +113,9 @@ def predict_to_folder(
     finally:  # also after Ctrl-C
         with closing(folder):
             folder.finish()
+            if openpose:
+                name = opened.name if is_video else None
+                openpose_files.write(folder.path, folder.rows(), folder.skeleton, name)
     if gallery:
         write_gallery(out)
     if summary.problems and not summary.num_pictures + summary.num_skipped:

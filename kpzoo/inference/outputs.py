@@ -4,6 +4,8 @@ OUT/progress.jsonl   one line per image, appended when the image is done, from w
                      video, which resumes after them, also lines with the state of the loop over its frames
 OUT/results.json     a list of COCO results, each with the `file_name` of its image
 OUT/poses.csv        one row per pose, see `Poses.csv_header`
+OUT/openpose/…       an OpenPose JSON file for each image or frame, optional
+OUT/gallery.html     a page of thumbnails and scores, optional
 OUT/pictures/…       the images with their poses, under the same names; OUT/NAME.mp4 for a video
 OUT/nms/…            the poses before and after OKS-NMS, optional; OUT/NAME_nms.mp4 for a video
 """
@@ -145,7 +147,10 @@ class OutputFolder:
             self._file.flush()
 
     def rows(self) -> Iterator[dict]:
-        """Yields what `add` wrote for each frame of a video: `file_name`, `image_id` and `poses`, as COCO results."""
+        """Yields what `add` wrote for each image or frame: `file_name`, `image_id` and `poses`, as COCO results."""
+        if not self.video:
+            yield from self._latest()
+            return
         with self._progress.open("rb") as file:
             for line in file:
                 if line.startswith(_ROW):
@@ -159,7 +164,7 @@ class OutputFolder:
             writer = csv.writer(table)
             writer.writerow(Poses.csv_header(self.skeleton, self.tracked))
             separator = "[\n"
-            for row in self.rows() if self.video else self._latest():
+            for row in self.rows():
                 for index, pose in enumerate(row["poses"]):
                     pose = {"file_name": row["file_name"], **pose}
                     results.write(separator + json.dumps(pose, separators=(",", ":")))

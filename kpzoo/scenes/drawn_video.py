@@ -136,15 +136,17 @@ def _frames(rng: np.random.Generator, num_frames: int, people: int, image_hw, fp
 
 
 def _walkers(rng: np.random.Generator, people: int, image_hw: tuple[int, int]) -> list[Walker]:
-    """Returns people at distances that differ, farthest first."""
+    """Returns people at distances that differ, farthest first: apart at first, half of them in each direction."""
     height, width = image_hw
     nearness = np.linspace(0, 1, people) if people > 1 else np.array([0.5])
+    places = rng.permutation(np.linspace(0.12, 0.88, people)) if people > 1 else np.array([0.5])
+    sides = rng.permutation(np.arange(people) % 2 * 2 - 1)
     walkers = []
-    for near in nearness:
+    for near, place, side in zip(nearness, places, sides, strict=True):
         size = height * (0.4 + 0.2 * near) * rng.uniform(0.95, 1.05)
         ground = height * (0.7 + 0.25 * near)
-        target = rng.uniform(60, 90) * (1 if rng.random() < 0.5 else -1)
-        x, phase = width * rng.uniform(0.12, 0.88), rng.uniform(0, 2 * np.pi)
+        target = float(rng.uniform(60, 90) * side)
+        x, phase = float(width * place), rng.uniform(0, 2 * np.pi)
         look, build = sample_look(rng), sample_build(rng)
         walkers.append(Walker(build, look, size, ground, rng.uniform(0.4, 0.75), x, target, target, phase))
     return walkers
