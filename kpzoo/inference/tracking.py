@@ -30,6 +30,7 @@ _DOUBT = 2.0  # per second of absence, by which the tolerance of the OKS grows
 _CROWDED = 0.15  # IoU with another person, from which the clothes may be those of the other
 _NEW_LOOK = 0.1  # weight of a new view of the clothes
 _COLOURS, _USUAL = 0.6, 0.6  # weight of the colours, and the similarity of two people's
+_HIDDEN = 0.5  # weight of the colours of a person who may be hidden by another
 _OWN = 0.35  # IoU of the extent of a pose with its box, from which it is a box of that person
 _LOST, _LOSING = 0.3, 0.3  # people in sight come first: most of the rank lost, and the seconds in which it is lost
 _SURPRISE = 4.0  # box heights per second: larger changes of the velocity are cut
@@ -133,7 +134,7 @@ class Tracker:
         boxes, looks = _own_boxes(poses), None if image_rgb is None else clothes(poses, image_rgb)
         alike, overlaps = _alike(poses, scales), nms.iou_matrix(boxes, boxes)
         crowded = (overlaps - np.eye(len(poses)) > _CROWDED).any(axis=1)
-        for place, index in self._pairs(poses, scales, boxes, alike, looks, seconds):
+        for place, index in self._pairs(poses, scales, boxes, alike, looks, crowded, seconds):
             track = self.tracks[place]
             track.see(poses.keypoints_xy[index], poses.keypoint_scores[index], boxes[index], seconds)
             if looks is not None and not crowded[index]:
@@ -154,7 +155,7 @@ class Tracker:
         self._next_id += 1
         return self.tracks[-1].track_id
 
-    def _pairs(self, poses: Poses, scales, boxes, alike, looks, seconds: float) -> list[tuple[int, int]]:
+    def _pairs(self, poses: Poses, scales, boxes, alike, looks, crowded, seconds: float) -> list[tuple[int, int]]:
         """Returns pairs (index of a track, index of a pose), the best first."""
         affinities = np.zeros((len(self.tracks), len(poses)))
         for place, track in enumerate(self.tracks):
@@ -167,7 +168,7 @@ class Tracker:
                 own = nms.similarity(squared, scales[index] * doubt**2, sigmas).mean()
                 affinities[place, index] = (own + ious[index]) / 2
             if looks is not None and track.looks is not None:
-                affinities[place] += _COLOURS * (looks @ track.looks - _USUAL)
+                affinities[place] += np.where(crowded, _HIDDEN, 1.0) * _COLOURS * (looks @ track.looks - _USUAL)
         pairs, places, taken = [], set(), []
         absences = np.array([seconds - track.seconds for track in self.tracks])
         ranks = affinities - _LOST * (1 - np.exp(-absences / _LOSING))[:, None]
