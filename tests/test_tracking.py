@@ -11,10 +11,11 @@ from kpzoo.errors import UserError
 from kpzoo.evaluation import identities
 from kpzoo.files import write_json
 from kpzoo.inference import Smoother, Tracker
+from kpzoo.inference.appearance import clothes
 from kpzoo.inference.tracking import KEPT_SECONDS
 from kpzoo.poses import Poses
 from kpzoo.scenes import draw_video, write_drawn_video
-from kpzoo.skeletons import COCO17
+from kpzoo.skeletons import COCO17, Skeleton
 
 FPS = 25
 SHAPE = np.random.default_rng(0).uniform(0, 1, (17, 2)) * (60, 160)
@@ -87,6 +88,30 @@ def test_a_tracker_goes_on_from_its_state():
     rest = [again.update(poses, number / FPS).track_ids.tolist() for number, poses in enumerate(frames[17:], 17)]
     assert first + rest == whole
     assert Tracker.from_state(json.loads(json.dumps(Tracker().state()))).state() == Tracker().state()
+
+
+@pytest.mark.parametrize(("with_images", "expected"), [(False, [2, 1]), (True, [1, 2])])
+def test_the_colours_of_clothes_tell_who_comes_back(with_images, expected):
+    """Two people meet, are not found for a moment, and turn back. By their motion they would have walked on."""
+    approach = [(4 * number, 300 - 4 * number) for number in range(34)]
+    tracker = Tracker()
+    for number, (first_x, second_x) in enumerate([*approach, *approach[::-1]]):
+        image = np.full((200, 500, 3), 90, np.uint8)
+        image[:, second_x : second_x + 60] = (200, 30, 30)
+        image[:, first_x : first_x + 60] = (30, 30, 220)
+        poses = people((first_x, 0), (second_x, 0)) if second_x - first_x > 90 else people()
+        found = tracker.update(poses, number / FPS, image if with_images else None)
+    assert found.track_ids.tolist() == expected
+
+
+def test_clothes_are_alike_by_their_colours():
+    red, blue = (np.full((200, 100, 3), colour, np.uint8) for colour in ((220, 30, 30), (30, 30, 220)))
+    first, second = (clothes(people((10, 10)), image)[0] for image in (red, blue))
+    assert first @ first == pytest.approx(1) and first @ second == 0
+    assert clothes(Poses.empty(COCO17), red).shape == (0, first.size)
+    face = Skeleton("face", ("nose", "chin"), (), (0.1, 0.1), ())
+    nobody = Poses(np.ones((1, 2, 2)), np.ones((1, 2)), np.ones(1), np.ones((1, 4)), np.zeros(1), face)
+    assert (clothes(nobody, red) == 0).all()
 
 
 def test_frames_come_in_their_order():

@@ -23,14 +23,13 @@ _PATIENCE = 0.2  # seconds of absence for each frame in which an identity was se
 _MIN_KEYPOINTS = 4  # with a score; below it all keypoints are compared
 _MIN_AFFINITY = 0.25
 _MARGIN = 0.1  # of the longer side, between the keypoints and the box of a person
-_NEW = 0.5  # OKS and IoU with a tracked person, above which a pose begins no identity
+_NEW = 0.3  # OKS and IoU with a tracked person, above which a pose begins no identity
 _MEMORY = 0.4  # seconds over which the velocity is averaged
 _SLOWING = 3.0  # seconds: the motion of a hidden person fades exponentially
 _DOUBT = 2.0  # per second of absence, by which the tolerance of the OKS grows
-_CROWDED = 0.15  # IoU with another person, from which the clothes may be those of the other
+_CROWDED = 0.3  # IoU with another person, from which the clothes may be those of the other
 _NEW_LOOK = 0.1  # weight of a new view of the clothes
-_COLOURS, _USUAL = 0.6, 0.6  # weight of the colours, and the similarity of two people's
-_HIDDEN = 0.5  # weight of the colours of a person who may be hidden by another
+_COLOURS, _USUAL = 1.0, 0.6  # weight of the colours, and the similarity of two people's
 _OWN = 0.35  # IoU of the extent of a pose with its box, from which it is a box of that person
 _LOST, _LOSING = 0.3, 0.3  # people in sight come first: most of the rank lost, and the seconds in which it is lost
 _SURPRISE = 4.0  # box heights per second: larger changes of the velocity are cut
@@ -97,11 +96,14 @@ class Tracker:
 
     Pairs of an identity and a pose are taken in the order of their affinity, the mean of two numbers: the OKS of the
     pose with the last pose of the identity, which is moved with its velocity, and the IoU of their boxes. The tolerance
-    of the OKS grows with the time of absence. A pose that resembles the pose of another person in its frame more than
-    the identity is left out, so that nobody takes over the person in front. An identity ends after two seconds of
-    absence, or with its first absence if it was seen in fewer than three frames. A pose without an identity begins one,
-    unless it resembles a tracked one, or is the second answer for a box (`instance` above 0): second answers continue
-    identities that the detector lost, and begin none.
+    of the OKS grows with the time of absence, and people who were seen last come first. With the image, clothes whose
+    colours are more or less alike than those of two people usually are add to the affinity or take from it. A pose that
+    resembles the pose of another person in its frame more than the identity is left out, so that nobody takes over the
+    person in front.
+
+    An identity ends after two seconds of absence, or sooner if it was seen in less than ten frames. A pose begins an
+    identity unless it resembles a tracked one, has less than half of its keypoints, or is a further answer for a box
+    (`instance` above 0): these continue identities that the detector lost.
 
     >>> from kpzoo.skeletons import COCO17
     >>> keypoints_xy = np.random.default_rng(0).uniform(0, 99, (1, 17, 2))
@@ -134,7 +136,7 @@ class Tracker:
         boxes, looks = _own_boxes(poses), None if image_rgb is None else clothes(poses, image_rgb)
         alike, overlaps = _alike(poses, scales), nms.iou_matrix(boxes, boxes)
         crowded = (overlaps - np.eye(len(poses)) > _CROWDED).any(axis=1)
-        for place, index in self._pairs(poses, scales, boxes, alike, looks, crowded, seconds):
+        for place, index in self._pairs(poses, scales, boxes, alike, looks, seconds):
             track = self.tracks[place]
             track.see(poses.keypoints_xy[index], poses.keypoint_scores[index], boxes[index], seconds)
             if looks is not None and not crowded[index]:
@@ -155,7 +157,7 @@ class Tracker:
         self._next_id += 1
         return self.tracks[-1].track_id
 
-    def _pairs(self, poses: Poses, scales, boxes, alike, looks, crowded, seconds: float) -> list[tuple[int, int]]:
+    def _pairs(self, poses: Poses, scales, boxes, alike, looks, seconds: float) -> list[tuple[int, int]]:
         """Returns pairs (index of a track, index of a pose), the best first."""
         affinities = np.zeros((len(self.tracks), len(poses)))
         for place, track in enumerate(self.tracks):
@@ -168,7 +170,7 @@ class Tracker:
                 own = nms.similarity(squared, scales[index] * doubt**2, sigmas).mean()
                 affinities[place, index] = (own + ious[index]) / 2
             if looks is not None and track.looks is not None:
-                affinities[place] += np.where(crowded, _HIDDEN, 1.0) * _COLOURS * (looks @ track.looks - _USUAL)
+                affinities[place] += _COLOURS * (looks @ track.looks - _USUAL)
         pairs, places, taken = [], set(), []
         absences = np.array([seconds - track.seconds for track in self.tracks])
         ranks = affinities - _LOST * (1 - np.exp(-absences / _LOSING))[:, None]
