@@ -18,10 +18,12 @@ from kpzoo.inference.pictures import Picture, Video
 from kpzoo.inference.prediction import Prediction
 from kpzoo.inference.smoothing import Smoother
 from kpzoo.inference.tracking import Tracker
+from kpzoo.nms import iou_matrix
 from kpzoo.pose_model import Preset
 from kpzoo.poses import Poses
 
 SEGMENT = 64  # frames, at least
+_SAME = 0.5  # IoU from which two boxes are of one person
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class _Loop:
         self.given, self.networks, self.options = boxes_xywh, networks, options
         self.follows = options.every > 1 and not options.interpolate and boxes_xywh is None
         self.tracker, self.smoother = Tracker(), Smoother()
-        self.num_frames, self.box_scores, self.key, self.waiting = 0, {}, None, []
+        self.num_frames, self.box_scores, self.carried, self.key, self.waiting = 0, {}, [], None, []
         self.asked = 0
         if state is not None:
             self._restore(state)
@@ -172,9 +174,9 @@ class _Loop:
                 yield BoxedPicture(picture, *self._followed(picture))
 
     def _followed(self, picture: Picture) -> batching.Boxes:
-        """Returns boxes around the poses that the tracked people should have by now."""
+        """Returns boxes around the poses that tracked people should have by now, and the last boxes of other people."""
         height, width = picture.image.shape[:2]
-        boxes, scores = [], []
+        boxes, scores = [np.array(box) for *box, _ in self.carried], [score for *_, score in self.carried]
         for track in self.tracker.tracks:
             if track.track_id in self.box_scores:
                 x, y, w, h = track.box_xywh(picture.seconds)
@@ -203,10 +205,14 @@ class _Loop:
         return [self._smoothed(result) for result in [*results, key]]
 
     def _remember(self, tracked: Poses, box_scores: np.ndarray, is_key: bool) -> None:
-        """Keeps the scores of the boxes of the people who were seen since the detector ran, for their next boxes."""
+        """Keeps what the next boxes need: scores of the boxes of identities, and boxes of people without identity."""
         seen = zip(tracked.track_ids.tolist(), box_scores.tolist(), strict=True)
         before = {} if is_key else self.box_scores
         self.box_scores = {**before, **{track_id: score for track_id, score in seen if track_id >= 0}}
+        alone, known = (tracked.track_ids < 0) & (tracked.instance == 0), tracked.track_ids >= 0
+        overlaps = iou_matrix(tracked.boxes_xywh, tracked.boxes_xywh[known]).max(axis=1, initial=0)
+        rows = np.flatnonzero(alone & (overlaps < _SAME))
+        self.carried = [[*tracked.boxes_xywh[row].tolist(), float(box_scores[row])] for row in rows]
 
     def _smoothed(self, result: Prediction) -> Prediction:
         if not self.options.smooth:
@@ -216,6 +222,7 @@ class _Loop:
     def _state(self) -> dict:
         state = {"num_frames": self.num_frames, "tracker": self.tracker.state(), "smoother": self.smoother.state()}
         state["box_scores"] = {str(key): score for key, score in self.box_scores.items()}
+        state["carried"] = self.carried
         if self.key is not None:
             number = self.key.picture.image_id
             state["key"] = {"seconds": self.key.picture.seconds, "poses": self.key.poses.to_coco(number)}
@@ -225,6 +232,7 @@ class _Loop:
         self.num_frames, self.tracker = state["num_frames"], Tracker.from_state(state["tracker"])
         self.smoother.restore(state["smoother"])
         self.box_scores = {int(key): score for key, score in state["box_scores"].items()}
+        self.carried = state["carried"]
         if "key" in state:
             skeleton = self.networks.preset.skeleton
             poses = Poses.from_coco(state["key"]["poses"], skeleton)
