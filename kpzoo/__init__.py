@@ -19,10 +19,13 @@ _FUNCTIONS = {
     "stream": "kpzoo.inference",
     "predict_to_folder": "kpzoo.inference",
     "detect_to_file": "kpzoo.inference",
+    "watch": "kpzoo.inference",
     "evaluate": "kpzoo.evaluation",
     "score": "kpzoo.evaluation",
     "score_boxes": "kpzoo.evaluation",
+    "score_tracks": "kpzoo.evaluation",
     "Preset": "kpzoo.pose_model",
+    "Poses": "kpzoo.poses",
 }
 _MODULES = [
     "convert",

@@ -3,7 +3,7 @@
 Limbs are blue on the person's left side, orange on the right and white in the middle, colours that are distinguishable
 with any colour vision. Opacity shows the confidence. Further persons of a box (instance 1 and above) have dashed limbs,
 rings as keypoints and another colour of the outline. Limbs can be coloured by instance, or in one colour, instead. Line
-widths depend on the size of the person and of the image.
+widths depend on the size of the person and of the image. The identities of a video have twelve colours.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,11 @@ from kpzoo.skeletons import Skeleton
 COLOURS = {-1: (86, 180, 233), 1: (230, 159, 0), 0: (245, 245, 245)}  # left, right, middle
 ACCENTS = ((20, 20, 20), (204, 60, 140), (0, 158, 115), (240, 228, 66))  # outlines by instance, repeated
 INSTANCES = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66))  # limbs by instance, repeated
+
+# Limbs by identity, repeated: Okabe & Ito's colours, then lighter and darker ones.
+TRACKS = (*INSTANCES, (213, 94, 0), (204, 121, 167), (0, 114, 178), (160, 220, 200))
+TRACKS += ((250, 200, 150), (150, 110, 220), (120, 190, 60), (240, 130, 130))
+_LOST = (150, 150, 150)  # limbs of a pose without an identity
 
 _SHIFT = 4  # coordinates are passed to OpenCV in sixteenths of a pixel
 _FONT, _CAPITAL = cv2.FONT_HERSHEY_DUPLEX, 22  # its capitals are 22 pixels high at scale 1
@@ -44,6 +49,7 @@ def draw_poses(
     boxes_xywh: np.ndarray | None = None,
     instance: np.ndarray | None = None,
     scores: np.ndarray | None = None,
+    track_ids: np.ndarray | None = None,
     min_score: float = 0.2,
     colour_by: str | tuple[int, int, int] = "side",
 ) -> Picture:
@@ -57,11 +63,14 @@ def draw_poses(
         boxes_xywh: (P, 4) boxes to draw, in image pixels.
         instance: (P,) int index of the person in the box; default: 0.
         scores: (P,) scores of the poses. The best pose is drawn on top, and boxes are labelled with the scores.
+        track_ids: (P,) int identities, which boxes are labelled with; -1 for a pose without one.
         min_score: See `keypoint_scores`.
-        colour_by: What the colours of limbs show: "side" or "instance"; or one RGB colour for all limbs.
+        colour_by: What the colours of limbs show: "side", "instance" or "track", which needs `track_ids`; or one RGB
+            colour for all limbs.
     """
-    if isinstance(colour_by, str) and colour_by not in ("side", "instance"):
-        raise unknown("meaning of colours", colour_by, ["side", "instance"])
+    meanings = ["side", "instance", *([] if track_ids is None else ["track"])]
+    if isinstance(colour_by, str) and colour_by not in meanings:
+        raise unknown("meaning of colours", colour_by, meanings)
     canvas = np.array(image_rgb, np.uint8, order="C")
     keypoints_xy, keypoint_scores = np.asarray(keypoints_xy, float), np.asarray(keypoint_scores, float)
     num_poses = len(keypoints_xy)
@@ -75,12 +84,13 @@ def draw_poses(
     visible = np.isfinite(keypoints_xy).all(-1) & (keypoint_scores >= min_score)
     boxes = []
     if boxes_xywh is not None:
-        labels = [""] * num_poses if scores is None else [f"{score:.2f}" for score in scores]
         accents = [ACCENTS[one % len(ACCENTS)] for one in instance]
+        labels = _labels(num_poses, scores, track_ids)
         boxes = _draw_boxes(canvas, [(boxes_xywh[index], accents[index], labels[index]) for index in order])
     for index in order:
         pose = keypoints_xy[index], keypoint_scores[index], visible[index]
-        _draw_pose(canvas, *pose, skeleton, *_palette(colour_by, instance[index]), dashed=instance[index] > 0)
+        palette = _palette(colour_by, instance[index], None if track_ids is None else track_ids[index])
+        _draw_pose(canvas, *pose, skeleton, *palette, dashed=instance[index] > 0)
     _draw_labels(canvas, boxes)
     return canvas.view(Picture)
 
@@ -139,8 +149,18 @@ def before_after(left: np.ndarray, right: np.ndarray, captions: tuple[str, str] 
     return contact_sheet([left, right], 2, captions, tuple(np.maximum(left.shape[:2], right.shape[:2]).tolist()))
 
 
-def _palette(colour_by: str | tuple, instance: int) -> tuple[tuple, dict[int, tuple]]:
+def _labels(num_poses: int, scores: np.ndarray | None, track_ids: np.ndarray | None) -> list[str]:
+    """Returns the labels of boxes: the identity and the score, as far as they are given."""
+    texts = [""] * num_poses if scores is None else [f"{score:.2f}" for score in scores]
+    if track_ids is None:
+        return texts
+    return [text if one < 0 else f"#{one} {text}".strip() for one, text in zip(track_ids, texts, strict=True)]
+
+
+def _palette(colour_by: str | tuple, instance: int, track_id: int | None) -> tuple[tuple, dict[int, tuple]]:
     """Returns the colour of outlines, and the colours of limbs and keypoints by side."""
+    if colour_by == "track":
+        return ACCENTS[0], dict.fromkeys(COLOURS, _LOST if track_id < 0 else TRACKS[track_id % len(TRACKS)])
     if colour_by == "instance":
         return ACCENTS[0], dict.fromkeys(COLOURS, INSTANCES[instance % len(INSTANCES)])
     if colour_by != "side":

@@ -1,12 +1,12 @@
 """The result of inference: the poses in one image, in image pixels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
-from kpzoo import drawing, images
+from kpzoo import drawing, images, pose_formats
 from kpzoo.errors import UserError
 from kpzoo.skeletons import Skeleton
 
@@ -23,6 +23,7 @@ class Poses:
         instance: (P,) int index of the person in the box, λ in the MIPNet paper: 0 is the centred person. Always 0 for
             models with a single instance.
         skeleton: Names and links of the K keypoints.
+        track_ids: (P,) int identities of the people in a video, -1 for a pose without one; None if nobody was tracked.
 
     >>> from kpzoo.skeletons import COCO17
     >>> poses = Poses.empty(COCO17)
@@ -36,6 +37,7 @@ class Poses:
     boxes_xywh: np.ndarray
     instance: np.ndarray
     skeleton: Skeleton
+    track_ids: np.ndarray | None = None
 
     def __post_init__(self):
         num_poses, num_keypoints = len(self.keypoints_xy), self.skeleton.num_keypoints
@@ -46,8 +48,9 @@ class Poses:
             "boxes_xywh": (num_poses, 4),
             "instance": (num_poses,),
         }
+        expected |= {} if self.track_ids is None else {"track_ids": (num_poses,)}
         for name, shape in expected.items():
-            array = np.asarray(getattr(self, name), int if name == "instance" else float)
+            array = np.asarray(getattr(self, name), int if name in _WHOLE else float)
             if array.shape != shape:
                 raise UserError(
                     f"Poses of skeleton {self.skeleton.name!r} need {name} of shape {shape} for keypoints_xy of "
@@ -64,13 +67,18 @@ class Poses:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Poses"]) -> "Poses":
-        """Returns the poses of several results of the same image and skeleton, in order."""
+        """Returns the poses of several results of the same image and skeleton, in order.
+
+        If only some of them were tracked, the poses of the others have the identity -1.
+        """
         names = sorted({part.skeleton.name for part in parts})
         if len(names) != 1:
             received = f"Received: {len(parts)} parts of skeletons {names}"
             raise UserError(f"Only poses of the same skeleton can be concatenated. {received}.")
         arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in _ARRAYS)
-        return cls(*arrays, parts[0].skeleton)
+        tracked = any(part.track_ids is not None for part in parts)
+        ids = [np.full(len(part), -1) if part.track_ids is None else part.track_ids for part in parts]
+        return cls(*arrays, parts[0].skeleton, np.concatenate(ids) if tracked else None)
 
     def __len__(self) -> int:
         return len(self.keypoints_xy)
@@ -78,7 +86,8 @@ class Poses:
     def __getitem__(self, keep: "int | slice | Sequence | np.ndarray") -> "Poses":
         """Returns the poses selected by an index, a slice, an array of indices or a (P,) boolean mask."""
         rows = np.atleast_1d(np.arange(len(self))[keep])
-        return Poses(*(getattr(self, name)[rows] for name in _ARRAYS), self.skeleton)
+        track_ids = None if self.track_ids is None else self.track_ids[rows]
+        return Poses(*(getattr(self, name)[rows] for name in _ARRAYS), self.skeleton, track_ids)
 
     def __repr__(self) -> str:
         mean = f", mean score {self.scores.mean():.2f}" if len(self) else ""
@@ -91,7 +100,7 @@ class Poses:
         *,
         min_score: float = 0.2,
         boxes: bool = True,
-        colour_by: str | tuple[int, int, int] = "side",
+        colour_by: str | tuple[int, int, int] | None = None,
     ) -> drawing.Picture:
         """Returns the image with the poses drawn on it, which notebooks display, and writes it if `path` is given.
 
@@ -100,9 +109,12 @@ class Poses:
             path: File to write, ending in .jpg, .png, .bmp or .webp.
             min_score: Keypoints with a lower score are not drawn.
             boxes: Whether to draw the boxes and the scores of the poses.
-            colour_by: What the colours show: "side" (left or right) or "instance" (index of the person in the box); or
-                one RGB colour for all limbs.
+            colour_by: What the colours show: "side" (left or right), "instance" (index of the person in the box) or
+                "track" (identity in a video); or one RGB colour for all limbs. Default: "track" for poses with
+                identities, else "side".
         """
+        if colour_by is None:
+            colour_by = "side" if self.track_ids is None else "track"
         picture = drawing.draw_poses(
             images.as_image(image),
             self.keypoints_xy,
@@ -111,6 +123,7 @@ class Poses:
             boxes_xywh=self.boxes_xywh if boxes else None,
             instance=self.instance,
             scores=self.scores,
+            track_ids=self.track_ids,
             min_score=min_score,
             colour_by=colour_by,
         )
@@ -121,6 +134,7 @@ class Poses:
     def to_coco(self, image_id: int | str, category_id: int = 1) -> list[dict]:
         """Returns COCO results, a dict per pose: `keypoints` [x, y, score] * K, `score`, `instance`, `box_image_xywh`.
 
+        Poses of a tracked video also have `track_id`, which is None for a pose without an identity.
         There is no `bbox`: COCO's tools would use its area for the pose instead of that of the keypoints, and APM and
         APL would differ from those of `kpzoo.evaluate`.
         """
@@ -134,21 +148,88 @@ class Poses:
                 )
         columns = [array.tolist() for array in (keypoints, self.scores, self.boxes_xywh, self.instance)]
         image = dict(image_id=image_id, category_id=category_id)
-        return [
+        rows = [
             {**image, "keypoints": sum(joints, []), "score": score, "instance": instance, "box_image_xywh": box}
             for joints, score, box, instance in zip(*columns, strict=True)
         ]
+        if self.track_ids is None:
+            return rows
+        ids = [None if track_id < 0 else track_id for track_id in self.track_ids.tolist()]
+        return [{**row, "track_id": track_id} for row, track_id in zip(rows, ids, strict=True)]
+
+    @classmethod
+    def from_coco(cls, rows: Sequence[Mapping], skeleton: Skeleton) -> "Poses":
+        """Returns the poses of one image from COCO results or annotations, such as those of `to_coco`.
+
+        Args:
+            rows: Dicts with `keypoints` [x, y, score] * K and, optionally, `score`, `instance`, `track_id` and the box,
+                `box_image_xywh` or `bbox`. The default box is the extent of the keypoints.
+            skeleton: Skeleton of the K keypoints.
+
+        Raises:
+            UserError: If the rows are of several images, or have another number of keypoints.
+        """
+        return cls(**pose_formats.from_coco(rows, skeleton))
+
+    def to_supervision(self):
+        """Returns `supervision.KeyPoints`, with `score`, `instance`, `box_xywh` and `track_id` as `data`.
+
+        Raises:
+            UserError: If supervision is not installed.
+        """
+        return pose_formats.to_supervision(self)
+
+    def to_pandas(self, image: str | int = ""):
+        """Returns a `pandas.DataFrame` with the columns of `csv_header` and a row per pose.
+
+        Args:
+            image: Name or number of the image, for the first column.
+
+        Raises:
+            UserError: If pandas is not installed.
+        """
+        return pose_formats.to_pandas(self, image)
+
+    def to_fiftyone(self, image_hw: tuple[int, int], label: str = "person") -> dict:
+        """Returns the JSON of a `fiftyone.Keypoints` label: `fiftyone.Keypoints.from_dict(label)` reads it.
+
+        Args:
+            image_hw: (height, width) of the image in pixels: FiftyOne's positions are shares of them.
+            label: Label of each person. The `index` of a person is the identity in a video.
+        """
+        return pose_formats.to_fiftyone(self, image_hw, label)
+
+    def to_openpose(self) -> dict:
+        """Returns the content of an OpenPose JSON file with the 25 keypoints of BODY_25, for tools that read these.
+
+        Keypoints that the skeleton lacks, such as those of the feet, are 0, 0, 0. The neck is the middle of the
+        shoulders, as in OpenPose. `person_id` is the identity in a video, else -1.
+
+        Raises:
+            UserError: If the skeleton has no shoulders or hips.
+        """
+        return pose_formats.to_openpose(self)
 
     @staticmethod
-    def csv_header(skeleton: Skeleton) -> list[str]:
-        """Returns the column names of `to_csv`."""
+    def csv_header(skeleton: Skeleton, tracked: bool = False) -> list[str]:
+        """Returns the column names of `to_csv`, with `track_id` for poses of a tracked video."""
         joints = [f"{name}_{what}" for name in skeleton.keypoints for what in ("x", "y", "score")]
-        return ["image", "pose", "instance", "score", "box_x", "box_y", "box_width", "box_height", *joints]
+        ids = ["track_id"] if tracked else []
+        return ["image", "pose", "instance", *ids, "score", "box_x", "box_y", "box_width", "box_height", *joints]
 
     def to_csv(self, image: str | int) -> list[list]:
-        """Returns one row per pose, in the columns of `csv_header`, for `csv.writer(file).writerows`."""
-        poses = zip(self.to_coco(image), range(len(self)), strict=True)
-        return [[image, index, p["instance"], p["score"], *p["box_image_xywh"], *p["keypoints"]] for p, index in poses]
+        """Returns one row per pose, in the columns of `csv_header`, for `csv.writer(file).writerows`.
+
+        The `track_id` of a pose without an identity is empty.
+        """
+        return [csv_row(image, index, row) for index, row in enumerate(self.to_coco(image))]
 
 
-_ARRAYS = [field.name for field in fields(Poses) if field.name != "skeleton"]
+def csv_row(image: str | int, index: int, row: dict) -> list:
+    """Returns the row of a table for one of the results of `Poses.to_coco`."""
+    ids = [row["track_id"]] if "track_id" in row else []
+    return [image, index, row["instance"], *ids, row["score"], *row["box_image_xywh"], *row["keypoints"]]
+
+
+_WHOLE = ("instance", "track_ids")
+_ARRAYS = [field.name for field in fields(Poses) if field.name not in ("skeleton", "track_ids")]

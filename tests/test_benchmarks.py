@@ -150,6 +150,17 @@ def test_the_input_benchmark_times_the_loop_the_stream_and_each_stage(no_peaks, 
     assert "The photos are those of drawn, split train" in text
 
 
+def test_the_tracking_benchmark_compares_trackers_and_ways_through_a_video(no_peaks, capsys):
+    import tracking
+
+    tracking.main(["--frames", "7", "--people", "2", "--videos", "1", "--models", "cpn_nano", "--rounds", "1"])
+    text = capsys.readouterr().out
+    rows = [line for line in text.splitlines() if line.startswith(("| cpn_nano |", "| drawn, 2% noise"))]
+    assert len(rows) == 2 * len(tracking.TRACKERS)
+    for part in (*tracking.WAYS, "identity switches", "jitter of still joints", "lag of moving joints"):
+        assert part in text
+
+
 def test_the_detector_benchmark_times_both_detectors_from_the_same_files(no_peaks, tmp_path, capsys):
     import detector
 

@@ -15,7 +15,19 @@ PACKAGE = Path(__file__).resolve().parents[1] / "kpzoo"
 # they are siblings, which do not import each other.
 ORDER = [
     ["errors", "keras_setup", "lazy", "progress", "geometry", "html"],
-    ["skeletons", "files", "keras_batches", "replicas", "heatmaps", "nms", "boxes", "images", "crops"],
+    [
+        "skeletons",
+        "files",
+        "pose_formats",
+        "keras_batches",
+        "replicas",
+        "heatmaps",
+        "nms",
+        "boxes",
+        "images",
+        "video_file",
+        "crops",
+    ],
     ["drawing", "pose_model"],
     ["poses", "losses", "weights", "data"],
     ["models", "scenes", "inference", "convert"],
@@ -36,6 +48,7 @@ WITHOUT_TENSORFLOW += [
     "data.coco",
 ]
 WITHOUT_TENSORFLOW += ["data.results", "data.files", "scenes.drawn", "scenes.composed", "evaluation.scoring"]
+WITHOUT_TENSORFLOW += ["scenes.drawn_video", "evaluation.identities", "inference.tracking", "inference.smoothing"]
 
 
 def module(path: Path) -> str:

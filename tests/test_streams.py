@@ -3,11 +3,13 @@
 import json
 import re
 import warnings
+from itertools import pairwise
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import kpzoo
 from kpzoo import geometry, inference, progress
@@ -145,7 +147,7 @@ def test_boxes_of_many_pictures_share_full_batches_and_come_back_in_order(model)
     boxes = [np.c_[rng.uniform(0, 30, (count, 2)), rng.uniform(20, 40, (count, 2))] for count in counts]
     images = [noise(seed, (50 + 10 * seed, 90)) for seed in range(5)]
     rule = geometry.CROP_RULES["cpn"]
-    looked = batching.with_boxes(pictures.open_source(images), boxes, None, 1)
+    looked = batching.with_boxes(pictures.open_source(images), boxes, None)
     assert [len(batch) for batch in batching.batches(looked, rule, (64, 64), 7)] == [7, 7, 3]
     found = [one.poses for one in kpzoo.stream(model, images, boxes, batch_size=7, flip=False)]
     assert [len(poses) for poses in found] == counts
@@ -160,7 +162,7 @@ def test_boxes_of_many_pictures_share_full_batches_and_come_back_in_order(model)
 def test_pictures_do_not_pile_up_behind_one_that_waits_for_its_batch():
     boxes = [np.array([[0.0, 0, 20, 20]])] + [np.zeros((0, 4))] * 50
     opened = pictures.open_source([noise(0)] * 51)
-    looked = batching.with_boxes(opened, boxes, None, 1)
+    looked = batching.with_boxes(opened, boxes, None)
     first = next(batching.batches(looked, geometry.CROP_RULES["cpn"], (64, 64), 8))
     assert len(first) == 1
     assert len(first.started) == 17
@@ -216,13 +218,30 @@ def test_a_word_names_the_detector_and_a_box_file_knows_pictures_by_their_names(
 
 
 @pytest.mark.parametrize(("every", "asked"), [(1, list(range(12))), (5, [0, 5, 10]), (99, [0])])
-def test_boxes_are_carried_between_the_frames_that_the_detector_sees(model, tmp_path, every, asked):
+def test_boxes_follow_the_poses_between_the_frames_that_the_detector_sees(model, tmp_path, every, asked):
     video, detector = write_video(tmp_path / "v.avi"), Counting()
-    found = list(inference.stream(model, video, detector=detector, every=every, flip=False))
+    predictor = kpzoo.Predictor(model, detector=detector)
+    joints = np.random.default_rng(0).uniform((20, 12), (44, 52), (17, 2)).astype(np.float32)  # of a crop
+    predictor._function = lambda crops, flip: (np.tile(joints, (len(crops), 1, 1, 1)), tf.ones((len(crops), 1, 17)))
+    found = list(predictor.stream(video, every=every))
     assert detector.asked == asked
     assert [one.picture.name for one in found] == [str(number) for number in range(12)]
-    expected = [5.0 + sum(number >= first for first in asked) for number in range(12)]
-    assert [one.poses.boxes_xywh[0, 0] for one in found] == expected
+    for call, number in enumerate(asked, start=1):
+        assert found[number].poses.boxes_xywh[0, 0] == 5.0 + call
+    for before, one in pairwise(found if every > 1 else []):
+        if one.picture.image_id not in asked:
+            (x, y, w, h), joints = one.poses.boxes_xywh[0], before.poses.keypoints_xy[0]
+            low, high = np.clip(joints.min(0), 0, (80, 60)), np.clip(joints.max(0), 0, (80, 60))
+            assert (np.array([x, y]) <= low).all() and (np.array([x + w, y + h]) >= high).all()
+            assert w * h < 2.5 * np.prod(high - low)
+
+
+def test_boxes_stay_where_they_were_for_poses_without_keypoints(model, tmp_path):
+    video, detector = write_video(tmp_path / "v.avi"), Counting()
+    predictor = kpzoo.Predictor(model, detector=detector)
+    predictor._function = lambda crops, flip: (np.ones((len(crops), 1, 17, 2), "f"), tf.zeros((len(crops), 1, 17)))
+    found = list(predictor.stream(video, every=5))
+    assert [one.poses.boxes_xywh[0, 0] for one in found] == [6.0] * 5 + [7.0] * 5 + [8.0] * 2
 
 
 def test_broken_and_missing_frames_are_counted_and_the_others_are_read(tmp_path):

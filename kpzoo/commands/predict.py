@@ -17,6 +17,7 @@ from kpzoo.commands.parsing import (
 from kpzoo.errors import UserError
 
 DEFAULT_MODEL = "cpn_nano"
+_OF_FOLDERS = ("overwrite", "resume", "no_pictures", "show_nms", "gallery", "openpose", "json")
 
 
 def add(commands) -> None:
@@ -28,12 +29,17 @@ def add(commands) -> None:
         "source", help="an image, folder, glob such as 'photos/*.jpg', video, rtsp:// or http:// stream, or webcam"
     )
     add_model_arguments(parser, default=DEFAULT_MODEL)
-    parser.add_argument("--out", required=True, help="output folder; an interrupted run resumes")
+    parser.add_argument("--out", help="output folder; an interrupted run resumes. Optional with --show")
+    parser.add_argument("--resume", action="store_true", help="an error if there is no run to resume")
     parser.add_argument("--overwrite", action="store_true", help="start again whatever the folder contains")
     parser.add_argument("--no-pictures", action="store_true", help="do not draw the poses")
     parser.add_argument(
         "--show-nms", action="store_true", help="also draw the poses before and after OKS-NMS, side by side"
     )
+    text = "write gallery.html, a page of thumbnails and scores that opens without a server"
+    parser.add_argument("--gallery", action="store_true", help=text)
+    text = "write an OpenPose JSON file for each image or frame, to OUT/openpose"
+    parser.add_argument("--openpose", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help="print a summary as JSON")
     add_pass_arguments(parser, batch_size=16)
     parser.add_argument(
@@ -45,12 +51,31 @@ def add(commands) -> None:
     add_detector_arguments(people)
     text = "person box in pixels, applied to every image; repeatable; disables the detector"
     people.add_argument("--box", type=float, nargs=4, action="append", metavar=("X", "Y", "W", "H"), help=text)
-    people.add_argument("--every", type=positive, metavar="N", help="run the detector on every N-th frame of a video")
+    moving = parser.add_argument_group("videos")
+    text = "run the detector on every N-th frame; between them boxes follow the poses"
+    moving.add_argument("--every", type=positive, metavar="N", help=text)
+    text = "run no network between every N-th frame; the poses there are interpolated. Includes --track"
+    moving.add_argument("--interpolate", action="store_true", help=text)
+    text = "give people identities: track_id in results.json and poses.csv, and the colours of the drawing"
+    moving.add_argument("--track", action="store_true", help=text)
+    moving.add_argument("--smooth", action="store_true", help="smooth the joints of people. Includes --track")
+    text = "show the poses in a window, with frames per second, until q or Esc; needs opencv-python"
+    moving.add_argument("--show", action="store_true", help=text)
 
 
 def _check(args) -> None:
-    """Raises an error for options that would have no effect."""
-    given = [f"--{name.replace('_', '-')}" for name in (*OPTIONS, "every") if getattr(args, name) is not None]
+    """Raises an error for options that would have no effect, and if there is no output."""
+    if args.out is None and not args.show:
+        raise UserError("There is no output. Add --out FOLDER, or --show to watch a video in a window.")
+    if args.out is None:
+        unused = [f"--{name.replace('_', '-')}" for name in _OF_FOLDERS if getattr(args, name)]
+        if unused:
+            raise UserError(f"{', '.join(unused)} need --out FOLDER.")
+    if args.gallery and args.no_pictures:
+        raise UserError("--gallery shows the drawings. Drop it, or --no-pictures.")
+    thinned = args.every is not None and not args.interpolate
+    given = [f"--{name.replace('_', '-')}" for name in OPTIONS if getattr(args, name) is not None]
+    given += ["--every"] if thinned else []
     if args.box and given:
         raise UserError(f"--box disables the detector. Drop {', '.join(given)}, or --box.")
     check_detector_arguments(args)
@@ -58,29 +83,43 @@ def _check(args) -> None:
 
 def _run(args) -> int:
     _check(args)
-    from kpzoo.inference import pictures
+    from kpzoo.inference import pictures, window
 
     source = pictures.open_source(args.source)
+    if args.show:
+        window.check(source)
     import_tensorflow()
     detector = None if args.box else make_detector(args)
     model = load_model(args)
     from kpzoo import inference
-    from kpzoo.inference import bulk
 
-    summary = bulk.predict_to_folder(
+    options = dict(
+        detector=detector,
+        flip=not args.no_flip,
+        nms=inference.POSE_NMS if args.pose_nms is None else args.pose_nms,
+        batch_size=args.batch_size,
+        precision=args.precision,
+        every=args.every or 1,
+        track=args.track,
+        smooth=args.smooth,
+        interpolate=args.interpolate,
+    )
+    if args.out is None:
+        print(f"{inference.watch(model, source, args.box, **options)} frames")
+        return 0
+    summary = inference.predict_to_folder(
         model,
         source,
         args.out,
         args.box,
-        detector=detector,
         pictures=not args.no_pictures,
         show_nms=args.show_nms,
         overwrite=args.overwrite,
-        flip=not args.no_flip,
-        nms=inference.POSE_NMS if args.pose_nms is None else args.pose_nms,
-        batch_size=args.batch_size,
-        every=args.every or 1,
-        precision=args.precision,
+        resume=args.resume,
+        gallery=args.gallery,
+        openpose=args.openpose,
+        show=args.show,
+        **options,
     )
     if not summary.num_poses and summary.num_pictures and not args.detector and not args.box:
         print(f"kpzoo: {inference.NO_PERSON}", file=sys.stderr)

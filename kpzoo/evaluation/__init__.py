@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "KEPT_IOUS": "kpzoo.evaluation.evaluator",
         "score": "kpzoo.evaluation.scoring",
         "score_boxes": "kpzoo.evaluation.box_scoring",
+        "score_tracks": "kpzoo.evaluation.identities",
         "prediction_sheet": "kpzoo.evaluation.sheets",
         "heatmap_sheet": "kpzoo.evaluation.sheets",
         "progress_sheet": "kpzoo.evaluation.sheets",

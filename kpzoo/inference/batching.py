@@ -11,11 +11,12 @@ import tensorflow as tf
 
 from kpzoo import crops, geometry, keras_setup
 from kpzoo.errors import UserError
-from kpzoo.inference.pictures import Picture, Pictures, Video
+from kpzoo.inference.pictures import Picture, Pictures
 
 _WAITING_PIXELS = 100_000_000  # in images that wait for a full batch; above it the batch is run as it is
 
 Boxes = tuple[np.ndarray, np.ndarray]  # (P, 4) in image pixels, (P,) scores
+NO_BOXES = np.zeros((0, 4)), np.zeros(0)
 Detect = Callable[[np.ndarray, int | str], Boxes]
 
 
@@ -61,36 +62,36 @@ class Batch:
         return sum(image.shape[0] * image.shape[1] for image in images if image is not None)
 
 
-def with_boxes(source: Pictures | Video, boxes_xywh, detect: Detect | None, every: int) -> Iterator[BoxedPicture]:
-    """Yields the images of a source with their boxes, which are given or detected.
+def with_boxes(source: Pictures, boxes_xywh, detect: Detect | None) -> Iterator[BoxedPicture]:
+    """Yields images with their boxes, which are given or detected.
 
     Args:
-        source: Images or a video.
+        source: The images.
         boxes_xywh: (P, 4) boxes for every image; a list with one (P, 4) array per image; None to detect them.
         detect: Returns the boxes and scores in an image, given the image and its key. Unused if boxes are given.
-        every: Detect in every N-th frame of a video only; the frames between use the last boxes.
     """
-    if every > 1 and not isinstance(source, Video):
-        raise UserError(f"`every=` must be 1 for images: only frames of a video share boxes. Received: {every}.")
     each = _for_each(boxes_xywh)
-    if each is not None and (isinstance(source, Video) or len(each) != len(source)):
-        wanted = "one (P, 4) array for a video" if isinstance(source, Video) else f"{len(source)} arrays (P, 4)"
-        raise UserError(f"`boxes_xywh=` must be {wanted}. Received: a list of {len(each)}.")
+    if each is not None and len(each) != len(source):
+        raise UserError(f"`boxes_xywh=` must be {len(source)} arrays (P, 4). Received: a list of {len(each)}.")
     shared = checked_boxes(boxes_xywh) if boxes_xywh is not None and each is None else None
-    found = no_boxes = np.zeros((0, 4)), np.zeros(0)
     for index, picture in enumerate(source):
         if picture.image is None:
-            yield BoxedPicture(picture, *no_boxes)
-            continue
-        if boxes_xywh is not None:
-            given = _inside(shared if each is None else each[index], picture)
-            found = given, np.ones(len(given))
-        elif index % every == 0:
-            found = detect(picture.image, picture.key)
-        yield BoxedPicture(picture, *found)
+            yield BoxedPicture(picture, *NO_BOXES)
+        elif boxes_xywh is not None:
+            given = inside(shared if each is None else each[index], picture)
+            yield BoxedPicture(picture, given, np.ones(len(given)))
+        else:
+            yield BoxedPicture(picture, *detect(picture.image, picture.key))
 
 
-def _inside(boxes_xywh: np.ndarray, picture: Picture) -> np.ndarray:
+def shared_boxes(boxes_xywh) -> np.ndarray | None:
+    """Returns the (P, 4) boxes for every frame of a video, None to detect them."""
+    if (each := _for_each(boxes_xywh)) is not None:
+        raise UserError(f"`boxes_xywh=` must be one (P, 4) array for a video. Received: a list of {len(each)}.")
+    return None if boxes_xywh is None else checked_boxes(boxes_xywh)
+
+
+def inside(boxes_xywh: np.ndarray, picture: Picture) -> np.ndarray:
     """Returns the boxes that overlap the image, with a warning about others."""
     height, width = picture.image.shape[:2]
     low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]

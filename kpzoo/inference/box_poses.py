@@ -28,10 +28,22 @@ def run_boxes(
     pictures: Iterable[batching.BoxedPicture],
     batch_size: int,
     live: bool = False,
+    ahead: bool = True,
 ) -> Iterator[batching.BoxedPicture]:
-    """Yields the images in their order, each when the outputs for all of its boxes are complete."""
+    """Yields the images in their order, each when the outputs for all of its boxes are complete.
+
+    Args:
+        predict_crops: The network.
+        preset: That of the model.
+        pictures: Images with boxes.
+        batch_size: Crops per batch.
+        live: Whether to run a batch after each image.
+        ahead: Whether a thread prepares the next batch while the network runs. If not, and `live`, the next image is
+            asked for when the result of the last has been taken.
+    """
     waiting, sizes = deque(), set()
-    for batch in batching.prefetched(batching.batches(pictures, preset.rules.crop, preset.image_hw, batch_size, live)):
+    batches = batching.batches(pictures, preset.rules.crop, preset.image_hw, batch_size, live)
+    for batch in batching.prefetched(batches) if ahead else batches:
         waiting.extend(batch.started)
         if batch.pieces:
             image = tf.concat([cut for _, cut, _ in batch.pieces], axis=0)

@@ -1,7 +1,7 @@
 """Writes the poses in a folder, video or list of images to disk, in a call that can be interrupted and resumed."""
 
 import zlib
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,15 @@ import kpzoo
 from kpzoo import images
 from kpzoo.errors import UserError
 from kpzoo.images import is_image_object
-from kpzoo.inference import detectors, outputs
+from kpzoo.inference import detectors, frames, openpose_files, outputs, video_run, window
 from kpzoo.inference.boxes import BoxFile
+from kpzoo.inference.gallery import write_gallery
 from kpzoo.inference.pictures import Pictures, Video, open_source
-from kpzoo.inference.predictor import Prediction, Predictor, as_model
+from kpzoo.inference.predictor import Predictor, as_model
 from kpzoo.pose_model import PersonModel, PoseModel, ZooModel
 from kpzoo.progress import Progress
+
+NOT_RESUMABLE = "streams, webcams and videos with drawings of OKS-NMS start again"
 
 
 @dataclass
@@ -25,7 +28,7 @@ class Summary:
 
     Args:
         num_pictures: Images or frames that were processed.
-        num_skipped: Images that were done by an earlier run.
+        num_skipped: Images or frames that were done by an earlier run.
         num_poses: Poses in the processed images.
         num_broken: Frames of a video that could not be read.
         problems: One line for each image that could not be read.
@@ -48,23 +51,36 @@ def predict_to_folder(
     pictures: bool = True,
     show_nms: bool = False,
     overwrite: bool = False,
+    resume: bool = False,
+    gallery: bool = False,
+    openpose: bool = False,
+    show: bool = False,
     every: int = 1,
+    track: bool = False,
+    smooth: bool = False,
+    interpolate: bool = False,
     **options,
 ) -> Summary:
     """Writes the poses in many images or a video to a folder, and prints progress on stderr.
 
-    The same call resumes an interrupted run: images that are done and have not changed are skipped. A video starts
-    again. An image that cannot be read is reported and skipped. See `kpzoo.inference.outputs` for the files.
+    The same call resumes an interrupted run: images that are done and have not changed are skipped. A video file goes
+    on after a frame, with the people's identities; its frames up to there are only read. Streams, webcams and videos
+    with `show_nms` start again. Results are written as they come, whatever the length of a video. An image that cannot
+    be read is reported and skipped. See `kpzoo.inference.outputs` for the files.
 
     Args:
         model: A model of the zoo, its name, or a tag of published weights, see `Predictor`.
         source: See `Predictor.stream`.
         out: The folder.
-        boxes_xywh, every: See `Predictor.stream`.
+        boxes_xywh, every, track, smooth, interpolate: See `Predictor.stream`.
         detector: See `Predictor`.
         pictures: Whether to draw the poses.
         show_nms: Whether to also draw the poses before and after OKS-NMS.
         overwrite: Whether to start again whatever the folder contains.
+        resume: Whether to raise an error if there is no earlier run to resume.
+        gallery: Whether to write `gallery.html`, see `kpzoo.inference.write_gallery`.
+        openpose: Whether to write an OpenPose JSON file for each image or frame, see `Poses.to_openpose`.
+        show: Whether to also show a video in a window, until q or Esc is pressed there.
         **options: `flip`, `nms`, `batch_size` and `precision` of `Predictor`.
 
     Returns:
@@ -76,26 +92,44 @@ def predict_to_folder(
     """
     opened, model = open_source(source), as_model(model)
     detector = None if boxes_xywh is not None else detectors.get(detectors.DEFAULT if detector is None else detector)
-    _check(opened, detector, out)
+    loop = frames.Options(every, track, smooth, interpolate)
+    _check(opened, detector, out, loop, show)
     is_video = isinstance(opened, Video)
+    resumable = not is_video or not (opened.live or show_nms)
+    if resume and (overwrite or not resumable or not outputs.has_run(out)):
+        reason = "it is written anew" if overwrite else "there is no earlier run" if resumable else NOT_RESUMABLE
+        raise UserError(f"Nothing can be resumed in {out}: {reason}.", "Drop `resume=True`.")
     settings = {"video": opened.source if is_video else None, **_settings(model, boxes_xywh, detector, options)}
-    folder = outputs.OutputFolder(out, model.preset.skeleton, settings, resume=not is_video, overwrite=overwrite)
-    summary, run = Summary(), _run_video if is_video else _run_pictures
+    settings |= video_run.settings(opened, loop) if is_video else {}
+    given = dict(video=is_video, tracked=loop.track, resume=resumable, overwrite=overwrite)
+    folder = outputs.OutputFolder(out, model.preset.skeleton, settings, **given)
+    summary, predictor = Summary(), Predictor(model, detector=detector, **options)
     kinds = [outputs.PICTURES] * pictures + [outputs.NMS] * show_nms
     try:
-        run(Predictor(model, detector=detector, **options), opened, folder, summary, kinds, boxes_xywh, every)
+        if is_video:
+            video_run.run(predictor, opened, folder, summary, kinds, boxes_xywh, loop, show)
+        else:
+            _run_pictures(predictor, opened, folder, summary, kinds, boxes_xywh)
     finally:  # also after Ctrl-C
         with closing(folder):
             folder.finish()
+            if openpose:
+                name = opened.name if is_video else None
+                openpose_files.write(folder.path, folder.rows(), folder.skeleton, name)
+    if gallery:
+        write_gallery(out)
     if summary.problems and not summary.num_pictures + summary.num_skipped:
         raise UserError(f"None of the {len(summary.problems)} images can be read. The first: {summary.problems[0]}")
     return summary
 
 
-def _check(opened, detector, out) -> None:
+def _check(opened, detector, out, loop: frames.Options, show: bool) -> None:
     """Raises errors before the run that would otherwise appear during it, or overwrite the images."""
     out = Path(out).expanduser().resolve()
+    if show:
+        window.check(opened)
     if isinstance(opened, Pictures):
+        loop.check_pictures(None)
         folders = {Path(folder).resolve() for folder in opened.folders}
         for drawn in (out / outputs.PICTURES, out / outputs.NMS):
             if drawn.resolve() in folders:
@@ -138,11 +172,7 @@ def _checksum(path: str | Path | None) -> str | None:
     return f"{checksum:08x}"
 
 
-def _drawn(one: Prediction, kind: str) -> np.ndarray:
-    return one.draw_nms() if kind == outputs.NMS else one.poses.draw(one.picture.image)
-
-
-def _run_pictures(predictor, opened: Pictures, folder, summary: Summary, kinds: list[str], boxes_xywh, every) -> None:
+def _run_pictures(predictor, opened: Pictures, folder, summary: Summary, kinds: list[str], boxes_xywh) -> None:
     todo = [
         place
         for place, (entry, listed) in enumerate(zip(opened.entries, opened.listed, strict=True))
@@ -156,14 +186,14 @@ def _run_pictures(predictor, opened: Pictures, folder, summary: Summary, kinds: 
     each = isinstance(boxes_xywh, list | tuple) and any(np.ndim(one) == 2 for one in boxes_xywh)
     if each and len(boxes_xywh) == len(opened):
         boxes_xywh = [boxes_xywh[place] for place in todo]
-    for one in predictor.predictions(opened.at(todo), boxes_xywh, every=every):
+    for one in predictor.predictions(opened.at(todo), boxes_xywh):
         picture = one.picture
         if picture.problem:
             summary.problems += (str(picture.problem),)
             progress.say(f"kpzoo: {picture.problem}")
             continue
         for kind in kinds:
-            images.write_image(folder.picture_path(picture.name, kind), _drawn(one, kind))
+            images.write_image(folder.picture_path(picture.name, kind), video_run.drawn(one, kind))
         file = files[picture.name]
         folder.add(picture.name, picture.image_id, one.poses, None if is_image_object(file) else file)
         summary.num_pictures, summary.num_poses = summary.num_pictures + 1, summary.num_poses + len(one.poses)
@@ -176,26 +206,3 @@ def _is_done(folder: outputs.OutputFolder, name: str, file, kinds: list[str]) ->
         return folder.is_done(name, file, kinds)
     except OSError:  # reported when the image is read
         return False
-
-
-def _run_video(predictor, opened: Video, folder, summary: Summary, kinds: list[str], boxes_xywh, every) -> None:
-    progress = Progress(len(opened), "frames")
-    names = {outputs.PICTURES: f"{opened.name}.mp4", outputs.NMS: f"{opened.name}_nms.mp4"}
-    videos = {kind: outputs.VideoFile(folder.path / names[kind], opened.fps) for kind in kinds}
-    try:
-        for one in predictor.predictions(opened, boxes_xywh, every=every):
-            for kind, video in videos.items():
-                video.add(_drawn(one, kind))
-            folder.add(one.picture.name, one.picture.image_id, one.poses)
-            summary.num_pictures, summary.num_poses = summary.num_pictures + 1, summary.num_poses + len(one.poses)
-            progress.step(len(one.poses))
-        if not opened.num_broken:
-            progress.total = progress.num_done  # the declared number is often a guess
-    finally:
-        summary.num_broken = opened.num_broken
-        progress.close()
-        with ExitStack() as stack:  # closes every file, even if closing another fails
-            for video in videos.values():
-                stack.callback(video.close)
-    if opened.num_broken:
-        progress.say(f"{opened.num_broken} of {opened.num_read + opened.num_broken} frames could not be read")

@@ -1,8 +1,11 @@
 """The output folder of `predict_to_folder`: results as JSON and CSV, drawings or a video, and progress.
 
-OUT/progress.jsonl   one line per image, appended when the image is done, from which an interrupted run resumes
+OUT/progress.jsonl   one line per image, appended when the image is done, from which an interrupted run resumes; for a
+                     video, which resumes after them, also lines with the state of the loop over its frames
 OUT/results.json     a list of COCO results, each with the `file_name` of its image
 OUT/poses.csv        one row per pose, see `Poses.csv_header`
+OUT/openpose/…       an OpenPose JSON file for each image or frame, optional
+OUT/gallery.html     a page of thumbnails and scores, optional
 OUT/pictures/…       the images with their poses, under the same names; OUT/NAME.mp4 for a video
 OUT/nms/…            the poses before and after OKS-NMS, optional; OUT/NAME_nms.mp4 for a video
 """
@@ -11,21 +14,19 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
 from kpzoo import files, images
 from kpzoo.errors import UserError
-from kpzoo.files import naming, writing, written_whole
-from kpzoo.poses import Poses
+from kpzoo.files import naming, writing
+from kpzoo.poses import Poses, csv_row
 from kpzoo.skeletons import Skeleton
 
 REPLACE = "Or replace its contents with `overwrite=True`."
 PROGRESS, RESULTS, TABLE, PICTURES, NMS = "progress.jsonl", "results.json", "poses.csv", "pictures", "nms"
+_STATE, _ROW = b'{"state":', b'{"file_name":'  # starts of lines
 
 
 class OutputFolder:
@@ -37,6 +38,8 @@ class OutputFolder:
         path: A folder, which is created if it does not exist. Else it must be empty or contain an earlier run.
         skeleton: The skeleton of all poses.
         settings: Everything that the poses depend on, as values that JSON can represent.
+        video: Whether the images are frames, which come in order: an earlier run is kept up to the last `state`.
+        tracked: Whether the poses have identities.
         resume: Whether to keep the results of an earlier run.
         overwrite: Whether to start again whatever the folder contains.
 
@@ -51,10 +54,13 @@ class OutputFolder:
         skeleton: Skeleton,
         settings: Mapping[str, Any],
         *,
+        video: bool = False,
+        tracked: bool = False,
         resume: bool = True,
         overwrite: bool = False,
     ):
         self.path, self.skeleton = Path(path).expanduser(), skeleton
+        self.video, self.tracked, self.state = video, tracked, None
         self._progress = self.path / PROGRESS
         foreign = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
         if foreign and not overwrite and not self._progress.exists():
@@ -78,21 +84,32 @@ class OutputFolder:
         files.remove_parts(self.path)
         if not overwrite:
             self._check(settings)
-        lines = self._whole_lines() if resume and not overwrite else []
-        os.truncate(self._progress, sum(map(len, lines)))  # removes an incomplete last line
-        if not lines:
+        kept = self._kept() if resume and not overwrite else 0
+        os.truncate(self._progress, kept)
+        if not kept:
             self._file.write(json.dumps({"settings": settings}) + "\n")
             self._file.flush()
-        self._stamps = {row["file_name"]: row["stamp"] for row in self._latest()}
+        self._stamps = {} if self.video else {row["file_name"]: row["stamp"] for row in self._latest()}
 
-    def _whole_lines(self) -> list[bytes]:
-        lines = self._progress.read_bytes().splitlines(keepends=True)
-        return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
+    def _kept(self) -> int:
+        """Returns the bytes of the lines to keep: all whole lines, or those of a video up to its last state."""
+        position = kept = 0
+        with self._progress.open("rb") as file:
+            for line in file:
+                position += len(line)
+                if not line.endswith(b"\n"):  # an incomplete last line
+                    break
+                if not self.video:
+                    kept = position
+                elif line.startswith(_STATE):
+                    kept, self.state = position, json.loads(line)["state"]
+        return kept
 
     def _check(self, settings: dict) -> None:
-        lines = self._whole_lines()
+        with self._progress.open("rb") as file:
+            line = file.readline()
         try:
-            before = json.loads(lines[0])["settings"] if lines else settings
+            before = json.loads(line)["settings"] if line.endswith(b"\n") else settings
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{self._progress} is damaged. Choose another folder.", REPLACE) from None
         changed = [key for key in {**before, **settings} if before.get(key) != settings.get(key)]
@@ -117,10 +134,27 @@ class OutputFolder:
         """Adds the poses of an image and marks it as done; call it after the drawings are written."""
         row = {"file_name": name, "image_id": image_id, "stamp": stamp(file) if file is not None else None}
         row["poses"] = poses.to_coco(image_id)
+        self._append(row)
+
+    def mark(self, state: Mapping[str, Any]) -> None:
+        """Adds the state after which a run of the video can resume."""
+        self._append({"state": state})
+
+    def _append(self, row: Mapping[str, Any]) -> None:
         line = json.dumps(row, allow_nan=False, separators=(",", ":")) + "\n"
         with naming(self._progress):
             self._file.write(line)
             self._file.flush()
+
+    def rows(self) -> Iterator[dict]:
+        """Yields what `add` wrote for each image or frame: `file_name`, `image_id` and `poses`, as COCO results."""
+        if not self.video:
+            yield from self._latest()
+            return
+        with self._progress.open("rb") as file:
+            for line in file:
+                if line.startswith(_ROW):
+                    yield json.loads(line)
 
     def finish(self) -> None:
         """Writes the results and the table of all images that are done."""
@@ -128,16 +162,13 @@ class OutputFolder:
             self._file.flush()
         with writing(self.path / RESULTS) as results, writing(self.path / TABLE) as table:
             writer = csv.writer(table)
-            writer.writerow(Poses.csv_header(self.skeleton))
+            writer.writerow(Poses.csv_header(self.skeleton, self.tracked))
             separator = "[\n"
-            for row in self._latest():
+            for row in self.rows():
                 for index, pose in enumerate(row["poses"]):
                     pose = {"file_name": row["file_name"], **pose}
                     results.write(separator + json.dumps(pose, separators=(",", ":")))
-                    box = pose["box_image_xywh"]
-                    writer.writerow(
-                        [row["file_name"], index, pose["instance"], pose["score"], *box, *pose["keypoints"]]
-                    )
+                    writer.writerow(csv_row(row["file_name"], index, pose))
                     separator = ",\n"
             results.write("[]\n" if separator == "[\n" else "\n]\n")
 
@@ -159,66 +190,12 @@ class OutputFolder:
                 yield json.loads(file.readline())
 
 
+def has_run(path: str | Path) -> bool:
+    """Returns whether a folder has an earlier run."""
+    return (Path(path).expanduser() / PROGRESS).is_file()
+
+
 def stamp(file: str | Path) -> list[int]:
     """Returns the size of a file in bytes and its modification time in nanoseconds."""
     status = os.stat(Path(file).expanduser())
     return [status.st_size, status.st_mtime_ns]
-
-
-class VideoFile:
-    """An .mp4 file, which appears under its name when it is closed. All frames are resized to the size of the first.
-
-    Args:
-        path: The file, ending in .mp4.
-        fps: Frames per second.
-    """
-
-    def __init__(self, path: str | Path, fps: float):
-        self.path, self.fps, self._writer, self._size = Path(path), fps, None, None
-        self._stack = ExitStack()  # of `written_whole`
-
-    def add(self, image_rgb: np.ndarray) -> None:
-        """Writes one (H, W, 3) uint8 RGB frame."""
-        if self._writer is None:
-            height, width = (max(2, side - side % 2) for side in image_rgb.shape[:2])  # the codec subsamples color
-            self._size, self._num_frames = (width, height), 0
-            self._part = self._stack.enter_context(written_whole(self.path))
-            self._writer = cv2.VideoWriter(
-                files.utf8_path(self._part), cv2.VideoWriter_fourcc(*"mp4v"), self.fps, self._size
-            )
-            if not self._writer.isOpened():
-                self._writer = None
-                with self._stack:
-                    raise UserError(f"Cannot write {str(self.path)!r}: OpenCV has no encoder for {self._size}.")
-        frame = np.asarray(image_rgb)[: self._size[1], : self._size[0]]
-        if frame.shape[1::-1] != self._size:
-            frame = cv2.resize(np.asarray(image_rgb), self._size, interpolation=cv2.INTER_AREA)
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-        self._num_frames += 1
-
-    def close(self) -> None:
-        """Completes the file. Without frames no file is written; after an error an older file remains.
-
-        Raises:
-            UserError: If frames are missing in the written file.
-        """
-        if self._writer is None:
-            return
-        self._writer.release()
-        self._writer = None
-        with self._stack:
-            written = _num_frames(self._part)  # OpenCV does not report a full disk
-            if written != self._num_frames:
-                raise UserError(
-                    f"Cannot write {str(self.path)!r}: {written} of {self._num_frames} frames were written. "
-                    "Is the disk full?"
-                )
-
-
-def _num_frames(path: Path) -> int:
-    """Returns the number of frames in the index at the end of a video; 0 without an index."""
-    capture = cv2.VideoCapture(files.utf8_path(path))
-    try:
-        return round(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-    finally:
-        capture.release()

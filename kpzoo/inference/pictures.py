@@ -2,6 +2,7 @@
 
 import glob
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
@@ -32,6 +33,7 @@ class Picture:
         key: What detectors get as the id: the path of the file, or the number of a frame or an array.
         image: (H, W, 3) uint8 RGB; None if it could not be read.
         problem: The error if it could not be read, else None.
+        seconds: Time of a frame: in a file from its number and the frame rate, of a live source from the clock.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Picture:
     key: int | str
     image: np.ndarray | None = None
     problem: UserError | None = None
+    seconds: float = 0.0
 
 
 class Pictures:
@@ -107,6 +110,7 @@ class Video:
         declared = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.declared = int(declared) if not self.live and 0 < declared < 1e9 else 0  # 0: unknown; often a guess
         self.num_read = self.num_broken = 0
+        self._frames = self._read()
 
     @property
     def name(self) -> str:
@@ -114,6 +118,11 @@ class Video:
         if self._path is not None:
             return self._path.stem
         return "webcam" if is_webcam(self.source) else "stream"
+
+    @property
+    def path(self) -> Path | None:
+        """The file; None for streams and webcams."""
+        return self._path
 
     def _opened(self, source: str | Path) -> cv2.VideoCapture:
         if is_webcam(source):
@@ -140,11 +149,16 @@ class Video:
         return self.declared
 
     def __iter__(self) -> Iterator[Picture]:
-        """Yields the frames, numbered from 0. Broken frames are counted but not yielded.
+        """Returns the iterator over the frames that are left, numbered from 0 at the first of the video.
+
+        Broken frames are counted but not yielded.
 
         Raises:
             UserError: If no frame can be read.
         """
+        return self._frames
+
+    def _read(self) -> Iterator[Picture]:
         failures, last_second = 0, 0.0
         try:
             while failures < _PATIENCE and (failures == 0 or not self.live):
@@ -156,7 +170,9 @@ class Video:
                 last_second = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
                 number = self.num_read + self.num_broken
                 self.num_read += 1
-                yield Picture(str(number), number, number, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+                seconds = time.monotonic() if self.live else number / self.fps
+                image = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+                yield Picture(str(number), number, number, image, seconds=seconds)
         finally:
             self._capture.release()
         if not self.num_read:

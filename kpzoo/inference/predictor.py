@@ -1,21 +1,22 @@
 """Runs a model on images, folders and videos, batching crops across images."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from threading import RLock
 
 import numpy as np
 
-from kpzoo import drawing, models
+from kpzoo import models
 from kpzoo.errors import UserError
-from kpzoo.inference import batching, box_poses, detectors, pictures
+from kpzoo.inference import batching, detectors, frames, pictures
 from kpzoo.inference.acceleration import Accelerated, accelerate, decoded
 from kpzoo.inference.box_poses import POSE_NMS
 from kpzoo.inference.boxes import BoxFile
-from kpzoo.inference.pictures import Picture, Pictures, Video
+from kpzoo.inference.pictures import Pictures, Video
+from kpzoo.inference.prediction import Prediction
 from kpzoo.pose_model import PoseModel
 from kpzoo.poses import Poses
 from kpzoo.weights import published
@@ -24,28 +25,6 @@ NO_PERSON = (
     "The detector found no person. For an image of one person pass the detector 'whole'. Otherwise pass boxes, a "
     "detector with a lower `min_score=`, or another detector (see `kpzoo.detectors`)."
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction:
-    """The result for one image of a stream.
-
-    Args:
-        picture: The image with its name; `picture.problem` is the error if it could not be read, else None.
-        poses: The poses that OKS-NMS kept, best first, or all poses in the order of the boxes if it did not run.
-        dropped: The poses that OKS-NMS removed.
-    """
-
-    picture: Picture
-    poses: Poses
-    dropped: Poses
-
-    def draw_nms(self) -> drawing.Picture:
-        """Returns two drawings side by side: all poses, those that OKS-NMS removed in one color, and those it kept."""
-        dropped = self.dropped.draw(self.picture.image, boxes=False, colour_by=drawing.ACCENTS[1])
-        before, after = (self.poses.draw(image, boxes=False) for image in (dropped, self.picture.image))
-        count = len(self.poses)
-        return drawing.before_after(before, after, (f"{count + len(self.dropped)} poses", f"{count} after OKS-NMS"))
 
 
 class Predictor:
@@ -147,7 +126,17 @@ class Predictor:
             warnings.warn(NO_PERSON, stacklevel=2)
         return one.poses
 
-    def stream(self, source, boxes_xywh=None, *, every: int = 1) -> Iterator[Prediction]:
+    def stream(
+        self,
+        source,
+        boxes_xywh=None,
+        *,
+        every: int = 1,
+        track: bool = False,
+        smooth: bool = False,
+        interpolate: bool = False,
+        state: Mapping | None = None,
+    ) -> Iterator[Prediction]:
         """Yields one result per image, in the order of the source; only a few images are in memory at a time.
 
         Args:
@@ -155,7 +144,13 @@ class Predictor:
                 file or array is a source of one image.
             boxes_xywh: (P, 4) person boxes in image pixels, used for every image; or a list with one (P, 4) array per
                 image; None runs the detector.
-            every: Run the detector on every N-th frame of a video only; the frames between use the last boxes.
+            every: Run the detector on every N-th frame of a video only; between them boxes follow the last poses.
+            track: Whether to give the people in a video identities, `poses.track_ids`, see `kpzoo.inference.Tracker`.
+            smooth: Whether to smooth the joints of tracked people, see `kpzoo.inference.Smoother`. Includes `track`.
+            interpolate: Whether to run the networks on every N-th frame only, and to interpolate the poses between.
+                Includes `track`, needs `every` of 2 or more. A result comes when the next N-th frame is done.
+            state: The `state` of an earlier result for the same video and arguments: the frames up to that one are
+                read and left out, and the results are those of an uninterrupted stream.
 
         Raises:
             UserError: If the source does not exist or cannot be opened, or the boxes do not fit its images. An image
@@ -169,19 +164,35 @@ class Predictor:
             and boxes_xywh is None
         ):
             self.detector.check([one.key for one in opened.listed])
-        return _with_warnings(self.predictions(opened, boxes_xywh, every=every))
+        options = frames.Options(every, track, smooth, interpolate)
+        predictions = self.predictions(opened, boxes_xywh, options, state)
+        if state is not None:
+            next(islice(opened, state["num_frames"], state["num_frames"]), None)  # reads the frames that are done
+        return _with_warnings(predictions)
 
-    def predictions(self, opened: Pictures | Video, boxes_xywh=None, *, every: int = 1) -> Iterator[Prediction]:
-        """Yields the results of `stream` for an opened source, without warnings."""
+    def predictions(
+        self,
+        opened: Pictures | Video,
+        boxes_xywh=None,
+        options: frames.Options = frames.PLAIN,
+        state: Mapping | None = None,
+    ) -> Iterator[Prediction]:
+        """Yields the results of `stream` for an opened source, without warnings.
+
+        With a `state`, the frames that are done must have been read from the source.
+        """
         preset = self.model.preset
         nms = None if boxes_xywh is not None and preset.num_instances == 1 else self.nms
-        boxed = batching.with_boxes(opened, boxes_xywh, self._detect, every)
-        live = isinstance(opened, Video) and opened.live
-        run = partial(self._function, flip=self.flip)
-        for one in box_poses.run_boxes(run, preset, boxed, self.batch_size, live):
-            poses = box_poses.poses_of(one, preset)
-            kept = np.arange(len(poses)) if nms is None or not len(poses) else box_poses.suppress(poses, preset, nms)
-            yield Prediction(one.picture, poses[kept], poses[np.setdiff1d(np.arange(len(poses)), kept)])
+        networks = frames.Networks(partial(self._function, flip=self.flip), preset, self._detect, nms, self.batch_size)
+        if isinstance(opened, Video):
+            return frames.predictions(opened, boxes_xywh, networks, options, state)
+        options.check_pictures(state)
+        return self._of_pictures(opened, boxes_xywh, networks)
+
+    def _of_pictures(self, opened: Pictures, boxes_xywh, networks: frames.Networks) -> Iterator[Prediction]:
+        for one in networks.run(batching.with_boxes(opened, boxes_xywh, self._detect)):
+            poses, dropped, _ = networks.selected(one)
+            yield Prediction(one.picture, poses, dropped)
 
     @property
     def detector(self):
@@ -251,13 +262,16 @@ def stream(
     nms: float | None = POSE_NMS,
     batch_size: int = 8,
     every: int = 1,
+    track: bool = False,
+    smooth: bool = False,
+    interpolate: bool = False,
     precision: str = "float32",
 ) -> Iterator[Prediction]:
     """Yields one result per image of a folder, list or video.
 
     Args:
         model: A model of the zoo, its name, or a tag of published weights, see `Predictor`.
-        source, boxes_xywh, every: See `Predictor.stream`.
+        source, boxes_xywh, every, track, smooth, interpolate: See `Predictor.stream`.
         detector, flip, nms, batch_size, precision: See `Predictor`.
 
     >>> for result in kpzoo.stream("cpn_nano", "photos", detector="whole"):
@@ -265,7 +279,8 @@ def stream(
     photo.jpg 1
     """
     options = dict(detector=detector, flip=flip, nms=nms, batch_size=batch_size, precision=precision)
-    return Predictor(model, **options).stream(source, boxes_xywh, every=every)
+    moving = dict(every=every, track=track, smooth=smooth, interpolate=interpolate)
+    return Predictor(model, **options).stream(source, boxes_xywh, **moving)
 
 
 def as_model(model: PoseModel | str) -> PoseModel:

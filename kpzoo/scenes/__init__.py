@@ -1,4 +1,4 @@
-"""Generated data sets: drawn figures, and crowds composed of annotated photos."""
+"""Generated data sets: drawn figures and videos of them, and crowds composed of annotated photos."""
 
 from kpzoo import lazy
 
@@ -7,6 +7,8 @@ __getattr__, __dir__, __all__ = lazy.attach(
     {
         "draw_scene": "kpzoo.scenes.drawn",
         "write_drawn": "kpzoo.scenes.drawn",
+        "draw_video": "kpzoo.scenes.drawn_video",
+        "write_drawn_video": "kpzoo.scenes.drawn_video",
         "compose_scene": "kpzoo.scenes.composed",
         "write_composed": "kpzoo.scenes.composed",
         "Crowd": "kpzoo.scenes.crowd",

@@ -23,7 +23,7 @@ from kpzoo.skeletons import COCO17
 GENERATOR = "kpzoo.data.synthetic 1"  # stored in data sets; the version increases if a seed gives other images
 _NOBODY = 255
 _HIPS = [COCO17.keypoints.index(name) for name in ("left_hip", "right_hip")]
-_LEAST_SHOWN = 0.2  # minimum visible share of the pixels of a person in a scene
+LEAST_SHOWN = 0.2  # minimum visible share of the pixels of a person in a scene
 _LEAST_JOINTS = 3
 
 
@@ -63,15 +63,15 @@ def draw_scene(
     light_xy = sideways * np.array([np.cos(heading), -abs(np.sin(heading))])
     figures = [draw_figure(a.body, sample_look(rng), a.height, a.hips_xy, image_hw, light_xy) for a in actors]
     occluders = [draw_occluder(rng, image_hw) for _ in range(rng.choice(3, p=(0.7, 0.24, 0.06)))]
-    figures, owners, occluders = _casting(figures, occluders, image_hw)
+    figures, owner_map, occluders = _casting(figures, occluders, image_hw)
     for figure in figures:
         if figure.seated:
             draw_seat(rng, image, figure.keypoints_image_xy[_HIPS].mean(0), figure.feet_xy[1], figure.height)
     for figure in figures:
-        _paint_figure(image, figure)
+        paint_figure(image, figure)
     for layer, _ in occluders:
         image = over(image, layer)
-    annotations = [_annotation(figure, owners == index) for index, figure in enumerate(figures)]
+    annotations = [annotation(figure, owner_map == index) for index, figure in enumerate(figures)]
     return photograph(rng, image), annotations
 
 
@@ -150,21 +150,22 @@ def _casting(
     """
     while True:
         for order, kept in ((figures, occluders), (figures, []), (figures[::-1], [])):
-            owners = _owners(order, kept, image_hw)
-            shown = [_shown(figure, owners == index) for index, figure in enumerate(order)]
-            if min(shown, default=1.0) >= _LEAST_SHOWN or len(order) == 1:
-                return order, owners, kept
-        worst = int(np.argmin(shown))
+            owner_map = owners(order, kept, image_hw)
+            shares = [shown(figure, owner_map == index) for index, figure in enumerate(order)]
+            if min(shares, default=1.0) >= LEAST_SHOWN or len(order) == 1:
+                return order, owner_map, kept
+        worst = int(np.argmin(shares))
         figures = [figure for index, figure in enumerate(order) if index != worst]
 
 
-def _owners(figures: list[Figure], occluders: list, image_hw: tuple[int, int]) -> np.ndarray:
-    owners = np.full(image_hw, _NOBODY, np.uint8)
+def owners(figures: list[Figure], occluders: list, image_hw: tuple[int, int]) -> np.ndarray:
+    """Returns the (H, W) map of the indices of the figures, farthest first, that each pixel shows."""
+    owner_map = np.full(image_hw, _NOBODY, np.uint8)
     for index, figure in enumerate(figures):
-        _window(owners, figure)[figure.parts > 0] = index
+        _window(owner_map, figure)[figure.parts > 0] = index
     for _, mask in occluders:
-        owners[mask] = _NOBODY
-    return owners
+        owner_map[mask] = _NOBODY
+    return owner_map
 
 
 def _window(picture: np.ndarray, figure: Figure) -> np.ndarray:
@@ -173,7 +174,7 @@ def _window(picture: np.ndarray, figure: Figure) -> np.ndarray:
     return picture[y : y + height, x : x + width]
 
 
-def _shown(figure: Figure, mask: np.ndarray) -> float:
+def shown(figure: Figure, mask: np.ndarray) -> float:
     """Returns the visible share of a figure's pixels, 0 if too few joints are visible."""
     joints = (_visibility(figure, mask) == 2).sum()
     return float(mask.sum() / max((figure.parts > 0).sum(), 1)) if joints >= _LEAST_JOINTS else 0.0
@@ -187,7 +188,7 @@ def _visibility(figure: Figure, mask: np.ndarray) -> np.ndarray:
     return np.where(inside, np.where(shows, 2, 1), 0)
 
 
-def _paint_figure(image: np.ndarray, figure: Figure) -> None:
+def paint_figure(image: np.ndarray, figure: Figure) -> None:
     """Draws a figure, and its shadows on the ground and on the background."""
     darken_disc(image, figure.feet_xy, figure.height * np.array([0.22, 0.05]), 0.5)
     window = _window(image, figure)
@@ -196,7 +197,7 @@ def _paint_figure(image: np.ndarray, figure: Figure) -> None:
     window[...] = over(cv2.multiply(window, cv2.merge([keep] * 3), scale=1 / 255), figure.rgba)
 
 
-def _annotation(figure: Figure, mask: np.ndarray) -> dict:
+def annotation(figure: Figure, mask: np.ndarray) -> dict:
     """Returns the COCO annotation of a figure with the visible pixels `mask` (H, W)."""
     from pycocotools import mask as rle
 

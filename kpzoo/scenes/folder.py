@@ -63,7 +63,7 @@ def write(
         raise UserError(f"`split=` must be a plain name such as 'train'. Received: {split!r}.")
     images, annotations = paths(folder, split)
     _check_target(images, annotations, overwrite, info["generator"].split()[0])
-    content = _content({**info, "seed": seed, "split": split}, skeleton)
+    table = content({**info, "seed": seed, "split": split}, skeleton)
     bar = Progress(num_images, "images", "generated", shown=progress)
     with written_whole(annotations) as written, written_whole(images) as pictures, bar:
         pictures.mkdir()
@@ -72,11 +72,11 @@ def write(
             image, persons = draw(source)
             name, (height, width) = f"{index + 1:012d}.jpg", image.shape[:2]
             (pictures / name).write_bytes(_jpeg(image, source, qualities))
-            content["images"].append({"id": index + 1, "file_name": name, "height": height, "width": width})
+            table["images"].append({"id": index + 1, "file_name": name, "height": height, "width": width})
             for number, person in enumerate(persons):
-                content["annotations"].append({"id": 100 * (index + 1) + number, "image_id": index + 1, **person})
+                table["annotations"].append({"id": 100 * (index + 1) + number, "image_id": index + 1, **person})
             bar.step()
-        written.write_text(json.dumps(content), "utf-8")
+        written.write_text(json.dumps(table), "utf-8")
     return annotations
 
 
@@ -97,7 +97,7 @@ def _check_target(images: Path, annotations: Path, overwrite: bool, maker: str) 
         raise UserError(f"{annotations} was written by {generator}, not by {maker}, so it is not overwritten.")
 
 
-def _content(info: dict, skeleton: Skeleton) -> dict:
+def content(info: dict, skeleton: Skeleton) -> dict:
     """Returns the annotation file without images and persons."""
     person = {
         "id": 1,
