@@ -81,6 +81,7 @@ def _run(args) -> int:
         batch_size=args.batch_size,
         every=args.every or 1,
         precision=args.precision,
+        engine=args.engine,
     )
     if not summary.num_poses and summary.num_pictures and not args.detector and not args.box:
         print(f"kpzoo: {inference.NO_PERSON}", file=sys.stderr)

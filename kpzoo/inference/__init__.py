@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "predict_boxes": "kpzoo.inference.box_poses",
         "POSE_NMS": "kpzoo.inference.box_poses",
         "accelerate": "kpzoo.inference.acceleration",
+        "calibration_crops": "kpzoo.inference.calibration",
         "predict_to_folder": "kpzoo.inference.bulk",
         "detect_to_file": "kpzoo.inference.detection",
     },

@@ -13,6 +13,8 @@ from kpzoo.errors import UserError
 from kpzoo.images import is_image_object
 from kpzoo.inference import detectors, outputs
 from kpzoo.inference.boxes import BoxFile
+from kpzoo.inference.calibration import calibration_crops
+from kpzoo.inference.engines import TENSORFLOW
 from kpzoo.inference.pictures import Pictures, Video, open_source
 from kpzoo.inference.predictor import Prediction, Predictor, as_model
 from kpzoo.pose_model import PersonModel, PoseModel, ZooModel
@@ -65,7 +67,8 @@ def predict_to_folder(
         pictures: Whether to draw the poses.
         show_nms: Whether to also draw the poses before and after OKS-NMS.
         overwrite: Whether to start again whatever the folder contains.
-        **options: `flip`, `nms`, `batch_size` and `precision` of `Predictor`.
+        **options: `flip`, `nms`, `batch_size`, `precision`, `engine` and `calibration` of `Predictor`. Without
+            `calibration`, "int8" is calibrated with the first people of the source.
 
     Returns:
         The counts of the run.
@@ -81,6 +84,8 @@ def predict_to_folder(
     settings = {"video": opened.source if is_video else None, **_settings(model, boxes_xywh, detector, options)}
     folder = outputs.OutputFolder(out, model.preset.skeleton, settings, resume=not is_video, overwrite=overwrite)
     summary, run = Summary(), _run_video if is_video else _run_pictures
+    if options.get("precision") == "int8" and options.get("calibration") is None:
+        options["calibration"] = calibration_crops(model, source, boxes_xywh, detector=detector)
     kinds = [outputs.PICTURES] * pictures + [outputs.NMS] * show_nms
     try:
         run(Predictor(model, detector=detector, **options), opened, folder, summary, kinds, boxes_xywh, every)
@@ -109,6 +114,8 @@ def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:
     searched = getattr(detector, "model", None)
     boxes = None if boxes_xywh is None else [np.asarray(boxes, float).tolist() for boxes in boxes_xywh]
     relevant = {name: options.get(name) for name in ("flip", "nms", "precision")}
+    if options.get("engine", TENSORFLOW) != TENSORFLOW:  # runs of TensorFlow have no entry
+        relevant["engine"] = options["engine"]
     return {
         "kpzoo": kpzoo.__version__,
         "model": model.preset.name,

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from kpzoo import boxes
 from kpzoo.errors import UserError
-from kpzoo.inference.acceleration import FoldedModel
 from kpzoo.inference.boxes import Detector
+from kpzoo.inference.folded_model import FoldedModel
 from kpzoo.pose_model import PersonModel
 from kpzoo.weights import published
 
