@@ -11,7 +11,7 @@ from kpzoo.errors import UserError
 
 def add(commands) -> None:
     parser = command(
-        commands, "export", _run, "Export a model as a SavedModel, ONNX, LiteRT or OpenVINO file that runs without kpzoo.",
+        commands, "export", _run, "Export a model as SavedModel, ONNX, LiteRT or OpenVINO file, to run without kpzoo.",
         "kpzoo export --model runs/first --out first.onnx --to onnx",
     )  # fmt: skip
     add_model_arguments(parser)

@@ -1,4 +1,4 @@
-"""Export of models as SavedModel, ONNX, LiteRT and OpenVINO files that include the decoder, and comparison with the model."""
+"""Export of models with the decoder as SavedModel, ONNX, LiteRT and OpenVINO files, and comparison with the model."""
 
 from kpzoo.export.litert import to_litert
 from kpzoo.export.onnx import to_onnx

@@ -46,10 +46,6 @@ def to_openvino(model: ZooModel, path: str | Path, *, overwrite: bool = False) -
     if path.suffix != ".xml":
         raise UserError(f"OpenVINO exports are .xml files with a .bin file beside them. Received: {str(path)!r}.")
     weights = path.with_suffix(".bin")
-    if weights.exists() and not overwrite:
-        raise UserError(
-            f"{str(weights)!r} exists already. Choose another name.", "Or replace it with `overwrite=True`."
-        )
     with written_whole(path, overwrite=overwrite) as part, written_whole(weights, overwrite=overwrite) as weights_part:
         graph = _converted(model)
         told = description(model)

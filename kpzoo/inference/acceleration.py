@@ -90,10 +90,8 @@ def _prepared(model: PoseModel, precision: str, calibration: np.ndarray | None, 
     engines.check(engine, precision)
     if engine == engines.TENSORFLOW:
         return Accelerated(model, precision)
-    if engine == "onnxruntime":
-        from kpzoo.inference.onnxruntime_engine import OnnxRuntimeNetwork as compile_network
-    elif precision == "float32":
-        from kpzoo.inference.openvino_engine import compiled as compile_network
+    if precision == "float32":
+        compile_network = network_of(engine)
     elif precision == "bfloat16":
         from kpzoo.inference.openvino_precisions import in_bfloat16 as compile_network
     else:
@@ -101,6 +99,15 @@ def _prepared(model: PoseModel, precision: str, calibration: np.ndarray | None, 
 
         compile_network = quantizer(calibration, model.preset.image_hw)
     return EngineFunction(model, engine, precision, compile_network)
+
+
+def network_of(engine: str) -> engines.Compile:
+    """Returns what makes a float32 network of another engine than TensorFlow."""
+    if engine == "onnxruntime":
+        from kpzoo.inference.onnxruntime_engine import OnnxRuntimeNetwork as compile_network
+    else:
+        from kpzoo.inference.openvino_engine import compiled as compile_network
+    return compile_network
 
 
 def _told(function, calibration: np.ndarray | None):

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from threading import RLock
 
@@ -131,6 +131,7 @@ class Predictor:
                 raise UserError(f"`{name}=` must be {only!r} with `accelerated=False`. Received: {value!r}.")
         self._function = accelerate(self.model, precision, engine, calibration) if accelerated else None
         self._start = self._function.start if accelerated else partial(_start_plain, self.model)
+        self._detector = self._detector and self._in_engine(self._detector)
         self._detector_lock = RLock()
 
     def __call__(self, image, boxes_xywh=None) -> Poses:
@@ -197,8 +198,14 @@ class Predictor:
         """The person detector. The default detector is loaded when it is first needed."""
         with self._detector_lock:
             if self._detector is None:
-                self._detector = detectors.get(detectors.DEFAULT)
+                self._detector = self._in_engine(detectors.get(detectors.DEFAULT))
             return self._detector
+
+    def _in_engine(self, detector):
+        """Returns a person detector of the zoo in the engine of the model, any other detector as it is."""
+        if hasattr(detector, "engine") and isinstance(self._function, EngineFunction):
+            return replace(detector, engine=self._function.engine)
+        return detector
 
     def freeze(self) -> "Predictor":
         """Makes the weights constants of the graph, see `Accelerated.freeze`: for servers. Returns itself."""
