@@ -8,6 +8,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "kpzoo/__init__.py").read_text(encoding="utf-8")).group(1)
 
+OPENVINO = ["openvino>=2025.0"]
+INT8 = [*OPENVINO, "nncf>=2.16"]
 ONNX = ["tf2onnx>=1.17", "onnx>=1.16", "onnxruntime>=1.20"]
 CONVERT = ["pyyaml>=6"]
 
@@ -31,6 +33,8 @@ setup(
     ],
     extras_require={
         "onnx": ONNX,
+        "openvino": OPENVINO,
+        "int8": INT8,
         "completion": ["argcomplete>=3"],
         "convert": CONVERT,
         "detectors": ["keras-hub>=0.23"],
@@ -38,6 +42,7 @@ setup(
             *ONNX,
             *CONVERT,
             "scipy>=1.11",
+            *INT8,
             "argcomplete>=3",
             "pillow>=10",
             "pytest>=8",

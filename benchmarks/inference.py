@@ -17,8 +17,10 @@ import tensorflow as tf
 
 import kpzoo
 from kpzoo import heatmaps
-from kpzoo.export import parity, to_savedmodel
-from kpzoo.inference.acceleration import PRECISIONS, Accelerated, accelerate, has_bfloat16, instance_heatmaps
+from kpzoo.export import to_savedmodel
+from kpzoo.inference import agreement
+from kpzoo.inference.acceleration import PRECISIONS, Accelerated, accelerate, has_bfloat16
+from kpzoo.inference.folded_model import instance_heatmaps
 from kpzoo.pose_model import PoseModel
 from kpzoo.weights import build_arguments, read_description
 
@@ -114,10 +116,10 @@ def bars(size: int, times: dict[str, measure.Times]) -> list[dict]:
 
 def change_in_pixels(model: PoseModel, count: int) -> list[dict]:
     """Returns the change of unambiguous keypoints relative to the Keras model, on drawn people."""
-    known, rows = parity.reference(model, count), []
+    known, rows = agreement.reference(model, count), []
     for precision in ("float32", "bfloat16") if has_bfloat16() else ("float32",):
         found, _ = accelerate(model, precision)(known.inputs["image"], flip=False)
-        apart = np.linalg.norm(found.numpy() - known.keypoints, axis=-1)[known.decided]
+        apart = known.distances(found)
         maps = accelerate(model, precision).heatmaps(known.inputs["image"]).numpy()
         off = np.abs(maps - known.heatmaps).max() / np.abs(known.heatmaps).max()
         share = f"{100 * (apart > 0.01).mean():.2f} %"

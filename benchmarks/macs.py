@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import tensorflow as tf
 
-from kpzoo.inference.acceleration import FoldedModel
+from kpzoo.inference.folded_model import FoldedModel
 from kpzoo.models.counting import count_macs, layer_macs
 from kpzoo.pose_model import PoseModel
 

@@ -21,7 +21,7 @@ import kpzoo
 from kpzoo.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "onnxruntime", "pycocotools")
+PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "onnxruntime", "openvino", "nncf", "pycocotools")
 
 
 class OwnTime(float):

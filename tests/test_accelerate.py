@@ -10,7 +10,8 @@ import kpzoo
 from kpzoo import heatmaps
 from kpzoo.errors import UserError
 from kpzoo.inference import acceleration
-from kpzoo.inference.acceleration import accelerate, flip_test_heatmaps, instance_heatmaps
+from kpzoo.inference.acceleration import accelerate
+from kpzoo.inference.folded_model import flip_test_heatmaps, instance_heatmaps
 from kpzoo.models.blocks import ResizeBilinear
 
 NAMES = ["cpn_tiny", "mipnet_tiny", "hrnet_tiny", "hourglass_tiny", "simplebaseline_tiny"]

@@ -21,7 +21,7 @@ from kpzoo.errors import UserError
 from kpzoo.export import savedmodel
 from kpzoo.export.runtimes import ask_savedmodel
 from kpzoo.inference import predict
-from kpzoo.inference.acceleration import flip_test_heatmaps, instance_heatmaps
+from kpzoo.inference.folded_model import flip_test_heatmaps, instance_heatmaps
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "export"
 NAMES = ["cpn_tiny", "mipnet_tiny", "hrnet_tiny", "hourglass_tiny"]

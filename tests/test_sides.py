@@ -15,7 +15,7 @@ from kpzoo.data import augment, check, flip_pairs, loading, sides
 from kpzoo.data.coco import read_annotations
 from kpzoo.data.sides import sides_of
 from kpzoo.errors import UserError
-from kpzoo.inference.acceleration import flip_test_heatmaps, instance_heatmaps
+from kpzoo.inference.folded_model import flip_test_heatmaps, instance_heatmaps
 from kpzoo.skeletons import COCO17, SKELETONS, Skeleton
 
 # A part of the body that lies in the middle, and three with two sides, in some languages.

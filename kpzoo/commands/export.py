@@ -1,4 +1,4 @@
-"""`kpzoo export`: SavedModel, ONNX and LiteRT files, compared with the Keras model."""
+"""`kpzoo export`: SavedModel, ONNX, LiteRT and OpenVINO files, compared with the Keras model."""
 
 import sys
 import tempfile
@@ -11,13 +11,16 @@ from kpzoo.errors import UserError
 
 def add(commands) -> None:
     parser = command(
-        commands, "export", _run, "Export a model as a SavedModel, ONNX or LiteRT file that runs without kpzoo.",
+        commands, "export", _run, "Export a model as SavedModel, ONNX, LiteRT or OpenVINO file, to run without kpzoo.",
         "kpzoo export --model runs/first --out first.onnx --to onnx",
     )  # fmt: skip
     add_model_arguments(parser)
     parser.add_argument("--untrained", action="store_true", help="export random weights, to test or time a server")
     parser.add_argument("--out", help="file to write, or folder of the SavedModel, such as serving/NAME/1")
-    parser.add_argument("--to", choices=("savedmodel", "onnx", "litert"), default="savedmodel", help="export format")
+    parser.add_argument(
+        "--to", choices=("savedmodel", "onnx", "litert", "openvino"), default="savedmodel",
+        help="export format",
+    )  # fmt: skip
     parser.add_argument("--answer", choices=("keypoints", "heatmaps"), default="keypoints", help="outputs, for ONNX")
     parser.add_argument("--opset", type=positive, default=17, help="operator set, for ONNX")
     parser.add_argument(
@@ -45,6 +48,8 @@ def _run(args) -> None:
         return _check(model, args.compare, sys.stdout)
     if args.to == "savedmodel":
         export.to_savedmodel(model, args.out, overwrite=args.overwrite)
+    elif args.to == "openvino":
+        export.to_openvino(model, args.out, overwrite=args.overwrite)
     elif args.to == "litert":
         export.to_litert(model, args.out, overwrite=args.overwrite)
     elif args.precision == "float32":

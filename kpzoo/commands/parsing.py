@@ -183,8 +183,12 @@ def data_options(args: argparse.Namespace) -> dict:
 def add_pass_arguments(parser: argparse.ArgumentParser, batch_size: int) -> None:
     """Adds the options of inference."""
     parser.add_argument("--no-flip", action="store_true", help="do not average with the mirrored crop")
-    text = "bfloat16 is faster on CPUs that support it and changes keypoints slightly"
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help=text)
+    text = "bfloat16 is faster on CPUs that support it; int8, in OpenVINO, is calibrated with the first people. Both "
+    text += "change keypoints slightly"
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "int8"), default="float32", help=text)
+    text = "runtime of the network; auto measures those that are installed, and takes the fastest that agrees"
+    engines = ("tensorflow", "openvino", "onnxruntime", "auto")
+    parser.add_argument("--engine", choices=engines, default="tensorflow", help=text)
     parser.add_argument("--batch-size", type=crop_count, default=batch_size, help="crops per batch, across images")
 
 

@@ -99,6 +99,7 @@ def _run(args) -> int:
         nms=inference.POSE_NMS if args.pose_nms is None else args.pose_nms,
         batch_size=args.batch_size,
         precision=args.precision,
+        engine=args.engine,
         every=args.every or 1,
         track=args.track,
         smooth=args.smooth,

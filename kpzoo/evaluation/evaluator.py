@@ -17,6 +17,8 @@ from kpzoo.data.results import Results, read_boxes, write_results
 from kpzoo.errors import UserError
 from kpzoo.evaluation import metrics
 from kpzoo.inference.box_poses import POSE_NMS, predict_boxes, suppress
+from kpzoo.inference.calibration import spread_crops
+from kpzoo.inference.engines import TENSORFLOW
 from kpzoo.nms import box_nms as box_nms_of
 from kpzoo.pose_model import PoseModel, Preset
 from kpzoo.poses import Poses
@@ -39,6 +41,7 @@ def evaluate(
     results_path: str | Path | None = None,
     progress: bool = False,
     precision: str = "float32",
+    engine: str = TENSORFLOW,
     shared_keypoints: bool = False,
 ) -> metrics.Metrics:
     """Evaluates a model: AP and AR, and PCK@0.2 if the person boxes are the annotated ones.
@@ -61,7 +64,9 @@ def evaluate(
         batch_size: Crops per batch, in addition to their mirrored copies if `flip` is True.
         results_path: File to write the poses to, in COCO's results format.
         progress: Whether to print progress on stderr.
-        precision: See `kpzoo.accelerate`. Published figures are computed in "float32".
+        precision: See `kpzoo.accelerate`. Published figures are computed in "float32". "int8" is calibrated with crops
+            of the data. In engines other than TensorFlow, AP is also computed in float32, for comparison.
+        engine: See `kpzoo.accelerate`.
         shared_keypoints: Whether to evaluate only the keypoints that model and data share, if they have different
             ones, with the sigmas of the data. Persons without such a label are ignored. AP over other keypoints is not
             comparable.
@@ -88,13 +93,15 @@ def evaluate(
     if bad:
         path, reason = next(iter(bad.items()))
         raise UserError(f"{path} cannot be decoded: {reason}. {len(bad)} images in total. Evaluation needs all images.")
-    options = dict(flip=flip, batch_size=batch_size, progress=progress, precision=precision)
-    poses = predict_boxes(model, paths, boxes_xywh, box_scores, **options)
+    asked = paths, boxes_xywh, box_scores
+    options = dict(flip=flip, batch_size=batch_size, progress=progress, engine=engine)
+    calibration = spread_crops(preset, paths, boxes_xywh) if precision == "int8" else None
+    poses = predict_boxes(model, *asked, precision=precision, calibration=calibration, **options)
     pose_image_ids = np.repeat(image_ids, preset.num_instances)
     if nms == "auto":
         nms = _reference_nms(preset, protocol)
 
-    def score(rows):
+    def score(rows, poses=poses):
         rows = rows[_kept(poses[rows], pose_image_ids[rows], preset, nms)]
         kept = poses[rows]
         points, scores = kept.keypoints_xy[:, own], kept.keypoint_scores[:, own]
@@ -103,6 +110,11 @@ def evaluate(
 
     results, found = score(np.arange(len(poses)))
     circumstances = {**found.circumstances, **shared, **_circumstances(model, flip, nms, precision)}
+    if engine != TENSORFLOW:
+        circumstances["engine"] = engine
+    if engine != TENSORFLOW and precision != "float32":
+        _, full = score(np.arange(len(poses)), predict_boxes(model, *asked, **options))
+        circumstances["AP_float32"] = full.values["AP"]
     values, details, circumstances["boxes_used"] = dict(found.values), dict(found.details), len(boxes_xywh)
     if preset.num_instances > 1:
         for instance in range(preset.num_instances):

@@ -8,8 +8,8 @@ from kpzoo.data.augment import Augment
 from kpzoo.data.batches import make_dataset
 from kpzoo.data.files import PoseData
 from kpzoo.evaluation.evaluator import boxes_of
-from kpzoo.inference.acceleration import instance_heatmaps
 from kpzoo.inference.box_poses import predict_boxes
+from kpzoo.inference.folded_model import instance_heatmaps
 from kpzoo.pose_model import PoseModel
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from kpzoo.errors import UserError, unknown
 from kpzoo.export.onnx import imported
-from kpzoo.export.parity import Reference, reference
 from kpzoo.export.runtimes import ask_onnx
 from kpzoo.files import written_whole
+from kpzoo.inference.agreement import Reference, reference
 from kpzoo.pose_model import PoseModel
 
 PRECISIONS = ("float16", "int8")
@@ -126,7 +126,7 @@ def _measured(precision, source, path, before, after, known: Reference) -> Reduc
         found = after(known.inputs)["keypoints_crop_xy"]
     except Exception as error:  # the decoder fails on NaN
         raise UserError(f"The activations exceed the range of {precision}. Use float32.") from error
-    apart = np.linalg.norm(found - known.keypoints, axis=-1)[known.decided]
+    apart = known.distances(found)
     return Reduction(
         precision,
         float(apart.mean()),

@@ -6,18 +6,15 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from kpzoo import crops, geometry, heatmaps
+from kpzoo import heatmaps
 from kpzoo.errors import UserError
 from kpzoo.export.person_boxes import drawn_pictures
 from kpzoo.export.runtimes import ask, first_line
-from kpzoo.inference.acceleration import instance_heatmaps
+from kpzoo.inference.agreement import HEATMAP_LIMIT, KEYPOINT_LIMIT, Reference, reference
 from kpzoo.pose_model import PersonModel, PoseModel, ZooModel
 from kpzoo.scenes import drawn
 
-HEATMAP_LIMIT = 1e-5  # relative to the largest value of the Keras model's heatmaps
-KEYPOINT_LIMIT = 0.01  # crop pixels
 SCORE_LIMIT, BOX_LIMIT = 1e-4, 0.05  # of a person detector's cells; pixels of the input
-NUM_CROPS = 4
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def compare(model: ZooModel, *targets: str | Path) -> Parity:
 
     Args:
         model: The exported model.
-        *targets: SavedModel folders, ONNX files and LiteRT files.
+        *targets: SavedModel folders, ONNX, LiteRT and OpenVINO files.
 
     Returns:
         The differences in heatmaps and keypoints for each target, if it has both outputs; for a person detector those
@@ -88,51 +85,6 @@ def compare(model: ZooModel, *targets: str | Path) -> Parity:
         return Parity(tuple(row for target in targets for row in _box_differences(model, target, image, known)))
     known = reference(model)
     return Parity(tuple(row for target in targets for row in _differences(model, target, known)))
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Inputs, and the outputs of the Keras model for them.
-
-    Args:
-        inputs: `image` (B, H, W, 3) and `instance` (B, N, N), the identity matrix for each crop.
-        heatmaps: (B, N, h, w, K).
-        keypoints: (B, N, K, 2) in crop pixels.
-        decided: (B, N, K) bool, whether the keypoint is compared.
-    """
-
-    inputs: dict[str, np.ndarray]
-    heatmaps: np.ndarray
-    keypoints: np.ndarray
-    decided: np.ndarray
-
-
-def reference(model: PoseModel, num_crops: int = NUM_CROPS) -> Reference:
-    """Returns the outputs of the Keras model for all instances in crops of drawn people."""
-    codec = model.preset.rules
-    image = drawn_crops(model, num_crops)
-    maps = instance_heatmaps(model, tf.constant(image)).numpy()
-    keypoints = heatmaps.decode(codec, maps)[0].numpy()
-    decided = _decided(codec, maps, keypoints)
-    if not decided.any():
-        raise UserError(f"Model {model.name!r} predicts constant heatmaps: there are no keypoints to compare.")
-    instance = np.tile(np.eye(maps.shape[1], dtype=np.float32), (len(image), 1, 1))
-    return Reference({"image": image, "instance": instance}, maps, keypoints, decided)
-
-
-def drawn_crops(model: PoseModel, count: int = NUM_CROPS) -> np.ndarray:
-    """Returns (count, H, W, 3) crops of people in drawn scenes with fixed seeds."""
-    image_hw = model.preset.image_hw
-    rule = model.preset.rules.crop
-    found, seed = [], 0
-    while len(found) < count:
-        pixels, persons = drawn.draw_scene(seed, crowding=0.5)
-        boxes = np.array([person["bbox"] for person in persons], float).reshape(-1, 4)
-        matrices = geometry.crop_to_image(geometry.views(boxes, rule, image_hw), image_hw).astype(np.float32)
-        pixels = tf.constant(pixels)
-        found += [crops.crop(pixels, matrix, image_hw, rule.fill_rgb).numpy() for matrix in matrices]
-        seed += 1
-    return np.stack(found[:count])
 
 
 def _answers(model: ZooModel, target: str | Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -174,18 +126,7 @@ def _differences(model: PoseModel, target: str | Path, known: Reference) -> list
     if "heatmaps" in found:
         apart = np.abs(found["heatmaps"] - known.heatmaps) / np.abs(known.heatmaps).max()
         rows.append(Difference(str(target), "heatmaps", float(apart.max()), float(apart.mean()), HEATMAP_LIMIT))
-    apart = np.linalg.norm(found["keypoints_crop_xy"] - known.keypoints, axis=-1)[known.decided]
+    apart = known.distances(found["keypoints_crop_xy"])
     counts = (int(known.decided.sum()), known.decided.size)
     row = Difference(str(target), "keypoints", float(apart.max()), float(apart.mean()), KEYPOINT_LIMIT, counts)
     return [*rows, row]
-
-
-def _decided(codec, maps: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
-    """Returns (B, N, K) bool: whether the keypoint is unchanged if the heatmaps are perturbed by `HEATMAP_LIMIT`."""
-    rng = np.random.default_rng(0)
-    stays = np.ones(keypoints.shape[:-1], bool)
-    size = np.float32(HEATMAP_LIMIT * np.abs(maps).max())
-    for _ in range(3):
-        shaken = maps + size * rng.choice([-1, 1], maps.shape).astype(np.float32)
-        stays &= np.abs(heatmaps.decode(codec, shaken)[0].numpy() - keypoints).max(axis=-1) <= KEYPOINT_LIMIT
-    return stays

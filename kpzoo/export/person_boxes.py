@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from kpzoo.boxes import MAX_CANDIDATES, PAD
-from kpzoo.inference.acceleration import FoldedModel
+from kpzoo.inference.folded_model import FoldedModel
 from kpzoo.pose_model import PersonModel
 
 MAX_IOU, MAX_PEOPLE = 0.6, 100  # as `kpzoo.inference.person_detector.PersonDetector` has them

@@ -12,6 +12,8 @@ import tensorflow as tf
 from kpzoo.errors import UserError
 from kpzoo.export.litert import DESCRIPTION, IDENTIFIER
 from kpzoo.export.onnx import imported
+from kpzoo.export.openvino import DESCRIPTION as OPENVINO_DESCRIPTION
+from kpzoo.inference.engines import imported as imported_of_engine
 
 Answer = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
 
@@ -26,6 +28,8 @@ def ask(target: str | Path) -> Answer:
             start = file.read(8)
     except OSError as error:
         raise UserError(f"Cannot read {str(target)!r}: {error.strerror}.") from None
+    if start.startswith(b"<?xml"):
+        return ask_openvino(target)
     return ask_litert(target) if start[4:] == IDENTIFIER else ask_onnx(target)
 
 
@@ -80,6 +84,24 @@ def ask_onnx(path: str | Path) -> Answer:
         return found
 
     answer.metadata = told
+    return answer
+
+
+def ask_openvino(path: str | Path) -> Answer:
+    """Returns the inference function of an .xml file of `to_openvino`."""
+    core = imported_of_engine("openvino", "openvino").Core()
+    try:
+        model = core.read_model(path)
+        json.loads(model.get_rt_info([OPENVINO_DESCRIPTION]).astype(str))
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    except Exception as error:  # OpenVINO's RuntimeErrors, and JSON's
+        raise UserError(f"{str(path)!r} is not an OpenVINO file of `kpzoo export`: {first_line(error)}") from error
+    names = [port.any_name for port in compiled.inputs]
+
+    def answer(inputs):
+        found = compiled({name: inputs[name] for name in names})
+        return {port.any_name: found[port] for port in compiled.outputs}
+
     return answer
 
 

@@ -9,8 +9,8 @@ from kpzoo import crops, heatmaps
 from kpzoo.export import person_boxes
 from kpzoo.export.description import checked_model, description
 from kpzoo.files import written_whole
-from kpzoo.inference.acceleration import FoldedModel, instance_heatmaps
 from kpzoo.inference.box_poses import SECOND_INSTANCE_DECAY
+from kpzoo.inference.folded_model import FoldedModel, instance_heatmaps
 from kpzoo.pose_model import PersonModel, PoseModel, Preset, ZooModel
 
 CROPS_AT_ONCE = 32  # boxes per batch, so that memory does not grow with the number of boxes

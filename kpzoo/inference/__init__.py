@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "Tracker": "kpzoo.inference.tracking",
         "Smoother": "kpzoo.inference.smoothing",
         "accelerate": "kpzoo.inference.acceleration",
+        "calibration_crops": "kpzoo.inference.calibration",
         "predict_to_folder": "kpzoo.inference.bulk",
         "watch": "kpzoo.inference.watching",
         "write_gallery": "kpzoo.inference.gallery",

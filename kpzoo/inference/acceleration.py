@@ -4,6 +4,8 @@ Keras' `predict` builds a data set in each call and does not fold batch norm. He
 network (see `kpzoo.inference.folding`), the flip test and decoding.
 """
 
+import gc
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,31 +14,47 @@ from threading import Lock
 import numpy as np
 import tensorflow as tf
 
-from kpzoo import heatmaps, keras_setup
+from kpzoo import keras_setup
 from kpzoo.errors import UserError, unknown
-from kpzoo.inference import folding
+from kpzoo.inference import agreement, engines, fastest
+from kpzoo.inference.engines import EngineFunction
+from kpzoo.inference.folded_model import FoldedModel, decoded, instance_heatmaps
 from kpzoo.pose_model import PoseModel
 
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = ("float32", "bfloat16", "int8")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # CPU flags in Linux on Intel, AMD and ARM processors
 
-Forward = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
-
-def accelerate(model: PoseModel, precision: str = "float32") -> "Accelerated | Replicated":
+def accelerate(
+    model: PoseModel,
+    precision: str = "float32",
+    engine: str = engines.TENSORFLOW,
+    calibration: np.ndarray | None = None,
+) -> "Accelerated | EngineFunction | Replicated":
     """Returns an optimized function from crops to keypoints, as `kpzoo.Predictor` and `kpzoo.evaluate` use it.
 
     Batch norm is folded into the convolutions. Weight updates are picked up by the next call. Preparing the function
     takes up to some seconds, so keep it for as long as it is needed. A model that was built under a `MirroredStrategy`
     with several replicas is not folded; its replicas share each batch.
 
+    The flip test, decoding and all instances of a MIPNet are part of the graph in every engine. OpenVINO and ONNX
+    Runtime have the weights as constants: after a weight update the next call takes seconds. If the precision is not
+    "float32", these engines print on stderr by how many pixels keypoints move.
+
     Args:
         model: Any model of the zoo.
-        precision: "float32", or "bfloat16" on CPUs that support it, which is faster and moves some keypoints slightly.
+        precision: "float32"; "bfloat16" on CPUs that support it, which is faster and moves some keypoints slightly; or
+            "int8" in OpenVINO, quantized after training with `calibration`.
+        engine: "tensorflow", "openvino" (`pip install 'kpzoo[openvino]'`), "onnxruntime" (`pip install 'kpzoo[onnx]'`),
+            or "auto" for the fastest of those that are installed and whose keypoints agree. "auto" measures them once
+            per process, network and crop size, and prints the result on stderr.
+        calibration: (n, H, W, 3) crops of your own images, from which the ranges of "int8" are found; 32 to 300 are
+            enough, see `kpzoo.inference.calibration_crops`.
 
     Raises:
-        UserError: If the precision is "bfloat16" and the CPU does not support it, the weights are on a GPU or on
-            several devices, or the model has layers with loops or branches.
+        UserError: If the engine is unknown, not installed or lacks the precision, the precision is "bfloat16" and the
+            CPU does not support it, the weights are on a GPU or on several devices, or the model has layers with loops
+            or branches.
 
     >>> predict_crops = kpzoo.accelerate(model)
     >>> keypoints_crop_xy, keypoint_scores = predict_crops(crops, flip=True)
@@ -45,11 +63,12 @@ def accelerate(model: PoseModel, precision: str = "float32") -> "Accelerated | R
         raise unknown("precision", precision, PRECISIONS)
     strategy = model.distribute_strategy
     if isinstance(strategy, tf.distribute.MirroredStrategy) and strategy.num_replicas_in_sync > 1:
-        if precision != "float32":
-            raise UserError(
-                "`precision=` must be 'float32' for a model on several devices, which keeps the precision that it was "
-                f"built with. Received: {precision!r}."
-            )
+        for name, value, only in (("precision", precision, "float32"), ("engine", engine, engines.TENSORFLOW)):
+            if value != only:
+                raise UserError(
+                    f"`{name}=` must be {only!r} for a model on several devices, which keeps the precision that it was "
+                    f"built with. Received: {value!r}."
+                )
         return Replicated(model)
     if precision == "bfloat16" and not has_bfloat16():
         raise UserError(
@@ -57,7 +76,53 @@ def accelerate(model: PoseModel, precision: str = "float32") -> "Accelerated | R
             f"(`lscpu`) must include {' or '.join(sorted(_BFLOAT16_FLAGS))}.",
             "Use `precision='float32'`.",
         )
-    return Accelerated(model, precision)
+    if (precision == "int8") != (calibration is not None):
+        raise UserError(
+            f"`calibration=` belongs to `precision='int8'`. Received: precision {precision!r} "
+            f"{'with' if calibration is not None else 'without'} calibration."
+        )
+    prepare = partial(_prepared, model, precision, calibration)
+    return fastest.choose(model, precision, prepare) if engine == fastest.AUTO else _told(prepare(engine), calibration)
+
+
+def _prepared(model: PoseModel, precision: str, calibration: np.ndarray | None, engine: str):
+    """Returns the function of one engine."""
+    engines.check(engine, precision)
+    if engine == engines.TENSORFLOW:
+        return Accelerated(model, precision)
+    if precision == "float32":
+        compile_network = network_of(engine)
+    elif precision == "bfloat16":
+        from kpzoo.inference.openvino_precisions import in_bfloat16 as compile_network
+    else:
+        from kpzoo.inference.openvino_precisions import quantizer
+
+        compile_network = quantizer(calibration, model.preset.image_hw)
+    return EngineFunction(model, engine, precision, compile_network)
+
+
+def network_of(engine: str) -> engines.Compile:
+    """Returns what makes a float32 network of another engine than TensorFlow."""
+    if engine == "onnxruntime":
+        from kpzoo.inference.onnxruntime_engine import OnnxRuntimeNetwork as compile_network
+    else:
+        from kpzoo.inference.openvino_engine import compiled as compile_network
+    return compile_network
+
+
+def _told(function, calibration: np.ndarray | None):
+    """Prints the change of keypoints by a reduced precision of other engines than TensorFlow; returns the function."""
+    if isinstance(function, EngineFunction) and function.precision != "float32":
+        image = None if calibration is None else np.asarray(calibration[: fastest.NUM_CROPS], np.float32)
+        known = agreement.reference(function.model, fastest.NUM_CROPS, image=image, flip=True)
+        apart = known.distances(function(known.inputs["image"])[0])
+        print(
+            f"kpzoo: {function.precision} in {function.engine}: keypoints move by {apart.mean():.2f} px on average, "
+            f"95 % by less than {np.quantile(apart, 0.95):.2f} px ({len(known.inputs['image'])} "
+            f"{'drawn' if calibration is None else 'given'} crops)",
+            file=sys.stderr,
+        )
+    return function
 
 
 def has_bfloat16() -> bool:
@@ -67,46 +132,6 @@ def has_bfloat16() -> bool:
     except OSError:
         return False
     return not _BFLOAT16_FLAGS.isdisjoint(flags)
-
-
-def instance_heatmaps(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) -> tf.Tensor:
-    """Returns the heatmaps of all N instances of the model, N = 1 except for MIPNets.
-
-    Args:
-        model: The model.
-        image: (B, H, W, 3) float32 RGB crops, 0 … 255.
-        forward: Replaces the model's forward pass; None for the Keras model as it is.
-
-    Returns:
-        (B, N, h, w, K) float32 heatmaps.
-    """
-    forward = forward or partial(model, training=False)
-    if "instance" not in model.input:
-        return tf.cast(forward({"image": image})["heatmaps"], tf.float32)[:, None]
-    queries = tf.tile(tf.eye(model.preset.num_instances)[None], [tf.shape(image)[0], 1, 1])
-    return tf.cast(forward({"image": image, "instance": queries})["heatmaps"], tf.float32)
-
-
-def flip_test_heatmaps(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) -> tf.Tensor:
-    """Returns the heatmaps of `instance_heatmaps`, averaged with those of the mirrored crops (flip test)."""
-    preset = model.preset
-    if not preset.skeleton.sides_known:
-        return instance_heatmaps(model, image, forward)
-    both = instance_heatmaps(model, tf.concat([image, tf.reverse(image, axis=[2])], axis=0), forward)
-    return heatmaps.merge_flipped(preset.rules, *tf.split(both, 2), preset.skeleton.flip_order)
-
-
-def decoded(model: PoseModel, flip: bool, image: tf.Tensor, forward: Forward | None = None):
-    """Returns keypoints_crop_xy (B, N, K, 2) and keypoint_scores (B, N, K) of crops.
-
-    Args:
-        model: The model.
-        flip: Whether to average the heatmaps with those of the mirrored crops.
-        image: (B, H, W, 3) float32 RGB crops, 0 … 255.
-        forward: Replaces the model's forward pass; None for the Keras model as it is.
-    """
-    heatmaps_of = flip_test_heatmaps if flip else instance_heatmaps
-    return heatmaps.decode(model.preset.rules, heatmaps_of(model, image, forward))
 
 
 class Accelerated:
@@ -129,8 +154,8 @@ class Accelerated:
         """Makes the weights constants of the graph, until they change; returns itself.
 
         oneDNN then reorders the weights once instead of in each call, which pays off in servers that run one or
-        few crops at a time. The next call takes seconds and several times the memory of the weights, not all of which
-        is released when the weights change and are frozen again: do not use it on a model that is being trained.
+        few crops at a time. The next call takes seconds and several times the memory of the weights, which is released
+        when the weights change.
         """
         with self._lock:
             self._constant, self._frozen = self._folded.weights(), {}
@@ -145,6 +170,11 @@ class Accelerated:
         """
         return self._run(flip, partial(decoded, self.model, flip), image)
 
+    def start(self, image, flip: bool = True) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]:
+        """Computes the call, and returns a function that returns its result."""
+        found = self(image, flip)
+        return lambda: found
+
     def heatmaps(self, image) -> tf.Tensor:
         """Returns the float32 heatmaps (B, N, h, w, K) of crops."""
         return self._run("heatmaps", partial(instance_heatmaps, self.model), image)
@@ -158,6 +188,8 @@ class Accelerated:
                 self._constant, self._frozen = None, {}
             functions = self._frozen if frozen else self._functions
             if name not in functions:
+                if frozen:
+                    gc.collect()  # graphs refer to themselves: those of older weights would stay in memory
                 make = _with_constants if frozen else _traced
                 functions[name] = make(self._folded, compute, self._spec, weights)
             return functions[name](image) if frozen else functions[name](image, weights)
@@ -171,7 +203,7 @@ class Accelerated:
 # weights would stay in memory until the garbage collector runs.
 
 
-def _with_constants(folded: "FoldedModel", compute: Callable, spec: tf.TensorSpec, weights: list[tf.Tensor]):
+def _with_constants(folded: FoldedModel, compute: Callable, spec: tf.TensorSpec, weights: list[tf.Tensor]):
     """Returns a traced `tf.function` from crops to `compute`'s outputs, with the weights as constants."""
     values = [weight.numpy() for weight in weights]
 
@@ -181,7 +213,7 @@ def _with_constants(folded: "FoldedModel", compute: Callable, spec: tf.TensorSpe
     return _ready(run, [spec])
 
 
-def _traced(folded: "FoldedModel", compute: Callable, spec: tf.TensorSpec, weights: list[tf.Tensor]):
+def _traced(folded: FoldedModel, compute: Callable, spec: tf.TensorSpec, weights: list[tf.Tensor]):
     """Returns a traced `tf.function` from crops and weights to `compute`'s outputs, for all batch sizes."""
 
     def run(image, weights):
@@ -212,6 +244,8 @@ class Replicated:
                 self._functions[flip].get_concrete_function()
             return self._functions[flip](image)
 
+    start = Accelerated.start
+
 
 def _shared(model: PoseModel, flip: bool) -> Callable:
     """Returns a function that splits the rows of a batch over the replicas."""
@@ -229,80 +263,3 @@ def _shared(model: PoseModel, flip: bool) -> Callable:
         return tuple(tf.concat(strategy.experimental_local_results(part), axis=0)[:rows] for part in parts)
 
     return of_all
-
-
-def _reader(variables: list[tuple[tf.Tensor, tf.DType]]):
-    """Returns a function that reads all variables, which are given as (handle, dtype)."""
-
-    def read() -> list[tf.Tensor]:
-        return [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle, dtype in variables]
-
-    return tf.function(read, autograph=False).get_concrete_function()
-
-
-def _shapes(graph: tf.Graph) -> folding.Shapes:
-    """Returns the shape of each operation's first output."""
-    shapes = {op.name: op.outputs[0].shape for op in graph.get_operations() if op.outputs}
-    return {name: tuple(shape) if shape.rank is not None else () for name, shape in shapes.items()}
-
-
-class FoldedModel:
-    """The forward pass of a model as a folded graph, which takes the folded weights as an argument.
-
-    A model whose layers have loops or branches, or whose weights are on a GPU, is not folded: `weights` is empty, the
-    call runs the Keras model, and bfloat16 raises an error.
-
-    Args:
-        model: Any model of the zoo.
-        precision: "float32" or "bfloat16".
-    """
-
-    def __init__(self, model: PoseModel, precision: str = "float32"):
-        specs = {name: tf.TensorSpec(tensor.shape, tensor.dtype) for name, tensor in model.input.items()}
-        self._forward = tf.function(partial(model, training=False), input_signature=[specs], autograph=False)
-        graph = self._forward.get_concrete_function().graph
-        names = [tensor.op.name for tensor in graph.inputs]
-        self._inputs = dict(zip(names, sorted(specs), strict=False))  # the graph's first inputs
-        self._handles = {inner.op.name: outer for outer, inner in graph.captures}
-        self._outputs = {name: tensor.name for name, tensor in graph.structured_outputs.items()}
-        outputs = [name.partition(":")[0] for name in self._outputs.values()]
-        definition = graph.as_graph_def()
-        reads = [node for node in definition.node if node.op == "ReadVariableOp"]
-        self._dtypes = {node.input[0]: tf.as_dtype(node.attr["dtype"].type) for node in reads}
-        on_cpu = all("GPU" not in handle.device for handle in self._handles.values())
-        self._network = folding.folded(definition, outputs, self._handles, _shapes(graph))
-        if not on_cpu or not self._network.is_whole(self._inputs):
-            if precision != "float32":
-                reason = "has layers that cannot be converted to it" if on_cpu else "has its weights on a GPU"
-                raise UserError(
-                    f"Precision {precision!r} is for CPUs; model {model.name!r} {reason}.", "Use `precision='float32'`."
-                )
-            self._network, self._handles = None, {}
-        elif precision == "bfloat16":
-            self._network = folding.in_bfloat16(self._network, outputs)
-        self._read = _reader([(handle, self._dtypes[name]) for name, handle in self._handles.items()])
-        self._held = [], [], []
-
-    def __call__(self, inputs: dict[str, tf.Tensor], weights: list[tf.Tensor]) -> dict[str, tf.Tensor]:
-        """Adds the forward pass to the graph that is being traced; `weights` have the order of `self.weights()`."""
-        if self._network is None:
-            return self._forward(inputs)
-        given = {name: inputs[key] for name, key in self._inputs.items()}
-        given |= zip(self._network.weights, weights, strict=True)
-        wanted = list(self._outputs.values())
-        found = tf.graph_util.import_graph_def(self._network.graph, given, return_elements=wanted, name="")
-        return dict(zip(self._outputs, found, strict=True))
-
-    def weights(self) -> list[tf.Tensor]:
-        """Returns the folded weights, which are recomputed if a variable of the model was written to.
-
-        TensorFlow does not overwrite a buffer that was read from a variable and is still referenced: a write gives the
-        variable a new buffer. The variables are therefore unchanged exactly if all buffer addresses are.
-        """
-        reads = self._read()  # in one call, because separate reads would take longer than the comparison
-        values = [np.asarray(value) for value in reads]
-        addresses = [value.__array_interface__["data"][0] for value in values]
-        if addresses != self._held[0]:
-            by_name = dict(zip(self._handles, values, strict=True))
-            self._held = addresses, reads, [tf.constant(make(by_name)) for make in self._network.weights.values()]
-        return self._held[2]

@@ -10,6 +10,7 @@ import tensorflow as tf
 from kpzoo import crops, geometry, heatmaps
 from kpzoo.inference import batching
 from kpzoo.inference.acceleration import accelerate
+from kpzoo.inference.engines import TENSORFLOW
 from kpzoo.inference.pictures import Pictures
 from kpzoo.nms import oks_nms
 from kpzoo.pose_model import PoseModel, Preset
@@ -19,11 +20,11 @@ from kpzoo.progress import Progress
 SECOND_INSTANCE_DECAY = 0.5  # MIPNet, DECAY_THRE: factor of the box score for instances after the first
 POSE_NMS = 0.9  # HRNet and MIPNet, TEST.OKS_THRE
 
-PredictCrops = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]  # see `acceleration.Accelerated.__call__`
+Start = Callable[[tf.Tensor], Callable[[], tuple[tf.Tensor, tf.Tensor]]]  # see `acceleration.Accelerated.start`
 
 
 def run_boxes(
-    predict_crops: PredictCrops,
+    start: Start,
     preset: Preset,
     pictures: Iterable[batching.BoxedPicture],
     batch_size: int,
@@ -32,8 +33,10 @@ def run_boxes(
 ) -> Iterator[batching.BoxedPicture]:
     """Yields the images in their order, each when the outputs for all of its boxes are complete.
 
+    The next batch is started before the results of a batch are read, except for live videos.
+
     Args:
-        predict_crops: The network.
+        start: Starts the network on crops, and returns a function that waits for the outputs.
         preset: That of the model.
         pictures: Images with boxes.
         batch_size: Crops per batch.
@@ -41,22 +44,39 @@ def run_boxes(
         ahead: Whether a thread prepares the next batch while the network runs. If not, and `live`, the next image is
             asked for when the result of the last has been taken.
     """
-    waiting, sizes = deque(), set()
+    waiting, sizes, running = deque(), set(), None
     batches = batching.batches(pictures, preset.rules.crop, preset.image_hw, batch_size, live)
     for batch in batching.prefetched(batches) if ahead else batches:
         waiting.extend(batch.started)
-        if batch.pieces:
-            image = tf.concat([cut for _, cut, _ in batch.pieces], axis=0)
-            maps = np.concatenate([maps for *_, maps in batch.pieces])
-            size = _padded(len(maps), sizes)
-            crop_xy, scores = predict_crops(tf.pad(image, [[0, size - len(maps)], [0, 0], [0, 0], [0, 0]]))
-            crop_xy, scores = crop_xy[: len(maps)], scores[: len(maps)]
-            ends = np.cumsum([len(maps) for *_, maps in batch.pieces])[:-1]
-            parts = (np.split(array, ends) for array in (crops.to_image(maps, crop_xy).numpy(), scores.numpy()))
-            for (one, *_), *outputs in zip(batch.pieces, *parts, strict=True):
-                one.outputs.append(tuple(outputs))
+        started = _started(start, batch, sizes) if batch.pieces else None
+        if started and running:
+            running()
+        running = started or running
+        if live and running:
+            running = running()
         while waiting and waiting[0].complete:
             yield waiting.popleft()
+    if running:
+        running()
+    yield from waiting
+
+
+def _started(start: Start, batch: batching.Batch, sizes: set[int]) -> Callable[[], None]:
+    """Starts the network on a batch, and returns a function that waits for the outputs and adds them to the images."""
+    cuts, maps = [cut for _, cut, _ in batch.pieces], np.concatenate([maps for *_, maps in batch.pieces])
+    image, size = cuts[0] if len(cuts) == 1 else tf.concat(cuts, axis=0), _padded(len(maps), sizes)
+    if size > len(maps):
+        image = tf.pad(image, [[0, size - len(maps)], [0, 0], [0, 0], [0, 0]])
+    wait = start(image)
+
+    def finish():
+        crop_xy, scores = (output[: len(maps)] for output in wait())
+        ends = np.cumsum([len(maps) for *_, maps in batch.pieces])[:-1]
+        parts = (np.split(array, ends) for array in (crops.to_image(maps, crop_xy).numpy(), scores.numpy()))
+        for (one, *_), *outputs in zip(batch.pieces, *parts, strict=True):
+            one.outputs.append(tuple(outputs))
+
+    return finish
 
 
 def _padded(count: int, sizes: set[int]) -> int:
@@ -79,6 +99,8 @@ def predict_boxes(
     batch_size: int = 32,
     progress: bool = False,
     precision: str = "float32",
+    engine: str = TENSORFLOW,
+    calibration: np.ndarray | None = None,
 ) -> Poses:
     """Returns the poses of boxes in annotated images, without applying EXIF orientation.
 
@@ -90,7 +112,7 @@ def predict_boxes(
         flip: Whether to average the heatmaps with those of the mirrored crops (flip test).
         batch_size: Crops per forward pass. The flip test doubles it.
         progress: Whether to print progress on stderr.
-        precision: See `kpzoo.accelerate`.
+        precision, engine, calibration: See `kpzoo.accelerate`.
 
     Returns:
         P * N poses, box by box, with the N instances of each box in order.
@@ -104,10 +126,10 @@ def predict_boxes(
         rows.setdefault(str(path), []).append(row)
     opened = zip(Pictures(list(rows), apply_exif=False), rows.values(), strict=True)
     boxed = (batching.BoxedPicture(picture, boxes[row], box_scores[row]) for picture, row in opened)
-    run = partial(accelerate(model, precision), flip=flip)
+    start = partial(accelerate(model, precision, engine, calibration).start, flip=flip)
     parts = [Poses.empty(model.preset.skeleton)]
     with Progress(len(rows), "pictures", shown=progress) as printed:
-        for one in run_boxes(run, model.preset, boxed, batch_size):
+        for one in run_boxes(start, model.preset, boxed, batch_size):
             if one.picture.problem:
                 raise one.picture.problem
             parts.append(poses_of(one, model.preset))

@@ -13,6 +13,8 @@ from kpzoo.errors import UserError
 from kpzoo.images import is_image_object
 from kpzoo.inference import detectors, frames, openpose_files, outputs, video_run, window
 from kpzoo.inference.boxes import BoxFile
+from kpzoo.inference.calibration import calibration_crops
+from kpzoo.inference.engines import TENSORFLOW
 from kpzoo.inference.gallery import write_gallery
 from kpzoo.inference.pictures import Pictures, Video, open_source
 from kpzoo.inference.predictor import Predictor, as_model
@@ -81,7 +83,8 @@ def predict_to_folder(
         gallery: Whether to write `gallery.html`, see `kpzoo.inference.write_gallery`.
         openpose: Whether to write an OpenPose JSON file for each image or frame, see `Poses.to_openpose`.
         show: Whether to also show a video in a window, until q or Esc is pressed there.
-        **options: `flip`, `nms`, `batch_size` and `precision` of `Predictor`.
+        **options: `flip`, `nms`, `batch_size`, `precision`, `engine` and `calibration` of `Predictor`. Without
+            `calibration`, "int8" is calibrated with the first people of the source.
 
     Returns:
         The counts of the run.
@@ -103,6 +106,8 @@ def predict_to_folder(
     settings |= video_run.settings(opened, loop) if is_video else {}
     given = dict(video=is_video, tracked=loop.track, resume=resumable, overwrite=overwrite)
     folder = outputs.OutputFolder(out, model.preset.skeleton, settings, **given)
+    if options.get("precision") == "int8" and options.get("calibration") is None:
+        options["calibration"] = calibration_crops(model, source, boxes_xywh, detector=detector)
     summary, predictor = Summary(), Predictor(model, detector=detector, **options)
     kinds = [outputs.PICTURES] * pictures + [outputs.NMS] * show_nms
     try:
@@ -143,6 +148,8 @@ def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:
     searched = getattr(detector, "model", None)
     boxes = None if boxes_xywh is None else [np.asarray(boxes, float).tolist() for boxes in boxes_xywh]
     relevant = {name: options.get(name) for name in ("flip", "nms", "precision")}
+    if options.get("engine", TENSORFLOW) != TENSORFLOW:  # runs of TensorFlow have no entry
+        relevant["engine"] = options["engine"]
     return {
         "kpzoo": kpzoo.__version__,
         "model": model.preset.name,

@@ -104,7 +104,7 @@ def folded(graph: GraphDef, outputs: Iterable[str], variables: Iterable[str], sh
             with_bias.attr[name].CopyFrom(norm.attr[name])
         norm.CopyFrom(with_bias)
     ordered = [new for node in nodes.values() for new in _before_enlarging(node, nodes, weights, pointwise, shapes)]
-    return _leading_to(outputs, GraphDef(node=ordered, library=graph.library, versions=graph.versions), weights)
+    return leading_to(outputs, GraphDef(node=ordered, library=graph.library, versions=graph.versions), weights)
 
 
 def _is_pointwise(node: NodeDef, shapes: Shapes) -> bool:
@@ -194,7 +194,7 @@ def _source(name: str) -> str:
     return name.removeprefix("^").partition(":")[0]
 
 
-def _leading_to(outputs: Iterable[str], graph: GraphDef, weights: Mapping) -> Network:
+def leading_to(outputs: Iterable[str], graph: GraphDef, weights: Mapping) -> Network:
     """Returns the nodes and weights that the outputs depend on, without control inputs: no node has side effects."""
     nodes = {node.name: node for node in graph.node}
     needed, todo = set(), list(outputs)
@@ -263,7 +263,7 @@ def in_bfloat16(network: Network, outputs: Iterable[str]) -> Network:
                 node.input[place] = cast(name, tf.bfloat16, tf.float32)
             elif not lowered and _source(name) in low:
                 node.input[place] = cast(name, tf.float32, tf.bfloat16)
-    return _leading_to(outputs, GraphDef(node=[*nodes.values(), *made.values()], versions=graph.versions), weights)
+    return leading_to(outputs, GraphDef(node=[*nodes.values(), *made.values()], versions=graph.versions), weights)
 
 
 def _cast(make: Callable[[Values], np.ndarray], dtype: type, values: Values) -> np.ndarray:

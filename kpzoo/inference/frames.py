@@ -78,14 +78,14 @@ class Networks:
     """What turns images into poses.
 
     Args:
-        predict_crops: The pose network.
+        start: Starts the pose network on crops, see `box_poses.run_boxes`.
         preset: That of the pose model.
         detect: The detector.
         nms: OKS of OKS-NMS, None without.
         batch_size: Crops per batch.
     """
 
-    predict_crops: Callable
+    start: Callable
     preset: Preset
     detect: batching.Detect
     nms: float | None
@@ -93,7 +93,7 @@ class Networks:
 
     def run(self, boxed: Iterable[BoxedPicture], live: bool = False, ahead: bool = True) -> Iterator[BoxedPicture]:
         """See `box_poses.run_boxes`."""
-        return box_poses.run_boxes(self.predict_crops, self.preset, boxed, self.batch_size, live, ahead)
+        return box_poses.run_boxes(self.start, self.preset, boxed, self.batch_size, live, ahead)
 
     def selected(self, one: BoxedPicture) -> tuple[Poses, Poses, np.ndarray]:
         """Returns the poses that OKS-NMS keeps, those that it removes, and the scores of the boxes of the kept ones."""

@@ -12,8 +12,10 @@ import tensorflow as tf
 
 from kpzoo import boxes
 from kpzoo.errors import UserError
-from kpzoo.inference.acceleration import FoldedModel
+from kpzoo.inference.acceleration import network_of
 from kpzoo.inference.boxes import Detector
+from kpzoo.inference.engines import TENSORFLOW
+from kpzoo.inference.folded_model import FoldedModel, frozen_graph
 from kpzoo.pose_model import PersonModel
 from kpzoo.weights import published
 
@@ -22,6 +24,7 @@ SHORT_SIDES = (0.6, 0.76, 1.0)
 MULTIPLE = 32  # of both sides of an input
 MIN_SCORE = 0.45  # near the best F1 of the default weights, see docs/shipped_weights.md
 MAX_IOU = 0.6  # of hard NMS
+OUTPUTS = ("person_logits", "person_boxes")
 
 _ONE_AT_A_TIME = Lock()  # fused convolutions are not thread-safe, see `acceleration.Accelerated`
 
@@ -37,10 +40,13 @@ class PersonDetector(Detector):
     Args:
         model: A `person_fpn_*` model of `kpzoo.build`.
         weights: Name of the weights, shown by `repr`.
+        engine: "tensorflow", "openvino" or "onnxruntime", see `kpzoo.accelerate`. A `Predictor` with one of these
+            engines runs its detector in it, too.
     """
 
     model: PersonModel
     weights: str = ""
+    engine: str = field(default=TENSORFLOW, kw_only=True, repr=False)
     min_score: float = field(default=MIN_SCORE, kw_only=True)
     suppression: str | None = field(default="hard", kw_only=True)
     max_iou: float = field(default=MAX_IOU, kw_only=True)
@@ -65,7 +71,7 @@ class PersonDetector(Detector):
             batch = np.stack([placed[index][0] for index in indices])
             with _ONE_AT_A_TIME:
                 answer = self._networks(size_hw)(batch)
-            for index, logits, corners in zip(indices, *(value.numpy() for value in answer), strict=True):
+            for index, logits, corners in zip(indices, *map(np.asarray, answer), strict=True):
                 boxes_xywh, scores = boxes.decode_boxes(logits, corners, self.min_score)
                 found[index] = boxes_xywh / np.tile(placed[index][1], 2), scores
         return found
@@ -89,7 +95,7 @@ class PersonDetector(Detector):
     def _networks(self, size_hw: tuple[int, int]):
         """Returns a function from (B, H, W, 3) uint8 images of one size to logits and boxes."""
         if size_hw not in self._made:
-            self._made[size_hw] = constant_network(self.model, size_hw)
+            self._made[size_hw] = constant_network(self.model, size_hw, self.engine)
         return self._made[size_hw]
 
 
@@ -121,18 +127,25 @@ def _short_sides(long_side: int) -> list[int]:
     return [-(-round(long_side * share) // MULTIPLE) * MULTIPLE for share in SHORT_SIDES]
 
 
-def constant_network(model: PersonModel, size_hw: tuple[int, int]):
+def constant_network(model: PersonModel, size_hw: tuple[int, int], engine: str = TENSORFLOW):
     """Returns a function from (B, H, W, 3) uint8 images of size `size_hw` to the logits and boxes of a detector."""
     from kpzoo.models import build
 
     preset = model.preset
     same = build(preset.name, image_hw=size_hw, normalization=preset.normalization, **preset.options)
     same.set_weights(model.get_weights())
-    folded = FoldedModel(same)
+    folded, spec = FoldedModel(same), tf.TensorSpec((None, *size_hw, 3), tf.uint8, name="image")
+    if engine != TENSORFLOW:
+        network = network_of(engine)(frozen_graph(folded, _boxes_of, [spec], OUTPUTS), OUTPUTS)
+        return lambda image: network.start(image)()
     values = [weight.numpy() for weight in folded.weights()]
 
     def answer(image):
-        found = folded({"image": tf.cast(image, tf.float32)}, [tf.constant(value) for value in values])
-        return found["person_logits"], found["person_boxes"]
+        return _boxes_of(image, lambda inputs: folded(inputs, [tf.constant(value) for value in values]))
 
-    return tf.function(answer, input_signature=[tf.TensorSpec((None, *size_hw, 3), tf.uint8)], autograph=False)
+    return tf.function(answer, input_signature=[spec], autograph=False)
+
+
+def _boxes_of(image: tf.Tensor, forward) -> tuple[tf.Tensor, tf.Tensor]:
+    found = forward({"image": tf.cast(image, tf.float32)})
+    return tuple(found[name] for name in OUTPUTS)

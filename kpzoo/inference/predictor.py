@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from threading import RLock
@@ -12,9 +13,11 @@ import numpy as np
 from kpzoo import models
 from kpzoo.errors import UserError
 from kpzoo.inference import batching, detectors, frames, pictures
-from kpzoo.inference.acceleration import Accelerated, accelerate, decoded
+from kpzoo.inference.acceleration import Accelerated, accelerate
 from kpzoo.inference.box_poses import POSE_NMS
 from kpzoo.inference.boxes import BoxFile
+from kpzoo.inference.engines import TENSORFLOW, EngineFunction
+from kpzoo.inference.folded_model import decoded
 from kpzoo.inference.pictures import Pictures, Video
 from kpzoo.inference.prediction import Prediction
 from kpzoo.pose_model import PoseModel
@@ -46,12 +49,15 @@ class Predictor:
         nms: OKS above which the pose with the lower score of two is removed; None keeps all poses. It does not apply
             to given boxes if the model predicts one pose per box.
         batch_size: Crops per forward pass, of any number of images. The flip test doubles it.
-        precision: "float32", or "bfloat16" on CPUs that support it, see `kpzoo.accelerate`.
+        precision: "float32", "bfloat16" on CPUs that support it, or "int8", see `kpzoo.accelerate`.
+        engine: "tensorflow", "openvino", "onnxruntime" or "auto", see `kpzoo.accelerate`.
+        calibration: (n, H, W, 3) crops for "int8", see `calibration_crops`.
         accelerated: Whether to prepare a faster graph, which takes up to some seconds once. False runs the Keras model
             as it is, which is faster for one or few images.
 
     Raises:
-        UserError: If the model, detector or precision is unknown, or the CPU does not support the precision.
+        UserError: If the model, detector, engine or precision is unknown, the engine is not installed, or the CPU or
+            the engine does not support the precision.
 
     One image:
 
@@ -92,15 +98,20 @@ class Predictor:
         nms: float | None = POSE_NMS,
         batch_size: int = 8,
         precision: str = "float32",
+        engine: str = TENSORFLOW,
+        calibration: np.ndarray | None = None,
         accelerated: bool = True,
     ):
         self.model = as_model(model)
         self._detector = None if detector is None else detectors.get(detector)
         self._is_default = detector is None
         self.flip, self.nms, self.batch_size = flip, nms, batch_size
-        if not accelerated and precision != "float32":
-            raise UserError(f"`precision=` must be 'float32' with `accelerated=False`. Received: {precision!r}.")
-        self._function = accelerate(self.model, precision) if accelerated else partial(_plain, self.model)
+        for name, value, only in (("precision", precision, "float32"), ("engine", engine, TENSORFLOW)):
+            if not accelerated and value != only:
+                raise UserError(f"`{name}=` must be {only!r} with `accelerated=False`. Received: {value!r}.")
+        self._function = accelerate(self.model, precision, engine, calibration) if accelerated else None
+        self._start = self._function.start if accelerated else partial(_start_plain, self.model)
+        self._detector = self._detector and self._in_engine(self._detector)
         self._detector_lock = RLock()
 
     def __call__(self, image, boxes_xywh=None) -> Poses:
@@ -183,7 +194,7 @@ class Predictor:
         """
         preset = self.model.preset
         nms = None if boxes_xywh is not None and preset.num_instances == 1 else self.nms
-        networks = frames.Networks(partial(self._function, flip=self.flip), preset, self._detect, nms, self.batch_size)
+        networks = frames.Networks(partial(self._start, flip=self.flip), preset, self._detect, nms, self.batch_size)
         if isinstance(opened, Video):
             return frames.predictions(opened, boxes_xywh, networks, options, state)
         options.check_pictures(state)
@@ -199,13 +210,19 @@ class Predictor:
         """The person detector. The default detector is loaded when it is first needed."""
         with self._detector_lock:
             if self._detector is None:
-                self._detector = detectors.get(detectors.DEFAULT)
+                self._detector = self._in_engine(detectors.get(detectors.DEFAULT))
             return self._detector
+
+    def _in_engine(self, detector):
+        """Returns a person detector of the zoo in the engine of the model, any other detector as it is."""
+        if hasattr(detector, "engine") and isinstance(self._function, EngineFunction):
+            return replace(detector, engine=self._function.engine)
+        return detector
 
     def freeze(self) -> "Predictor":
         """Makes the weights constants of the graph, see `Accelerated.freeze`: for servers. Returns itself."""
-        if not isinstance(self._function, Accelerated):
-            received = "`accelerated=False`" if isinstance(self._function, partial) else "a model on several devices"
+        if not isinstance(self._function, Accelerated | EngineFunction):
+            received = "`accelerated=False`" if self._function is None else "a model on several devices"
             raise UserError(f"Only an accelerated model on one device can be frozen. Received: {received}.")
         self._function.freeze()
         return self
@@ -266,19 +283,20 @@ def stream(
     smooth: bool = False,
     interpolate: bool = False,
     precision: str = "float32",
+    engine: str = TENSORFLOW,
 ) -> Iterator[Prediction]:
     """Yields one result per image of a folder, list or video.
 
     Args:
         model: A model of the zoo, its name, or a tag of published weights, see `Predictor`.
         source, boxes_xywh, every, track, smooth, interpolate: See `Predictor.stream`.
-        detector, flip, nms, batch_size, precision: See `Predictor`.
+        detector, flip, nms, batch_size, precision, engine: See `Predictor`.
 
     >>> for result in kpzoo.stream("cpn_nano", "photos", detector="whole"):
     ...     print(result.picture.name, len(result.poses))
     photo.jpg 1
     """
-    options = dict(detector=detector, flip=flip, nms=nms, batch_size=batch_size, precision=precision)
+    options = dict(detector=detector, flip=flip, nms=nms, batch_size=batch_size, precision=precision, engine=engine)
     moving = dict(every=every, track=track, smooth=smooth, interpolate=interpolate)
     return Predictor(model, **options).stream(source, boxes_xywh, **moving)
 
@@ -304,8 +322,9 @@ def as_model(model: PoseModel | str) -> PoseModel:
     return models.build(model, weights=tags[-1])
 
 
-def _plain(model: PoseModel, image, flip: bool):
-    return decoded(model, flip, image)
+def _start_plain(model: PoseModel, image, flip: bool):
+    found = decoded(model, flip, image)
+    return lambda: found
 
 
 def _with_warnings(predictions: Iterator[Prediction]) -> Iterator[Prediction]:
