@@ -222,7 +222,12 @@ def test_boxes_follow_the_poses_between_the_frames_that_the_detector_sees(model,
     video, detector = write_video(tmp_path / "v.avi"), Counting()
     predictor = kpzoo.Predictor(model, detector=detector)
     joints = np.random.default_rng(0).uniform((20, 12), (44, 52), (17, 2)).astype(np.float32)  # of a crop
-    predictor._function = lambda crops, flip: (np.tile(joints, (len(crops), 1, 1, 1)), tf.ones((len(crops), 1, 17)))
+    predictor._start = lambda crops, flip: (
+        lambda: (
+            np.tile(joints, (len(crops), 1, 1, 1)),
+            tf.ones((len(crops), 1, 17)),
+        )
+    )
     found = list(predictor.stream(video, every=every))
     assert detector.asked == asked
     assert [one.picture.name for one in found] == [str(number) for number in range(12)]
@@ -239,7 +244,12 @@ def test_boxes_follow_the_poses_between_the_frames_that_the_detector_sees(model,
 def test_boxes_stay_where_they_were_for_poses_without_keypoints(model, tmp_path):
     video, detector = write_video(tmp_path / "v.avi"), Counting()
     predictor = kpzoo.Predictor(model, detector=detector)
-    predictor._function = lambda crops, flip: (np.ones((len(crops), 1, 17, 2), "f"), tf.zeros((len(crops), 1, 17)))
+    predictor._start = lambda crops, flip: (
+        lambda: (
+            np.ones((len(crops), 1, 17, 2), "f"),
+            tf.zeros((len(crops), 1, 17)),
+        )
+    )
     found = list(predictor.stream(video, every=5))
     assert [one.poses.boxes_xywh[0, 0] for one in found] == [6.0] * 5 + [7.0] * 5 + [8.0] * 2
 

@@ -84,8 +84,8 @@ def test_a_stream_goes_on_from_its_state_with_equal_results(model, video, detect
 def test_the_detector_sees_every_nth_frame_and_the_networks_rest_when_poses_are_interpolated(model, video, detector):
     crops = []
     predictor = kpzoo.Predictor(model, detector=detector, flip=False)
-    function = predictor._function
-    predictor._function = lambda images, flip: crops.append(len(images)) or function(images, flip=flip)
+    start = predictor._start
+    predictor._start = lambda images, flip: crops.append(len(images)) or start(images, flip=flip)
     found = list(predictor.stream(video, every=4, interpolate=True))
     keys = [*range(0, NUM_FRAMES, 4), NUM_FRAMES - 1]
     assert detector.asked == keys and len(found) == NUM_FRAMES
