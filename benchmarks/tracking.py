@@ -190,6 +190,11 @@ def ap(model, scene: Scene, frames: Sequence[tuple[int, Poses]]) -> dict[str, fl
     return {name: values[name] for name in ("AP", "AP50")}
 
 
+def first_count(line: dict) -> int:
+    """Returns the switches of the first video, by pose."""
+    return int(line["switches by pose"].split(",")[0])
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=300)
@@ -213,9 +218,12 @@ def main(argv: list[str] | None = None) -> int:
         table = identities(scenes, sources)
         smooth = smoothing()
         timed, ratios = speed(as_model(args.models[0]), scenes[0], args.rounds)
-    first = [int(count) for count in table[0]["switches by box"].split(", ")]
     bars = [
-        measure.bar("identity switches of the first video, by box", first[0], at_most=3),
+        *(
+            measure.bar(f"identity switches of the first video, poses: {line['poses']}", first_count(line), at_most=3)
+            for line in table
+            if line["tracker"] == "kpzoo"
+        ),
         measure.bar("jitter of still joints that is left", smooth["jitter"], at_most=0.5),
         measure.bar("lag of moving joints", smooth["lag"], at_most=2, unit=" frames"),
         measure.bar(f"--every {EVERY} --interpolate, times as fast", list(ratios.values())[-1], at_least=2.5, unit="x"),

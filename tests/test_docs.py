@@ -101,7 +101,8 @@ def test_the_two_commands_that_set_everything_up_are_there():
     assert "pip install -q '.[test]' && pytest" in (ROOT / ".ci/run").read_text()
 
 
-EXAMPLES = ["errors", "models.registry", "nms", "pose_model", "poses", "scenes.drawn", "skeletons"]
+EXAMPLES = ["errors", "inference.smoothing", "inference.tracking", "models.registry", "nms", "pose_model", "poses"]
+EXAMPLES += ["scenes.drawn", "scenes.drawn_video", "skeletons"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -97,6 +97,6 @@ def _write(one: Prediction, folder: outputs.OutputFolder, summary, videos: dict[
 def _redraw(video: Video, folder: outputs.OutputFolder, num_frames: int, videos: dict[str, VideoFile]) -> None:
     """Reads the frames that are done, and draws their poses again: a video file cannot be continued."""
     for picture, row in zip(islice(video, num_frames), folder.rows(), strict=False):
+        poses = Poses.from_coco(row["poses"], folder.skeleton)
         for file in videos.values():
-            poses = Poses.from_coco(row["poses"], folder.skeleton)
-            file.add(poses.draw(picture.image, colour_by="track" if folder.tracked else "side"))
+            file.add(poses.draw(picture.image))
