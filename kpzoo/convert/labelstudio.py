@@ -26,7 +26,7 @@ def read(source: Source) -> Export:
                 one = _task(values.mapping(task, f"{path}[{number}]"), f"{path}: task {number}", path, source, export)
                 found += [one] if one else []
         elif source.is_file:
-            raise UserError(f"{path} is not Label Studio's JSON: it needs tasks with `data` and `annotations`.")
+            raise UserError(f"{path} is not Label Studio's JSON: it needs tasks with 'data' and 'annotations'.")
     order, names = _config_order(source), {}
     for _, groups in found:
         for group in groups:

@@ -45,7 +45,7 @@ def load(path: Path, *names: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     if data[:128].find(b"MATLAB 7.3") >= 0 or data[512:520] == b"\x89HDF\r\n\x1a\n":
-        raise UserError(f"{path} is a MATLAB file of version 7.3. Save it with `save(..., '-v7')`.")
+        raise UserError(f"{path} is a MATLAB file of version 7.3. Save it in version 7.")
     if data[126:128] not in (b"IM", b"MI"):
         raise UserError(f"{path} is not a MATLAB file of version 5 to 7.")
     try:

@@ -27,7 +27,7 @@ def read(source: Source) -> Export:
             content = read_json(path)
             known = kinds.json_kind(content) == "mpii"
             if not known and source.is_file:
-                raise UserError(f"{path} is not HRNet's JSON of MPII: it needs `image`, `joints` and `joints_vis`.")
+                raise UserError(f"{path} is not HRNet's JSON of MPII: it needs 'image', 'joints' and 'joints_vis'.")
             rows = _json(content, path, export) if known else iter(())
         pictures: dict[str, Picture | None] = {}
         for name, keypoints in rows:

@@ -22,7 +22,7 @@ def read(source: Source) -> Export:
         content = read_json(path)
         if kinds.json_kind(content) != "openpose":
             if source.is_file:
-                raise UserError(f"{path} is not OpenPose's JSON: it needs the list `people`.")
+                raise UserError(f"{path} is not OpenPose's JSON: it needs the list 'people'.")
             continue
         rows = enumerate(values.items(content["people"], f"{path}: people"))
         people = [person(row, f"{path}: people[{k}]", made, export) for k, row in rows]
