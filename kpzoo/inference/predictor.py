@@ -8,6 +8,7 @@ from functools import partial
 from threading import RLock
 
 import numpy as np
+import tensorflow as tf
 
 from kpzoo import drawing, models
 from kpzoo.errors import UserError
@@ -307,7 +308,7 @@ def as_model(model: PoseModel | str) -> PoseModel:
 
 
 def _start_plain(model: PoseModel, image, flip: bool):
-    found = decoded(model, flip, image)
+    found = decoded(model, flip, tf.constant(image))
     return lambda: found
 
 
