@@ -20,7 +20,7 @@ from kpzoo.progress import Progress
 SECOND_INSTANCE_DECAY = 0.5  # MIPNet, DECAY_THRE: factor of the box score for instances after the first
 POSE_NMS = 0.9  # HRNet and MIPNet, TEST.OKS_THRE
 
-Start = Callable[[tf.Tensor], Callable[[], tuple[tf.Tensor, tf.Tensor]]]  # see `acceleration.Accelerated.start`
+Start = Callable[[np.ndarray], Callable[[], tuple[tf.Tensor, tf.Tensor]]]  # see `acceleration.Accelerated.start`
 
 
 def run_boxes(
@@ -63,10 +63,9 @@ def run_boxes(
 
 def _started(start: Start, batch: batching.Batch, sizes: set[int]) -> Callable[[], None]:
     """Starts the network on a batch, and returns a function that waits for the outputs and adds them to the images."""
-    cuts, maps = [cut for _, cut, _ in batch.pieces], np.concatenate([maps for *_, maps in batch.pieces])
-    image, size = cuts[0] if len(cuts) == 1 else tf.concat(cuts, axis=0), _padded(len(maps), sizes)
-    if size > len(maps):
-        image = tf.pad(image, [[0, size - len(maps)], [0, 0], [0, 0], [0, 0]])
+    maps = np.concatenate([maps for *_, maps in batch.pieces])
+    image = np.zeros((_padded(len(maps), sizes), *batch.pieces[0][1].shape[1:]), np.float32)
+    np.concatenate([cut for _, cut, _ in batch.pieces], out=image[: len(maps)])
     wait = start(image)
 
     def finish():

@@ -13,6 +13,7 @@ from kpzoo.errors import UserError
 from kpzoo.inference import folding
 from kpzoo.pose_model import PoseModel
 
+_SMALL = 4096  # values of a variable that is compared by its values
 Forward = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
 
@@ -80,11 +81,20 @@ def frozen_graph(
     return folding.leading_to(outputs, traced, {}).graph
 
 
-def _reader(variables: list[tuple[tf.Tensor, tf.DType]]):
-    """Returns a function that reads all variables, which are given as (handle, dtype)."""
+def _reader(variables: list[tuple[tf.Tensor, tf.DType]], joined: set[int] = frozenset()):
+    """Returns a function that reads all variables, which are given as (handle, dtype).
+
+    The variables at the places in `joined` come last, in one vector.
+    """
+    handles = tf.stack([handle for handle, _ in variables]) if variables else None  # one argument takes less time
 
     def read() -> list[tf.Tensor]:
-        return [tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype) for handle, dtype in variables]
+        each = tf.unstack(handles, num=len(variables)) if variables else ()
+        dtypes = [dtype for _, dtype in variables]
+        values = [tf.raw_ops.ReadVariableOp(resource=one, dtype=dtype) for one, dtype in zip(each, dtypes, strict=True)]
+        rows = [tf.reshape(values[place], [-1]) for place in sorted(joined)]
+        alone = [value for place, value in enumerate(values) if place not in joined]
+        return [*alone, tf.concat(rows, axis=0)] if rows else alone
 
     return tf.function(read, autograph=False).get_concrete_function()
 
@@ -117,6 +127,9 @@ class FoldedModel:
         outputs = [name.partition(":")[0] for name in self._outputs.values()]
         definition = graph.as_graph_def()
         reads = [node for node in definition.node if node.op == "ReadVariableOp"]
+        sizes = {
+            node.input[0]: graph.get_operation_by_name(node.name).outputs[0].shape.num_elements() for node in reads
+        }
         self._dtypes = {node.input[0]: tf.as_dtype(node.attr["dtype"].type) for node in reads}
         on_cpu = all("GPU" not in handle.device for handle in self._handles.values())
         self._network = folding.folded(definition, outputs, self._handles, _shapes(graph))
@@ -130,7 +143,11 @@ class FoldedModel:
         elif precision == "bfloat16":
             self._network = folding.in_bfloat16(self._network, outputs)
         self._read = _reader([(handle, self._dtypes[name]) for name, handle in self._handles.items()])
-        self._held = [], [], []
+        of_float = [name for name in self._handles if self._dtypes[name] == tf.float32]
+        small = {place for place, name in enumerate(self._handles) if name in of_float and sizes[name] <= _SMALL}
+        self._has_small = bool(small)
+        self._peek = _reader([(handle, self._dtypes[name]) for name, handle in self._handles.items()], small)
+        self._held = None, [], None, []
 
     @property
     def is_folded(self) -> bool:
@@ -150,13 +167,16 @@ class FoldedModel:
     def weights(self) -> list[tf.Tensor]:
         """Returns the folded weights, which are recomputed if a variable of the model was written to.
 
-        TensorFlow does not overwrite a buffer that was read from a variable and is still referenced: a write gives the
-        variable a new buffer. The variables are therefore unchanged exactly if all buffer addresses are.
+        The values of small variables, which are most, are compared in one vector. For the others the addresses suffice:
+        TensorFlow does not overwrite a buffer that was read from a variable and is still referenced; a write gives the
+        variable a new buffer.
         """
-        reads = self._read()  # in one call, because separate reads would take longer than the comparison
-        values = [np.asarray(value) for value in reads]
-        addresses = [value.__array_interface__["data"][0] for value in values]
-        if addresses != self._held[0]:
-            by_name = dict(zip(self._handles, values, strict=True))
-            self._held = addresses, reads, [tf.constant(make(by_name)) for make in self._network.weights.values()]
-        return self._held[2]
+        large = list(self._peek())
+        small = large.pop().numpy() if self._has_small else np.zeros(0)
+        addresses = [np.asarray(value).__array_interface__["data"][0] for value in large]
+        before = self._held
+        if before[0] is None or addresses != before[2] or not np.array_equal(small, before[0], equal_nan=True):
+            by_name = dict(zip(self._handles, (np.asarray(value) for value in self._read()), strict=True))
+            weights = [tf.constant(make(by_name)) for make in self._network.weights.values()] if self._network else []
+            self._held = small, large, addresses, weights
+        return self._held[3]

@@ -1,6 +1,5 @@
 """Inference in OpenVINO."""
 
-import ctypes
 import tempfile
 from functools import cache, partial
 from pathlib import Path
@@ -32,11 +31,12 @@ class OpenVinoNetwork:
         self._compiled, self._idle, self._lock = {}, {}, Lock()
 
     def start(self, image: np.ndarray) -> Wait:
-        """See `engines.Network`. The crops are not copied, and must not change until the outputs are there."""
+        """See `engines.Network`. Writeable crops are not copied, and must not change until the outputs are there."""
+        image = image if image.flags.writeable else image.copy()  # OpenVINO takes no read-only memory
         with self._lock:
             size = self._size(image)
             request = self._idle[size].pop() if self._idle[size] else self._compiled[size].create_infer_request()
-        request.set_input_tensor(self._tensor(_as_writeable(image), shared_memory=True))
+        request.set_input_tensor(self._tensor(image, shared_memory=True))
         request.start_async()
         return partial(self._outputs_of, request, image, size)
 
@@ -60,14 +60,6 @@ class OpenVinoNetwork:
         with self._lock:
             self._idle[size].append(request)
         return found
-
-
-def _as_writeable(image: np.ndarray) -> np.ndarray:
-    """Returns a view that OpenVINO accepts without a copy: it refuses TensorFlow's read-only memory, but only reads."""
-    if image.flags.writeable:
-        return image
-    memory = (ctypes.c_float * image.size).from_address(image.ctypes.data)
-    return np.ctypeslib.as_array(memory).reshape(image.shape)
 
 
 @cache

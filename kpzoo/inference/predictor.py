@@ -9,6 +9,7 @@ from itertools import islice
 from threading import RLock
 
 import numpy as np
+import tensorflow as tf
 
 from kpzoo import models
 from kpzoo.errors import UserError
@@ -323,7 +324,7 @@ def as_model(model: PoseModel | str) -> PoseModel:
 
 
 def _start_plain(model: PoseModel, image, flip: bool):
-    found = decoded(model, flip, image)
+    found = decoded(model, flip, tf.constant(image))
     return lambda: found
 
 
