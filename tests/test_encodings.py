@@ -20,7 +20,7 @@ from kpzoo import cli, files
 from kpzoo.data import loading, make_dataset
 from kpzoo.errors import UserError
 from kpzoo.inference import pictures
-from kpzoo.inference.outputs import VideoFile
+from kpzoo.video_file import VideoFile
 
 CONSOLES = ["ascii", "cp1252", "cp437", "latin-1", "koi8-r", "cp932", "gbk", "utf-8", "utf-16"]
 POSIX = pytest.mark.skipif(os.name != "posix" or sys.platform == "darwin", reason="names there are texts, not bytes")
@@ -128,11 +128,12 @@ def test_a_locale_without_utf8_finds_names_in_utf8(tmp_path):
         video.add(np.zeros((20, 20, 3), np.uint8))
     program = f"""
 import os, pathlib, sys
-from kpzoo.inference import pictures, outputs
+from kpzoo import video_file
+from kpzoo.inference import pictures
 from kpzoo.data import loading
 assert sys.getfilesystemencoding() == "ascii", sys.getfilesystemencoding()
 video = pictures.Video(os.fsdecode({os.fsencode(tmp_path / "vü.mp4")!r}))
-outputs.VideoFile(pathlib.Path({str(tmp_path)!r}) / f"{{video.name}}.drawn.mp4", 20).add(next(iter(video)).image)
+video_file.VideoFile(pathlib.Path({str(tmp_path)!r}) / f"{{video.name}}.drawn.mp4", 20).add(next(iter(video)).image)
 (one,) = pictures.open_source({str(tmp_path / "images")!r})
 assert (one.name, one.problem) == ("caf\\xe9.jpg", None)
 import warnings; warnings.simplefilter("ignore")

@@ -26,6 +26,7 @@ from kpzoo.files import written_whole
 from kpzoo.inference import outputs
 from kpzoo.poses import Poses
 from kpzoo.training import keras_callbacks, run_folder
+from kpzoo.video_file import VideoFile
 
 pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +54,7 @@ def results(path, model):
 
 
 def video(path, model):
-    file = outputs.VideoFile(path, fps=5)
+    file = VideoFile(path, fps=5)
     for shade in (0, 100, 200):
         file.add(np.full((64, 48, 3), shade, np.uint8))
     file.close()
@@ -167,7 +168,7 @@ def report(path, size):
 
 
 def noise(path, size):
-    file, rng = outputs.VideoFile(path, fps=5), np.random.default_rng(0)
+    file, rng = VideoFile(path, fps=5), np.random.default_rng(0)
     for _ in range(size // 10_000):
         file.add(rng.integers(0, 256, (96, 96, 3), np.uint8))
     file.close()
