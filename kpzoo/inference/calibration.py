@@ -40,7 +40,7 @@ def calibration_crops(
     def detect(image, key):
         return batching.checked_detections(finder, *finder.detect([image], [key]))
 
-    return first_crops(batching.with_boxes(opened, boxes_xywh, detect, 1), model.preset, num_crops)
+    return first_crops(batching.with_boxes(opened, boxes_xywh, detect), model.preset, num_crops)
 
 
 def spread_crops(
