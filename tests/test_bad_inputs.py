@@ -1182,7 +1182,7 @@ def test_damaged_packs_are_refused_by_the_file(packed, small_folder, model, tmp_
     assert "damaged" in opened(names[0], (packed / names[1]).read_bytes())
     assert "damaged" in opened(names[0], next(other.glob("*-00000-*")).read_bytes())
     index = json.loads((packed / pack.INDEX).read_text())
-    assert "in version 2 of the format" in opened(pack.INDEX, json.dumps(index | {"version": 2}).encode())
+    assert "in version 3 of the format" in opened(pack.INDEX, json.dumps(index | {"version": 3}).encode())
     assert "not the index of a pack" in opened(pack.INDEX, b"[]")
     for wrong in ({"shards": 3}, {"shards": [{}]}, {"skeleton": None}, {"image_hw": 5}):
         content = index | wrong
