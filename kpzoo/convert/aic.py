@@ -8,8 +8,6 @@ from kpzoo import skeletons
 from kpzoo.convert import kinds, values
 from kpzoo.convert.finding import Source, split_name
 from kpzoo.convert.model import Category, Export, Person, Picture
-from kpzoo.data.json_file import read_json
-from kpzoo.errors import UserError
 
 VISIBILITY = np.array([0, 2, 1, 0])  # of AI Challenger's 1 visible, 2 hidden, 3 not labelled
 
@@ -17,12 +15,8 @@ VISIBILITY = np.array([0, 2, 1, 0])  # of AI Challenger's 1 visible, 2 hidden, 3
 def read(source: Source) -> Export:
     """Reads all files. The keypoints are those of `kpzoo.skeletons.AIC14`."""
     export, category = Export(), Category.of(skeletons.AIC14)
-    for path in source.with_suffix(".json"):
-        content = read_json(path)
-        if kinds.json_kind(content) != "aic":
-            if source.is_file:
-                raise UserError(f"{path} is not AI Challenger's JSON: it needs a list with `keypoint_annotations`.")
-            continue
+    needs = "AI Challenger's JSON: it needs a list with `keypoint_annotations`"
+    for path, content in kinds.json_files(source, "aic", needs):
         split = next((name for word in re.split("[^A-Za-z]+", path.stem) if (name := split_name(word))), "")
         for number, row in enumerate(content):
             place = f"{path}[{number}]"

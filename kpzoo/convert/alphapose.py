@@ -8,19 +8,14 @@ import numpy as np
 from kpzoo.convert import kinds, layouts, openpose, values
 from kpzoo.convert.finding import Source
 from kpzoo.convert.model import Category, Export, Frame, Person, Picture
-from kpzoo.data.json_file import read_json
 from kpzoo.errors import UserError
 
 
 def read(source: Source) -> Export:
     """Reads all files. Every point has a confidence; those of 0 are read as not found."""
     export, made = Export(), {}
-    for path in source.with_suffix(".json"):
-        content = read_json(path)
-        if kinds.json_kind(content) != "alphapose":
-            if source.is_file:
-                raise UserError(f"{path} is not AlphaPose's JSON: it needs `image_id`, `keypoints` and `score`.")
-            continue
+    needs = "AlphaPose's JSON: it needs `image_id`, `keypoints` and `score`"
+    for path, content in kinds.json_files(source, "alphapose", needs):
         pictures: dict[str, Picture | None] = {}
         for name, person in _rows(content, path, made, export):
             if name not in pictures:

@@ -17,7 +17,7 @@ def read(source: Source) -> Export:
     """Reads all annotation files with keypoints. The size and the pixels of pictures are those of the files."""
     export = Export(upright=False)
     made: dict[tuple, Category] = {}
-    for path in source.with_suffix(".json", ".gz"):
+    for path in source.with_suffix(".json", ".json.gz"):
         content = read_json(path)
         if kinds.json_kind(content) != "coco":
             if source.is_file:

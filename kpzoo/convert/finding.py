@@ -70,8 +70,8 @@ class Source:
         self._by_stem: dict[str, list[Path]] = {}
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
-        """Returns the files to read that have one of the suffixes."""
-        return [path for path in self.files if path.suffix.lower() in suffixes]
+        """Returns the files to read whose names end in one of the suffixes."""
+        return [path for path in self.files if path.name.lower().endswith(suffixes)]
 
     def _index(self) -> dict[str, list[Path]]:
         if self._by_name is None:

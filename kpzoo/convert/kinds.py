@@ -1,6 +1,6 @@
 """Which format a file has, by its content."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +120,19 @@ _KINDS = {
     ".mat": matlab.kind,
     ".json": _json,
 }
+
+
+def json_files(source: Source, kind: str, needs: str) -> Iterator[tuple[Path, Any]]:
+    """Yields the JSON files of a kind with their contents. A file that is given itself must be of the kind.
+
+    Args:
+        source: The folder or file.
+        kind: What `json_kind` returns for the files.
+        needs: What such a file is and has, for the error.
+    """
+    for path in source.with_suffix(".json", ".json.gz"):
+        content = read_json(path)
+        if json_kind(content) == kind:
+            yield path, content
+        elif source.is_file:
+            raise UserError(f"{path} is not {needs}.")

@@ -6,8 +6,6 @@ from kpzoo.convert import kinds, layouts, values
 from kpzoo.convert.finding import Source
 from kpzoo.convert.grouping import holds
 from kpzoo.convert.model import Export, Person, Picture
-from kpzoo.data.json_file import read_json
-from kpzoo.errors import UserError
 
 CODES = {"missing": 0, "vis": 1, "self_occluded": 2, "others_occluded": 3}
 
@@ -15,12 +13,8 @@ CODES = {"missing": 0, "vis": 1, "self_occluded": 2, "others_occluded": 3}
 def read(source: Source) -> Export:
     """Reads all files. Persons without keypoints keep their box."""
     export, made = Export(upright=False), {}
-    for path in source.with_suffix(".json"):
-        content = read_json(path)
-        if kinds.json_kind(content) != "ochuman":
-            if source.is_file:
-                raise UserError(f"{path} is not OCHuman's JSON: it needs `images` with their `annotations`.")
-            continue
+    needs = "OCHuman's JSON: it needs `images` with their `annotations`"
+    for path, content in kinds.json_files(source, "ochuman", needs):
         names = content.get("keypoint_names") or list(layouts.OCHUMAN19)
         names = tuple(values.name(name, f"{path}: keypoint_names") for name in values.items(names, str(path)))
         category = made.setdefault(names, layouts.category(names))

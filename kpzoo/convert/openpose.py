@@ -8,7 +8,6 @@ import numpy as np
 from kpzoo.convert import kinds, layouts, values
 from kpzoo.convert.finding import Source
 from kpzoo.convert.model import Category, Export, Frame, Person, Picture
-from kpzoo.data.json_file import read_json
 from kpzoo.errors import UserError
 
 LAYOUTS = {25: layouts.BODY25, 18: layouts.OPENPOSE18, 15: layouts.MPI15}
@@ -18,12 +17,8 @@ PARTS = ("face", "hand_left", "hand_right")
 def read(source: Source) -> Export:
     """Reads all files. A picture has the name of its file without "_keypoints"; frames end in their number."""
     export, made = Export(), {}
-    for path in source.with_suffix(".json"):
-        content = read_json(path)
-        if kinds.json_kind(content) != "openpose":
-            if source.is_file:
-                raise UserError(f"{path} is not OpenPose's JSON: it needs the list 'people'.")
-            continue
+    needs = "OpenPose's JSON: it needs the list 'people'"
+    for path, content in kinds.json_files(source, "openpose", needs):
         rows = enumerate(values.items(content["people"], f"{path}: people"))
         people = [person(row, f"{path}: people[{k}]", made, export) for k, row in rows]
         where = _picture(path, source)
