@@ -91,10 +91,12 @@ def of_model(tag: str, data, boxes: str | Path, flip: bool) -> dict:
     found = kpzoo.evaluate(model, data, boxes, **how)
     values = {key: found.values[key] for key in FIGURES}
     if boxes == "gt":
-        every = kpzoo.evaluate(model, data, boxes, nms=None, **how).results.keypoints_image_xy
+        several = model.preset.num_instances > 1  # whose poses NMS has thinned
+        every = kpzoo.evaluate(model, data, boxes, nms=None, **how) if several else found
+        points = every.results.keypoints_image_xy[:: model.preset.num_instances]
         shared = evaluator.of_shared_keypoints(data, model.preset)
         person_index = evaluator.boxes_of(shared, "gt")[0]
-        values["mean OKS"] = mean_oks(shared.annotations, person_index, every[:: model.preset.num_instances])
+        values["mean OKS"] = mean_oks(shared.annotations, person_index, points)
         values["PCK"] = found.values["PCK@0.2"]
     return values
 
@@ -139,16 +141,13 @@ def about(tag: str) -> dict:
     """Returns the size and the time of one crop of a network in the package."""
     row = published.ROWS[tag]
     model = kpzoo.build(row.model, weights=tag)
-    fast = kpzoo.accelerate(model, freeze=True)
-    crops = {"image": np.zeros((1, *row.image_hw, 3), np.float32)}
-    queries = model.preset.num_instances
-    if queries > 1:
-        crops["instance"] = np.eye(queries, dtype=np.float32)[None]
+    predict_crops = kpzoo.accelerate(model).freeze()
+    crops = np.zeros((1, *row.image_hw, 3), np.float32)
     info = kpzoo.info(row.model)
     return {
         "crops": "{}x{}".format(*row.image_hw),
         "MB": published.fetch(tag).stat().st_size / 1e6,
-        "ms": milliseconds(lambda: fast(crops)),
+        "ms": milliseconds(lambda: predict_crops(crops)[0].numpy()),
         "million parameters": info.num_params / 1e6,
     }
 

@@ -16,7 +16,7 @@ from kpzoo.commands.parsing import (
 )
 from kpzoo.errors import UserError
 
-DEFAULT_MODEL = "cpn_nano"
+DEFAULT_MODEL = "cpn_lite0"
 _OF_FOLDERS = ("overwrite", "resume", "no_pictures", "show_nms", "gallery", "openpose", "json")
 
 

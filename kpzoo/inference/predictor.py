@@ -62,7 +62,7 @@ class Predictor:
 
     One image:
 
-    >>> predictor = kpzoo.Predictor("cpn_nano", detector="whole")
+    >>> predictor = kpzoo.Predictor("cpn_lite0", detector="whole")
     >>> poses = predictor("photo.jpg")
     >>> poses.keypoints_xy.shape
     (1, 14, 2)
@@ -84,7 +84,7 @@ class Predictor:
     ...     def detect(self, images, image_ids):  # lists with one entry per image: (P, 4) boxes in image pixels, (P,)
     ...         boxes_xywh = [np.array([[0, 0, image.shape[1] / 2, image.shape[0]]]) for image in images]
     ...         return boxes_xywh, [np.ones(1) for image in images]
-    >>> predictor = kpzoo.Predictor("cpn_nano", detector=LeftHalf())
+    >>> predictor = kpzoo.Predictor("cpn_lite0", detector=LeftHalf())
     >>> for result in predictor.stream("photos"):
     ...     print(result.picture.name, len(result.poses))
     photo.jpg 1
@@ -293,7 +293,7 @@ def stream(
         source, boxes_xywh, every, track, smooth, interpolate: See `Predictor.stream`.
         detector, flip, nms, batch_size, precision, engine: See `Predictor`.
 
-    >>> for result in kpzoo.stream("cpn_nano", "photos", detector="whole"):
+    >>> for result in kpzoo.stream("cpn_lite0", "photos", detector="whole"):
     ...     print(result.picture.name, len(result.poses))
     photo.jpg 1
     """

@@ -35,7 +35,7 @@ def watch(
             opencv-python-headless has not.
 
     Example:
-        kpzoo.watch("cpn_nano", "webcam", every=5, track=True)
+        kpzoo.watch("cpn_lite0", "webcam", every=5, track=True)
     """
     opened = open_source(source)
     window.check(opened)

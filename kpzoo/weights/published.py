@@ -31,6 +31,12 @@ PEOPLE = (
     "EfficientNet-Lite0's ImageNet weights (Apache-2.0)"
 )
 
+KEYPOINTS = (
+    "research use: trained on COCO 2017 (annotations CC BY 4.0, photos under Flickr's terms), MPII Human Pose, Leeds "
+    "Sports Pose and its extension, PARSE and Stanford 40 Actions, with keypoints partly by MoveNet Thunder "
+    "(Apache-2.0); started from EfficientNet-Lite0's ImageNet weights (Apache-2.0)"
+)
+
 # Tag -> row; a tag is never used again.
 ROWS: dict[str, Weights] = {
     "cpn_nano.lspet_128x128_v1": Weights(
@@ -56,6 +62,18 @@ ROWS: dict[str, Weights] = {
         origin="trained here",
         recipe="recipes/crowd_study.py",
         metrics="docs/results/mipnet_nano_crowds_128x96.json",
+    ),
+    "cpn_lite0.people_128x96_v1": Weights(
+        model="cpn_lite0",
+        url="cpn_lite0_people_128x96_v1.safetensors",
+        sha256="8b1ed277a56a010c5578b1f5d1b23f6003e9b8537387840dd27f21ecc8d8c13b",  # cpn_lite0
+        image_hw=(128, 96),
+        skeleton="coco17",
+        options={},
+        license=KEYPOINTS,
+        origin="trained here",
+        recipe="recipes/lite0.py cpn_lite0",
+        metrics="docs/results/comparison.json",
     ),
     "person_fpn_lite0.people_416x416_v2": Weights(
         model="person_fpn_lite0",
