@@ -65,7 +65,7 @@ class Predictor:
     >>> predictor = kpzoo.Predictor("cpn_lite0", detector="whole")
     >>> poses = predictor("photo.jpg")
     >>> poses.keypoints_xy.shape
-    (1, 14, 2)
+    (1, 17, 2)
 
     A server loop, here four threads that share the predictor:
 
