@@ -41,6 +41,7 @@ setup(
         "test": [
             *ONNX,
             *CONVERT,
+            "pandas>=2",
             "scipy>=1.11",
             *INT8,
             "argcomplete>=3",

@@ -122,7 +122,8 @@ def test_a_missing_library_is_named_in_one_line(name, monkeypatch):
 
 
 def test_pandas_tables_have_the_columns_of_csv_files():
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     poses = with_identities(some_poses(), [4, -1, 2])
     table = poses.to_pandas("a.jpg")
     assert list(table.columns) == Poses.csv_header(COCO17, tracked=True) and len(table) == 3
