@@ -90,7 +90,7 @@ def _add_pack(parts) -> None:
     parser.add_argument("--shards", type=positive, help="number of files; default: about 150 MB per file")
     pixels = parser.add_mutually_exclusive_group()
     pixels.add_argument("--quality", type=positive, help="JPEG quality, 1 to 100")
-    text = "store pixels without compression: several times larger, and faster to read"
+    text = "store pixels without compression: several times larger, nothing to decode"
     pixels.add_argument("--raw", action="store_true", help=text)
     parser.add_argument("--overwrite", action="store_true", help="replace an existing pack")
     add_data_arguments(parser)

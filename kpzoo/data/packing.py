@@ -58,7 +58,7 @@ def write_pack(
         num_shards: Number of files. Defaults to one per `PERSONS_PER_SHARD` persons.
         quality: JPEG quality, 1 to 100.
         stored: Form of the pixels: "jpeg", or "raw" for uncompressed pixels, which take several times the space and
-            are read faster.
+            need no decoding.
         overwrite: Whether to replace an existing pack.
         progress: Whether to print progress on stderr.
 
