@@ -464,6 +464,22 @@ def test_temporary_cutouts_are_removed(people):
     assert not folder.exists()
 
 
+def test_people_who_cannot_be_cut_out_are_told_before_the_training(own_folder, tmp_path):
+    def forget(person):
+        person["keypoints"][3 * 7 :] = [0] * (3 * 10)
+
+    data, model = rewrite(own_folder, forget), kpzoo.build("cpn_tiny", image_hw=(64, 64))
+    with pytest.raises(UserError, match="has no person to cut out"):
+        make_dataset(data, model, 2, crowd=Crowd(data), check_images=False)
+    make_dataset(data, model, 2, crowd=Crowd(data, 0.0), check_images=False)  # composes nothing
+
+
+def test_a_folder_for_cutouts_needs_crowds(folder, tmp_path, capsys):
+    options = ["--model", "cpn_tiny", "--data", str(folder), "--out", str(tmp_path / "run")]
+    assert cli.main(["train", *options, "--cutouts", str(tmp_path / "cutouts")]) == 2
+    assert "Add --crowd SHARE" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("how", [dict(share=1.5), dict(crowding=-1), dict(people=(3, 2))])
 def test_crowds_that_cannot_be_are_refused(how):
     with pytest.raises(UserError, match="must"):

@@ -93,6 +93,8 @@ def _run(args) -> None:
     several = kpzoo.info(args.model).options.get("num_instances", 1) > 1
     if not several and (args.instance_rule, args.missing) != ("paper", "repeat"):
         raise UserError(f"--instance-rule and --missing are for MIPNets. Received: --model {args.model}. Remove them.")
+    if args.cutouts and not args.crowd:
+        raise UserError("--cutouts keeps the people of composed crowds. Add --crowd SHARE, or remove it.")
     train, val = _data(args)
     batch_size = args.batch_size
     if args.batch_per_device:

@@ -29,6 +29,8 @@ class Scenes(Protocol):
     share: float
     data: PoseData  # of the people
 
+    def prepare(self) -> None: ...
+
     def plan(self, seed: int, count: int) -> tuple: ...
 
     def overlay(self, crop: np.ndarray, crop_to_scene: np.ndarray, *people) -> np.ndarray: ...
@@ -307,7 +309,7 @@ def _loader(preset, photos: Sequence[Callable], augment, seed, crowd):
         crowd: See `make_dataset`.
     """
     fill = preset.rules.crop.fill_rgb
-    composed = _composed_photo(preset, crowd, seed) if crowd else None
+    composed = _composed_photo(preset, crowd, seed) if crowd and crowd.share else None
 
     def augmented(person, draws):
         box, labels, cut = person
@@ -324,7 +326,7 @@ def _loader(preset, photos: Sequence[Callable], augment, seed, crowd):
         def annotated():
             return of_set[0]() if len(of_set) == 1 else tf.switch_case(rule, of_set)
 
-        if crowd:
+        if composed:
             in_crowd = draws("crowd", 1)[0] < crowd.share
             crop = tf.cond(in_crowd, lambda: augmented(composed(count), draws), annotated)
             rule = tf.where(in_crowd, len(photos), rule)
@@ -342,6 +344,7 @@ def _loader(preset, photos: Sequence[Callable], augment, seed, crowd):
 
 def _composed_photo(preset, crowd: Scenes, seed: int) -> Callable:
     """Returns the function from the number of a crop to the view, labels and crop function of a composed scene."""
+    crowd.prepare()
     rule = preset.rules.crop
     shape = (preset.num_instances, preset.skeleton.num_keypoints, 4)
     paths = crowd.data.image_paths(crowd.data.annotations.image_ids[crowd.data.annotations.persons.image_index])

@@ -54,6 +54,14 @@ class Crowd:
         """The cut-outs, which are made at the first use."""
         return StoredCutouts(self.data, self.folder, progress=True)
 
+    def prepare(self) -> None:
+        """Makes the cut-outs, before threads use them.
+
+        Raises:
+            UserError: If no person can be cut out, or the folder holds something else.
+        """
+        _ = self.source
+
     def plan(self, seed: int, count: int) -> tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
         """Returns the people of the scene of a crop, which depends only on the arguments.
 
