@@ -25,7 +25,7 @@ bfloat16 = pytest.mark.skipif(not acceleration.has_bfloat16(), reason="this CPU 
 
 @pytest.fixture(scope="module")
 def models():
-    return {name: lively(kpzoo.build(name, image_hw=(64, 64))) for name in NAMES}
+    return {name: lively(kpzoo.build(name, image_hw=(64, 64))) for name in (*NAMES, "cpn_lite_tiny")}
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def crops():
 
 
 @pytest.mark.parametrize("engine", OTHERS)
-@pytest.mark.parametrize("name", ["cpn_tiny", "mipnet_tiny", "hourglass_tiny"])
+@pytest.mark.parametrize("name", ["cpn_tiny", "cpn_lite_tiny", "mipnet_tiny", "hourglass_tiny"])
 def test_keypoints_are_those_of_the_model_with_the_flip_test(models, crops, name, engine):
     model = models[name]
     known = agreement.reference(model, image=crops, flip=True)
