@@ -18,7 +18,7 @@ from kpzoo.scenes.folder import write
 from kpzoo.scenes.layers import Layer, host_layer, moved_layer, occlusion_of
 from kpzoo.scenes.rendering import annotations_of, rendered
 
-GENERATOR = "kpzoo.data.compose 2"  # stored in data sets; the version increases if a seed gives other images
+GENERATOR = "kpzoo.data.compose 3"  # stored in data sets; the version increases if a seed gives other images
 _CLOSEST = 0.66  # IoU of two boxes at crowding 1; the mean IoU with the nearest box is 0.67, including third persons
 _ZOOMS = (0.5, 1.6)  # scale of a cut-out, so that its sharpness is similar to that of the photo
 _CANDIDATES = 48  # number of people that are compared for the best fit
@@ -157,8 +157,7 @@ def _host(rng: np.random.Generator, source: Cutouts, crowding: float) -> int:
     """Chooses a person whose photo becomes the background; at low crowding, one with room for others."""
     drawn = rng.integers(len(source.hosts), size=1 + round(4 * (1 - crowding) ** 2))
     places = source.hosts[drawn]
-    sizes_wh = source.boxes_xyxy[places, 2:] - source.boxes_xyxy[places, :2]
-    shares = sizes_wh.prod(axis=1) / source.sizes_hw[places].prod(axis=1)
+    shares = source.box_sizes_wh[places].prod(axis=1) / source.sizes_hw[places].prod(axis=1)
     return _readable(source, source.hosts, int(drawn[np.argmax(shares <= max(_ROOMY, shares.min()))]))
 
 
@@ -188,7 +187,7 @@ def _newcomer(
             person = _readable(source, source.movable, int(rng.integers(len(source.movable))))
             zoom = float(np.clip(anchor.height / source.heights[person], *_ZOOMS))
         zoom = max(zoom * _FARTHER**attempt, _ZOOMS[0])
-        size_wh = zoom * (source.boxes_xyxy[person, 2:] - source.boxes_xyxy[person, :2])
+        size_wh = zoom * source.box_sizes_wh[person]
         corner_xy, fault = _beside(rng, size_wh, anchor.box_xyxy, boxes, image_hw, closeness)
         if best is None or fault < best[0]:
             best = fault, person, zoom, corner_xy
@@ -206,19 +205,21 @@ def _partner(
     images = source.data.annotations.persons.image_index
     drawn = source.movable[rng.integers(len(source.movable), size=_CANDIDATES)]
     noise = rng.normal(0, 0.1 * (1 - 0.5 * closeness), len(drawn))
-    sizes_wh = source.boxes_xyxy[drawn, 2:] - source.boxes_xyxy[drawn, :2]
-    anchor_wh = anchor.box_xyxy[2:] - anchor.box_xyxy[:2]
+    widths, heights = source.box_sizes_wh[drawn].T
+    anchor_width, anchor_height = _size(anchor.box_xyxy)
     as_tall = np.log(anchor.height / source.heights[drawn])
-    as_wide = np.log(np.prod(anchor_wh) / np.prod(sizes_wh, axis=1)) / 2
-    zooms = np.exp(as_tall + np.clip(closeness * (as_wide - as_tall), -0.35, 0.35) + noise)
-    sizes_wh = sizes_wh * zooms[:, None]
-    shared = np.minimum(sizes_wh, anchor_wh).prod(axis=1)
-    reach = shared / (sizes_wh.prod(axis=1) + np.prod(anchor_wh) - shared)
+    as_wide = np.log(anchor_width * anchor_height / (widths * heights)) / 2
+    zooms = np.exp(as_tall + np.minimum(np.maximum(closeness * (as_wide - as_tall), -0.35), 0.35) + noise)
+    widths, heights = widths * zooms, heights * zooms
+    shared = np.minimum(widths, anchor_width) * np.minimum(heights, anchor_height)
+    reach = shared / (widths * heights + anchor_width * anchor_height - shared)
     reach = np.minimum(reach, closeness + 0.03)  # a larger possible overlap than requested is no advantage
     fits = (zooms >= _ZOOMS[0]) & (zooms <= _ZOOMS[1])
-    repeated = np.isin(images[drawn], images[taken])
+    photos, repeated = images[drawn], False
+    for photo in set(images[taken].tolist()):
+        repeated = repeated | (photos == photo)
     best = int(np.argmax(reach - 1.0 * ~fits - 2.0 * repeated))
-    return int(drawn[best]), float(np.clip(zooms[best], *_ZOOMS))
+    return int(drawn[best]), min(max(float(zooms[best]), _ZOOMS[0]), _ZOOMS[1])
 
 
 def _beside(
@@ -230,28 +231,51 @@ def _beside(
     box overlaps more than `box_xyxy`.
     """
     angles = rng.normal(0, 0.35, _DIRECTIONS) + np.pi * (np.arange(_DIRECTIONS) % 2)
-    headings = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    centred = (box_xyxy[:2] + box_xyxy[2:] - size_wh) / 2
-    near, far = np.zeros(_DIRECTIONS), np.full(_DIRECTIONS, float((box_xyxy[2:] - box_xyxy[:2] + size_wh).sum()))
-    for _ in range(12):
-        middle = (near + far) / 2
-        corners = centred + middle[:, None] * headings
-        over = _overlaps(corners, corners + size_wh, box_xyxy[:2], box_xyxy[2:]) > closeness
-        near, far = np.where(over, middle, near), np.where(over, far, middle)
-    corners = centred + far[:, None] * headings
-    low, high = (np.clip(ends, 0, image_hw[::-1]) for ends in (corners, corners + size_wh))
-    outside = 1 - (high - low).prod(axis=1) / np.prod(size_wh)
-    most = _overlaps(low[:, None], high[:, None], others[:, :2], others[:, 2:]).max(axis=1)
+    heading_x, heading_y = np.cos(angles), np.sin(angles)
+    (width, height), (x, y) = size_wh.tolist(), ((box_xyxy[:2] + box_xyxy[2:] - size_wh) / 2).tolist()
+    away = _distance(_size(box_xyxy), (width, height), (np.abs(heading_x), np.abs(heading_y)), closeness)
+    corner_x, corner_y = x + away * heading_x, y + away * heading_y
+    low_x, high_x = (np.minimum(np.maximum(ends, 0), image_hw[1]) for ends in (corner_x, corner_x + width))
+    low_y, high_y = (np.minimum(np.maximum(ends, 0), image_hw[0]) for ends in (corner_y, corner_y + height))
+    outside = 1 - (high_x - low_x) * (high_y - low_y) / (width * height)
+    most = _overlaps((low_x[:, None], low_y[:, None], high_x[:, None], high_y[:, None]), others.T).max(axis=1)
     faults = np.abs(most - closeness) + 0.5 * outside + (outside > _MOST_OUTSIDE)
     best = int(np.argmin(faults))
-    return corners[best], float(faults[best])
+    return np.array([corner_x[best], corner_y[best]]), float(faults[best])
 
 
-def _overlaps(low_xy: np.ndarray, high_xy: np.ndarray, others_low_xy: np.ndarray, others_high_xy: np.ndarray):
-    """Returns the IoU of boxes, given by their first and last corners, of shapes that broadcast."""
-    shared = np.minimum(high_xy, others_high_xy) - np.maximum(low_xy, others_low_xy)
-    shared = np.maximum(shared, 0).prod(axis=-1)
-    areas = (high_xy - low_xy).prod(axis=-1) + (others_high_xy - others_low_xy).prod(axis=-1)
+def _size(box_xyxy: np.ndarray) -> tuple[float, float]:
+    x0, y0, x1, y1 = box_xyxy.tolist()
+    return x1 - x0, y1 - y0
+
+
+def _distance(one_wh: Sequence[float], other_wh: Sequence[float], heading_xy, closeness: float) -> np.ndarray:
+    """Returns how far apart the centres of two boxes are, per heading, when their IoU is `closeness`.
+
+    At distance t the boxes share min(w, s_x - t |cos|) * min(h, s_y - t |sin|), where w and h are the smaller width and
+    height, and s_x and s_y half the sum of both. That is the smallest of four products, so it falls to the wanted area
+    where the first of them does. The distance is 0 if the IoU is smaller everywhere.
+    """
+    (one_width, one_height), (other_width, other_height) = one_wh, other_wh
+    width, height = min(one_width, other_width), min(one_height, other_height)
+    reach_x, reach_y = (one_width + other_width) / 2, (one_height + other_height) / 2
+    wanted = closeness / (1 + closeness) * (one_width * one_height + other_width * other_height)
+    if width * height <= wanted:
+        return np.zeros_like(heading_xy[0])
+    along_x, along_y = (np.maximum(part, 1e-9) for part in heading_xy)
+    only_x, only_y = (reach_x - wanted / height) / along_x, (reach_y - wanted / width) / along_y
+    linear, square = along_x * reach_y + along_y * reach_x, along_x * along_y
+    root = np.sqrt(linear * linear - 4 * square * (reach_x * reach_y - wanted))
+    both = 2 * (reach_x * reach_y - wanted) / (linear + root)
+    return np.minimum(np.minimum(only_x, only_y), both)
+
+
+def _overlaps(boxes: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the IoU of boxes, each given as x0, y0, x1, y1 of shapes that broadcast."""
+    (x0, y0, x1, y1), (left, top, right, bottom) = boxes, others
+    wide = np.maximum(np.minimum(x1, right) - np.maximum(x0, left), 0)
+    shared = wide * np.maximum(np.minimum(y1, bottom) - np.maximum(y0, top), 0)
+    areas = (x1 - x0) * (y1 - y0) + (right - left) * (bottom - top)
     return shared / np.maximum(areas - shared, 1e-9)
 
 

@@ -74,6 +74,7 @@ class Cutouts:
         heights: (P,) estimated heights in pixels of the persons in upright posture, NaN if unknown.
         sizes_hw: (P, 2) sizes of their photos.
         boxes_xyxy: (P, 4) boxes in image pixels, clipped to the image.
+        box_sizes_wh: (P, 2) their widths and heights.
         hosts: Indices into `data.annotations.persons` of the people whose photo can be a background.
         movable: Indices of the people that can be cut out completely.
         unreadable: Files that could not be read, with the reasons.
@@ -84,11 +85,12 @@ class Cutouts:
 
     def __init__(self, data: PoseData):
         self.data, self.unreadable = data, {}
-        self._cutouts, self._photos = {}, {}
+        self._cutouts, self._photos, self.host_layers = {}, {}, {}
         persons, annotations = data.annotations.persons, data.annotations
         self.sizes_hw = sizes_hw = annotations.image_sizes_hw[persons.image_index]
         boxes, usable = clipped_boxes(persons.boxes_image_xywh, sizes_hw)
         self.boxes_xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:] + 1], axis=1)
+        self.box_sizes_wh = self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
         inside = inside_image(persons.keypoints_image_xy, sizes_hw)
         self.visibility = np.where(inside, persons.visibility, 0)
         self.keypoints_xy = persons.keypoints_image_xy.astype(np.float64)

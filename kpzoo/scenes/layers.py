@@ -67,11 +67,17 @@ class Layer:
         (x0, y0), (x1, y1) = self.points.min(axis=0).tolist(), self.points.max(axis=0).tolist()
         return x0, x1, y0, y1
 
+    @cached_property
+    def _to_cutout(self) -> tuple[np.ndarray, np.ndarray]:
+        """Factors and summands (2,) from x and y in the scene to those in the cut-out."""
+        to_cutout = scene_to_cutout(self.cutout, self.to_scene)
+        return to_cutout.diagonal().copy(), to_cutout[:, 2].copy()
+
     def covers(self, points_xy: np.ndarray) -> np.ndarray:
         """Returns which (N, 2) scene pixels the person covers."""
-        to_cutout, alpha = scene_to_cutout(self.cutout, self.to_scene), self.cutout.alpha
+        (zoom, shift), alpha = self._to_cutout, self.cutout.alpha
         height, width = alpha.shape
-        columns, rows = np.rint(points_xy * to_cutout.diagonal() + to_cutout[:, 2]).T.astype(int)  # it does not rotate
+        columns, rows = np.rint(points_xy * zoom + shift).astype(np.int64).T
         inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
         return inside & (alpha.ravel()[np.where(inside, rows * width + columns, 0)] > 127)
 
@@ -85,18 +91,23 @@ def chained(second: np.ndarray, first: np.ndarray) -> np.ndarray:
     return np.concatenate([second[:, :2] @ first[:, :2], second[:, :2] @ first[:, 2:] + second[:, 2:]], axis=1)
 
 
-def inverse(matrix: np.ndarray) -> np.ndarray:
-    linear = np.linalg.inv(matrix[:, :2])
-    return np.concatenate([linear, -linear @ matrix[:, 2:]], axis=1)
-
-
 def scene_to_cutout(cutout: Cutout, to_scene: np.ndarray | None) -> np.ndarray:
-    """Returns the (2, 3) map from scene pixels to pixels of a cut-out; see `Layer`."""
-    return cutout.from_photo if to_scene is None else chained(cutout.from_photo, inverse(to_scene))
+    """Returns the (2, 3) map from scene pixels to pixels of a cut-out, which does not rotate; see `Layer`."""
+    from_photo = cutout.from_photo
+    if to_scene is None:
+        return from_photo
+    zooms = from_photo.diagonal() / to_scene[:, :2].diagonal()
+    return np.column_stack([np.diag(zooms), from_photo[:, 2] - zooms * to_scene[:, 2]])
 
 
 def host_layer(source: Cutouts, person: int) -> Layer:
-    """Returns the layer of a person of the background photo."""
+    """Returns the layer of a person of the background photo, which is the same in every scene and kept."""
+    if person not in source.host_layers:
+        source.host_layers[person] = _host_layer(source, person)
+    return source.host_layers[person]
+
+
+def _host_layer(source: Cutouts, person: int) -> Layer:
     persons = source.data.annotations.persons
     return Layer(
         person,
@@ -188,12 +199,15 @@ def occlusion_of(place: int, layers: Sequence[Layer], image_hw: Sequence[int]) -
         A (K,) mask of the hidden joints, with most of the 3x3 pixels around them covered, and whether enough pixels
         and joints of the person are visible.
     """
-    layer = layers[place]
+    layer, covered = layers[place], False
     points, count, (height, width) = layer.points, len(layer.cutout.samples_xy), image_hw
-    covered = np.zeros(len(points), bool)
     for later in layers[place + 1 :]:
         if (layer.moved or later.moved) and _meet(layer.points_extent, later.extent):
-            covered |= later.covers(points)
+            covered = later.covers(points) | covered
+    if covered is False:
+        if not layer.moved:
+            return np.zeros(len(layer.visibility), bool), True
+        covered = np.zeros(len(points), bool)
     hidden = covered[count:].reshape(-1, len(_NEAR)).sum(axis=1) > len(_NEAR) / 2
     x, y = points[:count].T
     inside = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)

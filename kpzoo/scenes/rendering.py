@@ -9,6 +9,7 @@ from kpzoo.scenes.cutouts import Cutouts, Light
 from kpzoo.scenes.layers import Layer, adaptation, chained, mapped, occlusion_of, scene_to_cutout
 
 _LUMA = np.array([[0.3, 0.59, 0.11]], np.float32)
+_LEVELS = np.arange(256, dtype=np.float32)[:, None]
 
 
 def rendered(source: Cutouts, photo: np.ndarray, layers: Sequence[Layer]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -32,12 +33,13 @@ def rendered(source: Cutouts, photo: np.ndarray, layers: Sequence[Layer]) -> tup
 
 
 def lit(pixels: np.ndarray, own: Light, host: Light) -> np.ndarray:
-    """Returns float32 pixels of a photo in the light of another photo."""
+    """Returns float32 values of the uint8 pixels of a photo in the light of another photo."""
     gain, shift = adaptation(own, host)
-    pixels = pixels * np.float32(gain) + shift.astype(np.float32)
-    if host.is_grey:
-        pixels = cv2.cvtColor(cv2.transform(pixels, _LUMA), cv2.COLOR_GRAY2RGB)
-    return np.clip(pixels, 0, 255, out=pixels)
+    values = _LEVELS * np.float32(gain) + shift.astype(np.float32)  # (256, 3)
+    if not host.is_grey:
+        return cv2.LUT(pixels, np.clip(values, 0, 255)[None])
+    grey = cv2.transform(cv2.LUT(pixels, values[None]), _LUMA)
+    return cv2.cvtColor(np.clip(grey, 0, 255), cv2.COLOR_GRAY2RGB)
 
 
 def _placed(layer: Layer, values: np.ndarray, size_hw: Sequence[int]) -> np.ndarray:
@@ -97,7 +99,7 @@ def overlaid(
         if moved:
             pixels = lit(_warped(source.pixels(person), to_cutout, part.shape[:2]), cutout.light, light)
             alpha *= _inside(crop_to_scene, area, source.sizes_hw[host])
-        part += alpha[..., None] * (pixels - part)
+        part += cv2.merge([alpha] * 3) * (pixels - part)  # broadcasting over three channels is slower
     return image
 
 
@@ -116,9 +118,12 @@ def _area(crop_to_cutout: np.ndarray, cutout_hw: Sequence[int], crop_hw: Sequenc
     return (slice(low[1], high[1]), slice(low[0], high[0])) if (high > low).all() else None
 
 
-def _inside(crop_to_scene: np.ndarray, area: tuple[slice, slice], image_hw: Sequence[int]) -> np.ndarray:
-    """Returns which pixels of a part of the crop lie in the photo."""
+def _inside(crop_to_scene: np.ndarray, area: tuple[slice, slice], image_hw: Sequence[int]) -> np.ndarray | bool:
+    """Returns which pixels of a part of the crop lie in the photo, True if all of them do."""
     rows, columns = (np.arange(part.start, part.stop) for part in area)
+    corners = [(columns[i], rows[j]) @ crop_to_scene[:, :2].T + crop_to_scene[:, 2] for i in (0, -1) for j in (0, -1)]
+    if (np.array(corners) >= -0.5).all() and (np.array(corners) <= np.flip(image_hw) - 0.5).all():
+        return True
     inside = True
     for line, limit in zip(crop_to_scene, image_hw[::-1], strict=True):
         places = (line[1] * rows + line[2])[:, None] + line[0] * columns
