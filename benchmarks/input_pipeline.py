@@ -129,18 +129,13 @@ def scene_loop(data):
 def ways(data, model, folder: str, num_batches: int) -> dict:
     """Returns calls that measure the time per sample of each alternative. The pack is written to `folder`."""
     crowd = Crowd(data, share=1.0, folder=f"{folder}/cutouts")
-    packed, raw = (
-        pack.open_pack(packing.write_pack(data, f"{folder}/{form}", image_hw=IMAGE_HW, stored=form))
-        for form in ("jpeg", "raw")
-    )
+    packed = pack.open_pack(packing.write_pack(data, f"{folder}/pack", image_hw=IMAGE_HW))
     sources = {
         LOOP: opencv_loop(data),
         "kpzoo, 1 thread": stream_on(1, model, data),
         "kpzoo, 2 threads": stream_on(2, model, data),
         "kpzoo, packed, 1 thread": stream_on(1, model, packed),
         "kpzoo, packed, 2 threads": stream_on(2, model, packed),
-        "kpzoo, packed without compression, 1 thread": stream_on(1, model, raw),
-        "kpzoo, packed without compression, 2 threads": stream_on(2, model, raw),
         COMPOSED[0]: stream_on(1, model, data, crowd),
         COMPOSED[1]: stream_on(2, model, data, crowd),
     }
@@ -221,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
         for name, time in found.items()
     ]
     two, loop = 1000 / found["kpzoo, 2 threads"].median, 1000 / found[LOOP].median
-    of_pack, of_raw = (1000 / found[f"kpzoo, packed{form}, 2 threads"].median for form in ("", " without compression"))
+    packed = 1000 / found["kpzoo, packed, 2 threads"].median
     times = measure.interleaved(stages(data, SAMPLES), args.rounds, warm_up=1)
     parts = [
         {"stage": name, "µs/sample (middle half)": str(time.scaled(1000 / SAMPLES))} for name, time in times.items()
@@ -239,8 +234,7 @@ def main(argv: list[str] | None = None) -> int:
         [
             measure.bar("samples/s on 2 cores", two, at_least=450),
             measure.bar("times as fast as the loop on one core", two / loop, at_least=1.7, unit="x"),
-            measure.bar("packed as JPEG: times as fast as not packed", of_pack / two, at_least=1.5, unit="x"),
-            measure.bar("packed without compression: the same", of_raw / two, at_least=2.0, unit="x"),
+            measure.bar("packed: times as fast as not packed", packed / two, at_least=2.0, unit="x"),
             measure.bar("composed crops: times as fast as whole scenes", scenes / both, at_least=8.0, unit="x"),
         ],
         notes=[

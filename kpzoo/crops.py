@@ -97,21 +97,6 @@ def decode_crop(contents: tf.Tensor, crop_to_image: tf.Tensor, image_hw: tuple[i
     return _warp_compiled(pixels, corner_yx, crop_to_image, image_hw, fill_rgb)
 
 
-def raw_crop(
-    contents: tf.Tensor, size_hw: tf.Tensor, crop_to_image: tf.Tensor, image_hw: tuple[int, int], fill_rgb
-) -> tf.Tensor:
-    """Returns the crop of a picture that is stored as (H * W * 3) bytes of RGB, row by row; see `decode_crop`.
-
-    Args:
-        contents: Scalar string of the bytes.
-        size_hw: (2,) integers, H and W.
-    """
-    size_hw = tf.cast(size_hw, tf.int32)
-    window = _window(crop_to_image, size_hw, image_hw)
-    pixels = tf.reshape(tf.io.decode_raw(contents, tf.uint8), tf.concat([size_hw, [3]], axis=0))
-    return _warp_compiled(_cut(pixels, window), window[:2], crop_to_image, image_hw, fill_rgb)
-
-
 def _decode_by_opencv(contents) -> np.ndarray:
     return images.decode_image(contents if isinstance(contents, bytes) else contents.item(), apply_exif=False)
 

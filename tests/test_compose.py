@@ -25,10 +25,12 @@ from kpzoo.scenes.cutouts import Cutouts, decoded
 from kpzoo.scenes.drawn import draw_scene
 from kpzoo.skeletons import COCO17, CROWDPOSE14
 
-pytestmark = pytest.mark.usefixtures("unoptimized_graphs")
+pytestmark = [
+    pytest.mark.usefixtures("unoptimized_graphs"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # of pycocotools
+]
 
 SMALL_HW = (160, 200)
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools
 
 
 def as_crowdpose(keypoints):
@@ -210,6 +212,21 @@ def test_more_crowding_means_more_overlap_up_to_that_of_ochuman(people):
     assert curve[0] < 0.08
     assert 0.2 < curve[1] < 0.45
     assert curve[2] == pytest.approx(0.67, abs=0.08)
+
+
+@pytest.mark.parametrize("closeness", [0.0, 0.1, 0.46, 0.9])
+def test_boxes_are_placed_with_the_wanted_overlap_in_every_direction(closeness):
+    rng = np.random.default_rng(7)
+    for _ in range(50):
+        one, other = rng.uniform(5, 200, (2, 2))
+        angles = np.append(rng.uniform(0, 2 * np.pi, 9), [0.0, np.pi / 2, np.pi])
+        headings = np.stack([np.cos(angles), np.sin(angles)])
+        distance = composed._distance(one, other, np.abs(headings), closeness)
+        x, y = distance * headings + ((one - other) / 2)[:, None]
+        found = composed._overlaps((x, y, x + other[0], y + other[1]), (0.0, 0.0, *one))
+        largest = min(one[0], other[0]) * min(one[1], other[1])
+        largest /= one.prod() + other.prod() - largest
+        np.testing.assert_allclose(found, min(closeness, largest), atol=1e-9)
 
 
 def test_nobody_is_hidden_almost_wholly(people):

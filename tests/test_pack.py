@@ -71,32 +71,6 @@ def test_a_pack_gives_the_crops_and_targets_of_its_folder(data, folder, model, a
             np.testing.assert_allclose(other[name], value, atol=2e-3, err_msg=name)
 
 
-def test_a_pack_of_raw_pixels_gives_the_crops_of_the_photos(data, small_folder, tmp_path, monkeypatch):
-    folder = tmp_path / "pack"
-    assert not cli.main(["data", "pack", str(small_folder), str(folder), "--raw", "--image-size", "160x160"])
-    pack, model = load(folder), kpzoo.build("mipnet_cpn_tiny", image_hw=(64, 64))
-    assert pack.stored == "raw"
-    order = tf.constant(order_of(data, pack, 5, 24), tf.int64)
-    monkeypatch.setattr(batches, "person_of", lambda count, seed, num_persons: tf.gather(order, count))
-    expected, found = (
-        arrays(batches.make_dataset(source, model, 8, augment="cpn", seed=5), 3) for source in (data, pack)
-    )
-    for one, other in zip(expected, found, strict=True):
-        difference = np.abs(one.pop("image") - other.pop("image"))
-        assert difference.max() < 0.01, "the same pixels"
-        for name, value in one.items():
-            np.testing.assert_allclose(other[name], value, atol=2e-3, err_msg=name)
-
-
-def test_large_records_are_shuffled_in_smaller_blocks(data, folder, tmp_path, monkeypatch):
-    raw = load(packing.write_pack(data, tmp_path / "raw", image_hw=(64, 64), stored="raw"))
-    size = sum(shard.num_bytes for shard in raw.shards) / raw.num_persons
-    monkeypatch.setattr(packs, "_BLOCK_BYTES", int(3.5 * size))
-    assert raw.block == 3 < load(folder).block
-    whole = order_of(data, raw, 3, 26)
-    assert sorted(whole[:13]) == sorted(whole[13:]) == list(range(13))
-
-
 @pytest.mark.parametrize("how", augment.AUGMENTS.values(), ids=augment.AUGMENTS)
 def test_windows_hold_all_that_an_augmentation_can_reach(data, how):
     persons, image_hw = training_persons(data.annotations), (64, 48)

@@ -88,10 +88,7 @@ def _add_pack(parts) -> None:
     parser.add_argument("--split", default="train", help="part of the annotation file's name")
     parser.add_argument("--image-size", type=size, default="256x192", metavar="HxW", help="largest crops to train on")
     parser.add_argument("--shards", type=positive, help="number of files; default: about 150 MB per file")
-    pixels = parser.add_mutually_exclusive_group()
-    pixels.add_argument("--quality", type=positive, help="JPEG quality, 1 to 100")
-    text = "store pixels without compression: several times larger, nothing to decode"
-    pixels.add_argument("--raw", action="store_true", help=text)
+    parser.add_argument("--quality", type=positive, help="JPEG quality, 1 to 100")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing pack")
     add_data_arguments(parser)
 
@@ -108,7 +105,6 @@ def _pack(args) -> None:
             image_hw=args.image_size,
             num_shards=args.shards,
             quality=args.quality or packing.QUALITY,
-            stored="raw" if args.raw else "jpeg",
             overwrite=args.overwrite,
             progress=True,
         )

@@ -286,10 +286,6 @@ def _packed_photo(preset, data: Pack) -> Callable:
 
         def cut(crop_to_image):
             crop_to_window = pack.crop_to_window(person["window_to_image"], crop_to_image)
-            if data.stored == "raw":
-                return crops.raw_crop(
-                    person["image"], person["image_hw"], crop_to_window, preset.image_hw, rule.fill_rgb
-                )
             return crops.decode_crop(person["image"], crop_to_window, preset.image_hw, rule.fill_rgb)
 
         return view, labels, cut

@@ -3,9 +3,7 @@
 PACK/pack.json                           index with sizes and checksums of all shards, and a checksum of the index
 PACK/persons-00000-of-00008.tfrecord …   one `tf.train.Example` per person, with these features:
 
-image            JPEG, or raw RGB bytes, of the part of the image that training can use ("window"), at the resolution
-                 that it can use
-image_hw         (2,) int64: height and width of raw pixels; not in packs of JPEGs
+image            JPEG of the part of the image that training can use ("window"), at the resolution that it can use
 window_to_image  (4,) float32: scale x, scale y, offset x, offset y from window pixels to image pixels
 box              (4,) float32: box of the person in image pixels
 keypoints        (1 + neighbours, K, 3) float32: x, y in image pixels and visibility, of the person and of the persons
@@ -32,13 +30,12 @@ from kpzoo.data.files import PACK_INDEX as INDEX
 from kpzoo.errors import UserError
 from kpzoo.skeletons import Skeleton
 
-FORMAT = "kpzoo pack"
-VERSIONS = {"jpeg": 1, "raw": 2}  # by the form in which the pixels are stored
+FORMAT, VERSION = "kpzoo pack", 1
 NEIGHBOURS = 4  # per person; enough for models with five instances
 
 # Order of an epoch: the shards are shuffled, several of them are interleaved, and the records are shuffled in blocks.
 _READ_TOGETHER = 8
-_BLOCK, _BLOCK_BYTES = 2048, 1 << 28  # maximum records, and bytes that are about as many as are held in memory
+_BLOCK = 2048
 _PIECE = 1 << 24  # bytes per read for a checksum
 
 
@@ -64,7 +61,6 @@ class Pack:
         neighbours: Number of neighbours per record.
         shards: Files of the pack.
         crc32: Checksum of the index.
-        stored: Form of the pixels, "jpeg" or "raw".
     """
 
     folder: str
@@ -75,17 +71,10 @@ class Pack:
     neighbours: int
     shards: tuple[Shard, ...]
     crc32: int
-    stored: str = "jpeg"
 
     @property
     def num_persons(self) -> int:
         return sum(shard.num_records for shard in self.shards)
-
-    @property
-    def block(self) -> int:
-        """Number of records that are shuffled together."""
-        size = sum(shard.num_bytes for shard in self.shards) / max(self.num_persons, 1)
-        return min(_BLOCK, max(1, int(_BLOCK_BYTES / max(size, 1))))
 
     @property
     def annotations(self):
@@ -206,7 +195,7 @@ def records(pack: Pack, seed: int, start: int) -> tf.data.Dataset:
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
-        return in_turn.batch(pack.block).enumerate().map(mixed).unbatch()
+        return in_turn.batch(_BLOCK).enumerate().map(mixed).unbatch()
 
     return tf.data.Dataset.range(first, np.iinfo(np.int64).max).flat_map(epoch_records).skip(place)
 
@@ -221,8 +210,6 @@ def parsed(pack: Pack, serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         "keypoints": tf.io.FixedLenFeature(shape, tf.float32),
         "keypoint_weights": tf.io.FixedLenFeature(shape[:2], tf.float32, np.ones(shape[:2], np.float32)),
     }
-    if pack.stored == "raw":
-        features["image_hw"] = tf.io.FixedLenFeature((2,), tf.int64)
     return tf.io.parse_single_example(serialized, features)
 
 
@@ -260,10 +247,9 @@ def _parsed(folder: str) -> Pack:
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path!r} is not the index of a pack. Make one with `kpzoo data pack`.")
-    if content.get("version") not in VERSIONS.values():
+    if content.get("version") != VERSION:
         raise UserError(
-            f"{folder!r} is a pack in version {content.get('version')!r} of the format. Expected: version "
-            f"{' or '.join(map(str, VERSIONS.values()))}. "
+            f"{folder!r} is a pack in version {content.get('version')!r} of the format. Expected: version {VERSION}. "
             "Make a new one with `kpzoo data pack`, or use the version of kpzoo that wrote it."
         )
     try:
@@ -278,7 +264,6 @@ def _parsed(folder: str) -> Pack:
             skeleton=Skeleton.from_config(content["skeleton"]),
             image_hw=tuple(content["image_hw"]),
             shards=shards,
-            stored=next(form for form, version in VERSIONS.items() if version == content["version"]),
             **{name: content[name] for name in names},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -19,7 +19,7 @@ from kpzoo.data.augment import AUGMENTS, HALF_BODY_GROWTH
 from kpzoo.data.batches import nearest_persons
 from kpzoo.data.coco import training_persons
 from kpzoo.data.files import PoseData
-from kpzoo.errors import UserError, unknown
+from kpzoo.errors import UserError
 from kpzoo.files import aside, hold, remove, take_name
 from kpzoo.progress import Progress
 from kpzoo.skeletons import Skeleton
@@ -45,7 +45,6 @@ def write_pack(
     image_hw: tuple[int, int] = (256, 192),
     num_shards: int | None = None,
     quality: int = QUALITY,
-    stored: str = "jpeg",
     overwrite: bool = False,
     progress: bool = False,
 ) -> Path:
@@ -57,8 +56,6 @@ def write_pack(
         image_hw: (height, width) of the largest crops. Smaller crops of the same aspect are possible.
         num_shards: Number of files. Defaults to one per `PERSONS_PER_SHARD` persons.
         quality: JPEG quality, 1 to 100.
-        stored: Form of the pixels: "jpeg", or "raw" for uncompressed pixels, which take several times the space and
-            need no decoding.
         overwrite: Whether to replace an existing pack.
         progress: Whether to print progress on stderr.
 
@@ -73,8 +70,6 @@ def write_pack(
         raise UserError(f"`quality=` must be 1 to 100. Received: {quality}.")
     if not 1 <= min(image_hw) <= max(image_hw) <= MAX_SIDE:
         raise UserError(f"`image_hw=` must be (height, width) of up to {MAX_SIDE} pixels. Received: {image_hw}.")
-    if stored not in pack.VERSIONS:
-        raise unknown("form of the pixels", stored, pack.VERSIONS)
     persons = training_persons(data.annotations)
     count = len(persons["index"])
     num_shards = num_shards or -(-count // PERSONS_PER_SHARD)
@@ -82,12 +77,12 @@ def write_pack(
         raise UserError(f"The number of shards must be 1 to {count}, the number of persons. Received: {num_shards}.")
     with _part_of(folder) as part:
         _target(folder, overwrite)  # another process may have written it
-        written = _write_shards(data, persons, part, image_hw, num_shards, quality, stored, progress)
+        written = _write_shards(data, persons, part, image_hw, num_shards, quality, progress)
         if not sum(shard.num_records for shard in written):
             raise UserError(f"No labelled person with a readable image in {str(data.image_folder)!r}.")
         content = {
             "format": pack.FORMAT,
-            "version": pack.VERSIONS[stored],
+            "version": pack.VERSION,
             "kpzoo": kpzoo.__version__,
             "annotations_name": Path(data.annotations.path).name,
             "annotations_crc32": data.crc32,
@@ -159,7 +154,7 @@ def _part_of(folder: Path) -> Iterator[Path]:
             raise
 
 
-def _write_shards(data, persons, part, image_hw, num_shards, quality, stored, progress) -> list[pack.Shard]:
+def _write_shards(data, persons, part, image_hw, num_shards, quality, progress) -> list[pack.Shard]:
     """Writes the records to random shards, and returns the shards."""
     rng, count = np.random.default_rng(0), len(persons["index"])
     shard_of, num_records = rng.permutation(count) % num_shards, np.zeros(num_shards, int)
@@ -167,7 +162,7 @@ def _write_shards(data, persons, part, image_hw, num_shards, quality, stored, pr
     groups = np.split(order, np.flatnonzero(np.diff(persons["image_ids"][order])) + 1)
     rng.shuffle(groups)
     names = [f"persons-{number:05d}-of-{num_shards:05d}.tfrecord" for number in range(num_shards)]
-    make, bad = _record_maker(data, persons, image_hw, quality, stored), {}
+    make, bad = _record_maker(data, persons, image_hw, quality), {}
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(os.cpu_count()))
         told = stack.enter_context(Progress(len(groups), "images", "packed", shown=progress))
@@ -193,7 +188,7 @@ def _shard(path: Path, num_records: int) -> pack.Shard:
     return pack.Shard(path.name, num_records, path.stat().st_size, pack.file_crc32(str(path)))
 
 
-def _record_maker(data: PoseData, persons: dict, image_hw: tuple[int, int], quality: int, stored: str):
+def _record_maker(data: PoseData, persons: dict, image_hw: tuple[int, int], quality: int):
     """Returns a function from the indices of the persons of an image to their records, or to an `Undecodable`."""
     paths = data.image_paths(persons["image_ids"])
     ids = data.annotations.persons.ids[persons["index"]]
@@ -204,18 +199,15 @@ def _record_maker(data: PoseData, persons: dict, image_hw: tuple[int, int], qual
     def record(person: int, image: np.ndarray) -> bytes:
         corner, step, window = _window(image, low_xy[person], high_xy[person], resolution[person])
         rows = np.array([person, *others[person]])
+        bgr = cv2.cvtColor(window, cv2.COLOR_RGB2BGR)
         features = {
+            "image": _bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()),
             "window_to_image": _floats([*step, *(corner + step / 2 - 0.5)]),  # indices refer to pixel centres
             "box": _floats(persons["boxes_image_xywh"][person]),
             "keypoints": _floats((labels[rows] * (rows >= 0)[:, None, None]).ravel()),
             "keypoint_weights": _floats(persons["keypoint_weights"][rows].ravel()),
-            "annotation_id": _integers([ids[person]]),
+            "annotation_id": tf.train.Feature(int64_list=tf.train.Int64List(value=[ids[person]])),
         }
-        if stored == "raw":
-            features |= {"image": _bytes(window.tobytes()), "image_hw": _integers(window.shape[:2])}
-        else:
-            bgr = cv2.cvtColor(window, cv2.COLOR_RGB2BGR)
-            features["image"] = _bytes(cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
         return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString(deterministic=True)
 
     def make(group: Sequence[int]) -> list[bytes] | files.Undecodable:
@@ -287,7 +279,3 @@ def _bytes(value: bytes) -> tf.train.Feature:
 
 def _floats(values) -> tf.train.Feature:
     return tf.train.Feature(float_list=tf.train.FloatList(value=values))
-
-
-def _integers(values) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
