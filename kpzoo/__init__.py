@@ -11,6 +11,7 @@ _FUNCTIONS = {
     "build": "kpzoo.models",
     "list_models": "kpzoo.models",
     "info": "kpzoo.models",
+    "ensemble": "kpzoo.models",
     "load_weights": "kpzoo.weights",
     "save_weights": "kpzoo.weights",
     "accelerate": "kpzoo.inference",

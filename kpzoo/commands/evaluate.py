@@ -97,6 +97,7 @@ def _refuse_ignored(args) -> None:
     given = {
         "--weights": args.weights,
         "--image-size": args.image_size,
+        "--ensemble": args.ensemble,
         "--boxes": args.boxes != "gt",
         "--box-category": args.box_category,
         "--box-nms": args.box_nms,
@@ -108,7 +109,7 @@ def _refuse_ignored(args) -> None:
         "--save-results": args.save_results,
         "--shared-keypoints": args.shared_keypoints,
     }
-    if names := [name for name, value in given.items() if value is not None and value is not False]:
+    if names := [name for name, value in given.items() if value not in (None, False, [])]:
         raise UserError(f"{', '.join(names)} need --model. Remove them, or pass --model instead of the file.")
 
 

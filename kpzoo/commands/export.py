@@ -83,6 +83,8 @@ def _untrained_model(args):
     """Returns the model that `--model` and `--image-size` name, with random weights from a fixed seed."""
     if args.weights:
         raise UserError("Pass either --weights FILE or --untrained.")
+    if args.ensemble:
+        raise UserError("--ensemble averages trained models. Remove --untrained, or --ensemble.")
     import_tensorflow()
     import keras
 

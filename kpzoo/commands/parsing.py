@@ -155,6 +155,8 @@ def add_model_arguments(parser: argparse.ArgumentParser, required: bool = True, 
     text += "weights of kpzoo, else those of COCO. Not for training runs"
     parser.add_argument("--weights", help=text)
     parser.add_argument("--image-size", type=size, help="size of the crops as HEIGHTxWIDTH; default: that of the model")
+    text = "another model, as in --model or a tag of weights; the heatmaps of all are averaged. Repeatable"
+    parser.add_argument("--ensemble", action="append", default=[], metavar="MODEL", help=text)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser, folder: str | None = "--images") -> None:
@@ -218,25 +220,34 @@ def scaling_options(args: argparse.Namespace) -> dict:
 
 
 def load_model(args: argparse.Namespace, skeleton=None):
-    """Returns the model that `--model`, `--weights` and `--image-size` name.
+    """Returns the model that `--model`, `--weights`, `--image-size` and `--ensemble` name.
 
     A training run, or a weights file of kpzoo, describes how to build the model. For other weights files the model is
     built with `skeleton`, that of the data.
     """
     import_tensorflow()
+    model = _one_model(args.model, args.weights, args.image_size, skeleton)
+    others = []
+    for name in args.ensemble:
+        tag = published.ROWS[name].model if name in published.ROWS else None
+        others.append(_one_model(tag or name, name if tag else None, None, skeleton))
+    return kpzoo.ensemble([model, *others]) if others else model
+
+
+def _one_model(name: str, weights: str | None, image_hw: tuple[int, int] | None, skeleton):
     from kpzoo import training
 
-    if (Path(args.model) / training.RECORD).exists():
-        if args.weights or args.image_size:
+    if (Path(name) / training.RECORD).exists():
+        if weights or image_hw:
             raise UserError("A training run has its own weights and image size. Remove --weights and --image-size.")
-        return training.load_run(args.model)
-    kpzoo.info(args.model)  # an unknown name is reported first
-    weights = args.weights or _published(args.model)
-    arguments = {"skeleton": skeleton} if skeleton and not published.resolve(weights, args.model) else {}
-    arguments |= own_arguments(args.model, weights)
-    if args.image_size:
-        arguments["image_hw"] = args.image_size
-    return kpzoo.build(args.model, weights=weights, **arguments)
+        return training.load_run(name)
+    kpzoo.info(name)  # an unknown name is reported first
+    weights = weights or _published(name)
+    arguments = {"skeleton": skeleton} if skeleton and not published.resolve(weights, name) else {}
+    arguments |= own_arguments(name, weights)
+    if image_hw:
+        arguments["image_hw"] = image_hw
+    return kpzoo.build(name, weights=weights, **arguments)
 
 
 def _published(model: str) -> str:
