@@ -9,6 +9,7 @@ from kpzoo.commands.parsing import (
     command,
     command_group,
     data_options,
+    fraction,
     import_tensorflow,
     positive,
     size,
@@ -27,6 +28,7 @@ def add(commands) -> None:
     _add_check(parts)
     _add_convert(parts)
     _add_stats(parts)
+    _add_subset(parts)
 
 
 def _add_make(parts) -> None:
@@ -247,3 +249,26 @@ def _stats(args) -> None:
     data = loading.load(args.folder, args.split, **data_options(args))
     how = dict(pictures=not args.no_pictures, progress=sys.stderr.isatty())
     print(stats_page.write_stats(args.out, data, **how))
+
+
+def _add_subset(parts) -> None:
+    parser = command(
+        parts, "subset", _subset, "Write the annotations of the images in which people overlap, with links to the "
+        "images: a folder to evaluate crowds on.",
+        "kpzoo data subset ~/coco crowded --split val --min-iou 0.3",
+    )  # fmt: skip
+    parser.add_argument("folder", help="COCO-format folder")
+    parser.add_argument("out", help="output folder")
+    parser.add_argument("--split", required=True, help="part of the annotation file's name")
+    text = "IoU of the boxes of two labelled people that an image must have at least"
+    parser.add_argument("--min-iou", type=fraction, required=True, metavar="IOU", help=text)
+    add_data_arguments(parser)
+
+
+def _subset(args) -> None:
+    from kpzoo.data import subset
+
+    data = loading.load(args.folder, args.split, **data_options(args))
+    path, found = subset.write_subset(data, args.out, min_iou=args.min_iou)
+    print(path)
+    print(f"kpzoo: {found.num_images} of {found.of_images} images with {found.num_people} people", file=sys.stderr)

@@ -34,23 +34,48 @@ def write_repaired(found: Check, out: str | Path, *, allow_outside: bool = False
     Raises:
         UserError: If the files exist already or cannot be written.
     """
-    path, out = Path(found.annotations.path), Path(out).expanduser()
-    target, link = out / "annotations" / path.name, out / "images" / path.name.removesuffix(".gz").removesuffix(".json")
-    if target.exists() or os.path.lexists(link):
-        raise UserError(f"{str(target)!r} or its images exist already. Choose another folder for the repaired copy.")
+    path = Path(found.annotations.path)
+    check_unused(out, path)
     content, done = read_json(path), Counter()
     content["images"] = _images(content["images"], found, allow_outside, done)
     content["categories"] = [_category(row, found) for row in content["categories"]]
     content["annotations"] = _annotations(content, found, done)
-    if found.image_folder:
+    return write_linked(out, path, content, found.image_folder), done
+
+
+def check_unused(out: str | Path, path: Path) -> None:
+    """Raises an error if a folder has annotations or images of the name that `write_linked` would write."""
+    if any(os.path.lexists(one) for one in _places(out, path)):
+        raise UserError(f"{str(_places(out, path)[0])!r} or its images exist already. Choose another folder.")
+
+
+def write_linked(out: str | Path, path: Path, content: dict, image_folder: Path | None) -> Path:
+    """Writes annotations to `out/annotations/NAME.json`, and a link to their images, `out/images/NAME`.
+
+    Args:
+        out: The folder.
+        path: Annotation file whose name is taken.
+        content: Content of the new file.
+        image_folder: Folder of the images; None for no link.
+
+    Returns:
+        The new annotation file.
+    """
+    target, link = _places(out, path)
+    if image_folder:
         with naming(link):
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(found.image_folder.resolve(), target_is_directory=True)
+            link.symlink_to(image_folder.resolve(), target_is_directory=True)
     try:
-        return write_json(target, content), done
+        return write_json(target, content)
     except UserError:
         link.unlink(missing_ok=True)
         raise
+
+
+def _places(out: str | Path, path: Path) -> tuple[Path, Path]:
+    out, name = Path(out).expanduser(), path.name.removesuffix(".gz").removesuffix(".json")
+    return out / "annotations" / f"{name}.json", out / "images" / name
 
 
 def _images(rows: list[dict], found: Check, allow_outside: bool, done: Counter) -> list[dict]:
