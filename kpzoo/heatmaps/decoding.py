@@ -1,9 +1,17 @@
-"""Heatmaps to keypoints and scores."""
+"""Heatmaps to keypoints, their scores and their covariances."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from kpzoo.heatmaps.codecs import HEATMAP_STRIDE, Codec, blur_matrix
+from kpzoo.heatmaps.confidence import Confidence
+
+FOOT = 0.1  # share of the peak below which a heatmap does not count for the spread: it is noise
+LEAST_PEAK = 1e-3  # lower peaks have the score of this one
+LEAST_VARIANCE = 1.0  # crop pixels², added to both variances of a spread
+_NO_MASS = 1e-9  # of a label's peak, in every cell: the mass of an empty heatmap
 
 
 def decode(codec: Codec, heatmaps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -29,6 +37,71 @@ def decode(codec: Codec, heatmaps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     cells = tf.reshape(cells, tf.concat([lead, [num_keypoints, 2]], 0))
     scores = tf.reshape(scores, tf.concat([lead, [num_keypoints]], 0))
     return cells * HEATMAP_STRIDE + codec.cell_centre, scores / codec.peak
+
+
+def decode_with_covariance(
+    codec: Codec, heatmaps: tf.Tensor, sigmas: Sequence[float], confidence: Confidence
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Decodes heatmaps to keypoints with calibrated scores and covariances.
+
+    Args:
+        codec: The codec of the model, `model.preset.rules`.
+        heatmaps: (..., h, w, K) heatmaps, scaled as the labels are.
+        sigmas: (K,) COCO's `sigmas` of the keypoints, `model.preset.skeleton.sigmas`.
+        confidence: The numbers of the trained model, `model.preset.confidence`.
+
+    Returns:
+        Keypoints (..., K, 2) as x and y in crop pixels, scores (..., K) as `Confidence` defines them, and covariances
+        (..., K, 2, 2) in crop pixels².
+    """
+    keypoints, scores = decode(codec, heatmaps)
+    covariances = spread(codec, heatmaps, keypoints)
+    if confidence.weights is not None:
+        area = heatmaps.shape[-3] * heatmaps.shape[-2] * HEATMAP_STRIDE**2
+        allowed = np.log(np.square(np.asarray(sigmas, np.float64)) * area).astype(np.float32)  # (K,)
+        variance = (covariances[..., 0, 0] + covariances[..., 1, 1]) / 2
+        of_all, of_peak, of_variance = confidence.weights
+        logits = of_all + of_peak * tf.math.log(tf.maximum(scores, LEAST_PEAK))
+        scores = tf.sigmoid(logits + of_variance * (allowed - tf.math.log(variance)))
+    return keypoints, scores, confidence.scale * covariances
+
+
+def spread(codec: Codec, heatmaps: tf.Tensor, keypoints_crop_xy: tf.Tensor) -> tf.Tensor:
+    """Returns how far heatmaps spread around their keypoints: the second moments, which are not calibrated.
+
+    The mass of a heatmap is what exceeds a tenth of its peak, anywhere in the crop, so that a second peak, at another
+    person or at the opposite limb, counts. That of a heatmap without a positive value is uniform.
+
+    Args:
+        codec: The codec of the model.
+        heatmaps: (..., h, w, K) heatmaps.
+        keypoints_crop_xy: (..., K, 2) decoded keypoints in crop pixels.
+
+    Returns:
+        (..., K, 2, 2) in crop pixels², at least 1 in each direction.
+    """
+    *_, height, width, num_keypoints = heatmaps.shape
+    maps = tf.reshape(tf.cast(heatmaps, tf.float32), [-1, height, width, num_keypoints])
+    maps = tf.transpose(maps, [0, 3, 1, 2])  # (n, K, h, w), as in `decode`
+    foot = tf.maximum(FOOT * tf.reduce_max(maps, axis=[2, 3], keepdims=True), 0.0)
+    mass = tf.nn.relu(maps - foot) + _NO_MASS * codec.peak
+    # Two matrix products sum the mass times 1, y, y² over the rows, and times 1, x, x² over the columns.
+    sums = _powers(height).T @ mass @ _powers(width)  # (n, K, 3, 3)
+    sums = tf.reshape(sums / sums[..., :1, :1], [-1, num_keypoints, 9])
+    _, mean_x, square_x, mean_y, product, _, square_y, _, _ = tf.unstack(sums, axis=-1)
+    middle = np.array([width - 1, height - 1], np.float32) / 2
+    places = tf.reshape(keypoints_crop_xy, [-1, num_keypoints, 2])
+    x, y = tf.unstack((places - codec.cell_centre) / HEATMAP_STRIDE - middle, axis=-1)
+    across = product - x * mean_y - y * mean_x + x * y
+    moments = [square_x - 2 * x * mean_x + x * x, across, across, square_y - 2 * y * mean_y + y * y]
+    moments = tf.stack(moments, axis=-1) * HEATMAP_STRIDE**2 + [LEAST_VARIANCE, 0.0, 0.0, LEAST_VARIANCE]
+    return tf.reshape(moments, tf.concat([tf.shape(keypoints_crop_xy), [2]], axis=0))
+
+
+def _powers(size: int) -> np.ndarray:
+    """Returns (size, 3) float32: 1, c and c² of the cells c, counted from the middle, which keeps sums small."""
+    cells = np.arange(size) - (size - 1) / 2
+    return np.stack([np.ones(size), cells, cells**2], axis=1).astype(np.float32)
 
 
 def _peak(flat: tf.Tensor, width: int) -> tuple[tf.Tensor, tf.Tensor]:

@@ -38,7 +38,7 @@ class BoxedPicture:
 
     @property
     def complete(self) -> bool:
-        return sum(len(scores) for _, scores in self.outputs) == len(self.boxes_xywh)
+        return sum(len(scores) for _, scores, *_ in self.outputs) == len(self.boxes_xywh)
 
 
 @dataclass(eq=False)

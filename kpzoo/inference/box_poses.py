@@ -20,7 +20,7 @@ from kpzoo.progress import Progress
 SECOND_INSTANCE_DECAY = 0.5  # MIPNet, DECAY_THRE: factor of the box score for instances after the first
 POSE_NMS = 0.9  # HRNet and MIPNet, TEST.OKS_THRE
 
-Start = Callable[[np.ndarray], Callable[[], tuple[tf.Tensor, tf.Tensor]]]  # see `acceleration.Accelerated.start`
+Start = Callable[[np.ndarray], Callable[[], tuple[tf.Tensor, ...]]]  # see `acceleration.Accelerated.start`
 
 
 def run_boxes(
@@ -69,9 +69,10 @@ def _started(start: Start, batch: batching.Batch, sizes: set[int]) -> Callable[[
     wait = start(image)
 
     def finish():
-        crop_xy, scores = (output[: len(maps)] for output in wait())
+        crop_xy, scores, *covariance = (output[: len(maps)] for output in wait())
         ends = np.cumsum([len(maps) for *_, maps in batch.pieces])[:-1]
-        parts = (np.split(array, ends) for array in (crops.to_image(maps, crop_xy).numpy(), scores.numpy()))
+        found = [crops.to_image(maps, crop_xy), scores, *(crops.covariance_to_image(maps, one) for one in covariance)]
+        parts = (np.split(array.numpy(), ends) for array in found)
         for (one, *_), *outputs in zip(batch.pieces, *parts, strict=True):
             one.outputs.append(tuple(outputs))
 
@@ -141,7 +142,8 @@ def poses_of(one: batching.BoxedPicture, preset: Preset) -> Poses:
     """Returns the poses of all boxes of an image, box by box, scored by the model's rules."""
     if not one.outputs:
         return Poses.empty(preset.skeleton)
-    keypoints, scores = (np.concatenate(parts) for parts in zip(*one.outputs, strict=True))  # (P, N, K, 2), (P, N, K)
+    # (P, N, K, 2), (P, N, K) and for models with a confidence (P, N, K, 2, 2)
+    keypoints, scores, *covariance = (np.concatenate(parts) for parts in zip(*one.outputs, strict=True))
     num_boxes, num_instances, num_keypoints = scores.shape
     instance = np.tile(np.arange(num_instances), num_boxes)
     box_scores = np.repeat(one.box_scores, num_instances) * np.where(instance > 0, SECOND_INSTANCE_DECAY, 1.0)
@@ -153,6 +155,7 @@ def poses_of(one: batching.BoxedPicture, preset: Preset) -> Poses:
         boxes_xywh=np.repeat(one.boxes_xywh, num_instances, axis=0),
         instance=instance,
         skeleton=preset.skeleton,
+        covariance_xy=covariance[0].reshape(-1, num_keypoints, 2, 2) if covariance else None,
     )
 
 

@@ -105,6 +105,7 @@ def predict_to_folder(
     settings = {"video": opened.source if is_video else None, **_settings(model, boxes_xywh, detector, options)}
     settings |= video_run.settings(opened, loop) if is_video else {}
     given = dict(video=is_video, tracked=loop.track, resume=resumable, overwrite=overwrite)
+    given["covariance"] = model.preset.confidence is not None
     folder = outputs.OutputFolder(out, model.preset.skeleton, settings, **given)
     if options.get("precision") == "int8" and options.get("calibration") is None:
         options["calibration"] = calibration_crops(model, source, boxes_xywh, detector=detector)
@@ -148,6 +149,8 @@ def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:
     searched = getattr(detector, "model", None)
     boxes = None if boxes_xywh is None else [np.asarray(boxes, float).tolist() for boxes in boxes_xywh]
     relevant = {name: options.get(name) for name in ("flip", "nms", "precision")}
+    if model.preset.confidence is not None:  # as those of models without it
+        relevant["confidence"] = model.preset.confidence.to_config()
     if options.get("engine", TENSORFLOW) != TENSORFLOW:  # runs of TensorFlow have no entry
         relevant["engine"] = options["engine"]
     return {
