@@ -22,7 +22,7 @@ def to_litert(model: PoseModel, path: str | Path, *, overwrite: bool = False) ->
     Inputs: `image` (B, H, W, 3) float32 RGB in [0, 255], and for MIPNets `instance` (B, M, N) float32 one-hot, B ≥ 1.
     Outputs, float32: the model's `heatmaps`, `keypoints_crop_xy` (B, M, K, 2) in crop pixels and `keypoint_scores`
     (B, M, K), with M = 1 for models without the input `instance`, and for models with a `preset.confidence`
-    `keypoint_covariance_crop` (B, M, K, 2, 2) in crop pixels².
+    `keypoint_covariance_crop` (B, M, K, 2, 2) in crop pixels² and `pose_scores` (B, M) for a box score of 1.
 
     The description of the model is the file `kpzoo.json` in a zip archive appended to the graph, where LiteRT stores
     associated files of its metadata. `unzip` and Python's zipfile read it; interpreters ignore it.

@@ -36,7 +36,8 @@ def to_onnx(
 
     * `answer="keypoints"`: `keypoints_crop_xy` (batch, queries, K, 2) in crop pixels and `keypoint_scores`
       (batch, queries, K), with queries = 1 for models without the input `instance`; for models with a
-      `preset.confidence` also `keypoint_covariance_crop` (batch, queries, K, 2, 2) in crop pixels².
+      `preset.confidence` also `keypoint_covariance_crop` (batch, queries, K, 2, 2) in crop pixels² and
+      `pose_scores` (batch, queries) for a box score of 1.
     * `answer="heatmaps"`: `heatmaps` (batch, K, H/4, W/4), for MIPNets (batch, queries, K, H/4, W/4), channels first.
       The only Transpose of the graph is that of the input.
 

@@ -24,8 +24,9 @@ def to_openvino(model: ZooModel, path: str | Path, *, overwrite: bool = False) -
     Inputs: `image` (B, H, W, 3) float32 RGB in [0, 255], and for MIPNets `instance` (B, M, N) float32 one-hot, B ≥ 1.
     Outputs, float32: the model's `heatmaps`, `keypoints_crop_xy` (B, M, K, 2) in crop pixels and `keypoint_scores`
     (B, M, K), with M = 1 for models without the input `instance`, and for models with a `preset.confidence`
-    `keypoint_covariance_crop` (B, M, K, 2, 2) in crop pixels²; of a person detector its `person_logits` (B, A) and
-    `person_boxes` (B, A, 4). The description of the model is JSON in the graph, `model.get_rt_info(["kpzoo"])`.
+    `keypoint_covariance_crop` (B, M, K, 2, 2) in crop pixels² and `pose_scores` (B, M) for a box score of
+    1; of a person detector its `person_logits` (B, A) and `person_boxes` (B, A, 4). The description of the model is
+    JSON in the graph, `model.get_rt_info(["kpzoo"])`.
 
     Pass `{"INFERENCE_PRECISION_HINT": "f32"}` to `compile_model`: OpenVINO's default on CPUs with bfloat16 is that, and
     it moves keypoints.

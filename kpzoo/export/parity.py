@@ -11,7 +11,7 @@ from kpzoo.errors import UserError
 from kpzoo.export.person_boxes import drawn_pictures
 from kpzoo.export.runtimes import ask, first_line
 from kpzoo.inference.agreement import HEATMAP_LIMIT, KEYPOINT_LIMIT, Reference, reference
-from kpzoo.inference.folded_model import COVARIANCE, decode
+from kpzoo.inference.folded_model import COVARIANCE, POSES, decode
 from kpzoo.pose_model import PersonModel, PoseModel, ZooModel
 from kpzoo.scenes import drawn
 
@@ -26,8 +26,8 @@ class Difference:
     Args:
         target: The file or folder.
         what: "heatmaps", relative to the largest value, or "keypoints", in crop pixels; of a model with a
-            `preset.confidence` also "scores", and "variances", relative to the mean variance of the keypoint; of a
-            person detector "scores" and "boxes", in pixels of the input.
+            `preset.confidence` also "scores" of keypoints, "variances", relative to the mean variance of the keypoint,
+            and scores of "poses"; of a person detector "scores" and "boxes", in pixels of the input.
         largest: The largest absolute difference.
         mean: The mean absolute difference.
         limit: Largest value of `largest` that passes.
@@ -48,7 +48,7 @@ class Difference:
     def __str__(self) -> str:
         of = f" ({self.num_keypoints[0]} of {self.num_keypoints[1]} compared)" if self.num_keypoints else ""
         verdict = "equal" if self.passed else "DIFFERENT"
-        unit = {"heatmaps": "of the peak", "scores": "of 1", "variances": "of 1"}.get(self.what, "px")
+        unit = {"heatmaps": "of the peak", "scores": "of 1", "variances": "of 1", "poses": "of 1"}.get(self.what, "px")
         return (
             f"{verdict:<10}{self.what:<10} max {self.largest:.2e} mean {self.mean:.2e} {unit}, "
             f"limit {self.limit:g}: {self.target}{of}"
@@ -141,14 +141,18 @@ def _confidence_differences(model: PoseModel, target: str | Path, known: Referen
         return []
     if COVARIANCE not in found:
         raise UserError(f"{str(target)!r} has no covariances, model {model.name!r} has. Export it again.")
-    _, scores, covariances = (tensor.numpy() for tensor in decode(model.preset, tf.constant(known.heatmaps)))
+    _, scores, covariances, of_poses = (tensor.numpy() for tensor in decode(model.preset, tf.constant(known.heatmaps)))
+    decided = known.decided
     size = np.trace(covariances, axis1=-2, axis2=-1)[..., None, None] / 2
     apart = {
-        "scores": np.abs(found["keypoint_scores"] - scores)[known.decided],
-        "variances": (np.abs(found[COVARIANCE] - covariances) / size)[known.decided],
+        "scores": np.abs(found["keypoint_scores"] - scores)[decided],
+        "variances": (np.abs(found[COVARIANCE] - covariances) / size)[decided],
+        "poses": np.abs(found[POSES] - of_poses),
     }
-    counts = (int(known.decided.sum()), known.decided.size)
+    counts = (int(decided.sum()), decided.size)
     return [
-        Difference(str(target), what, float(x.max()), float(x.mean()), CONFIDENCE_LIMIT, counts)
+        Difference(
+            str(target), what, float(x.max()), float(x.mean()), CONFIDENCE_LIMIT, None if what == "poses" else counts
+        )
         for what, x in apart.items()
     ]

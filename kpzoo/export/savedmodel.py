@@ -25,7 +25,8 @@ def to_savedmodel(model: ZooModel, folder: str | Path, *, overwrite: bool = Fals
     * `serving_default`: from `image` (B, H, W, 3) float32 RGB in [0, 255], and for MIPNets `instance` (B, M, N) float32
       one-hot, to the outputs of the model. B ≥ 1.
     * `predict_crops`: from `image` and `flip` () bool to `keypoints_crop_xy` (B, N, K, 2) and `keypoint_scores`
-      (B, N, K), and for models with a `preset.confidence` `keypoint_covariance_crop` (B, N, K, 2, 2) in crop pixels².
+      (B, N, K), and for models with a `preset.confidence` `keypoint_covariance_crop` (B, N, K, 2, 2) in crop pixels²
+      and `pose_scores` (B, N) for a box score of 1.
     * `predict_image`: from `contents` () string, an encoded JPEG, PNG, GIF or BMP image, `boxes_xywh` (P, 4) float32
       and `flip` to `keypoints_xy` (P, N, K, 2) in image pixels, `keypoint_scores` (P, N, K) and `scores` (P, N), and
       for models with a `preset.confidence` `covariance_xy` (P, N, K, 2, 2) in image pixels². The EXIF orientation is
@@ -125,9 +126,10 @@ def _image_to_keypoints(preset: Preset, ask, contents, boxes_xywh, flip) -> dict
 
     def some(start, *arrays):
         image, matrices = tf.map_fn(one, views[start : start + CROPS_AT_ONCE], fn_output_signature=shapes)
-        keypoints, scores, *covariance = _decoded(preset, ask, image, flip)
-        found = [crops.to_image(matrices, keypoints), scores]
-        found += [crops.covariance_to_image(matrices, each) for each in covariance]
+        keypoints, *found = _decoded(preset, ask, image, flip)
+        found = [crops.to_image(matrices, keypoints), *found]
+        if len(found) > 2:
+            found[2] = crops.covariance_to_image(matrices, found[2])
         written = (array.write(start // CROPS_AT_ONCE, each) for array, each in zip(arrays, found, strict=True))
         return start + CROPS_AT_ONCE, *written
 
@@ -136,15 +138,17 @@ def _image_to_keypoints(preset: Preset, ask, contents, boxes_xywh, flip) -> dict
 
     people = (preset.num_instances, preset.skeleton.num_keypoints)
     count = tf.maximum(tf.shape(views)[0], 1)  # without boxes one empty iteration defines the shapes
-    start = [tf.constant(0), rows(*people, 2), rows(*people)] + [rows(*people, 2, 2)] * (preset.confidence is not None)
+    start = [tf.constant(0), rows(*people, 2), rows(*people)]
+    if preset.confidence is not None:
+        start += [rows(*people, 2, 2), rows(preset.num_instances)]
     _, *arrays = tf.while_loop(lambda start, *_: start < count, some, start, parallel_iterations=1)
-    keypoints, scores, *covariance = (array.concat() for array in arrays)
+    keypoints, scores, *confident = (array.concat() for array in arrays)
     decay = tf.where(tf.range(preset.num_instances) > 0, SECOND_INSTANCE_DECAY, 1.0)
     return {
         "keypoints_xy": keypoints,
         "keypoint_scores": scores,
-        "scores": heatmaps.pose_scores(codec, scores, decay),
-        **({"covariance_xy": covariance[0]} if covariance else {}),
+        "scores": decay * confident[1] if confident else heatmaps.pose_scores(codec, scores, decay),
+        **({"covariance_xy": confident[0]} if confident else {}),
     }
 
 

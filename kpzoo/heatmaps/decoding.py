@@ -41,7 +41,7 @@ def decode(codec: Codec, heatmaps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def decode_with_covariance(
     codec: Codec, heatmaps: tf.Tensor, sigmas: Sequence[float], confidence: Confidence
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """Decodes heatmaps to keypoints with calibrated scores and covariances.
 
     Args:
@@ -51,10 +51,12 @@ def decode_with_covariance(
         confidence: The numbers of the trained model, `model.preset.confidence`.
 
     Returns:
-        Keypoints (..., K, 2) as x and y in crop pixels, scores (..., K) as `Confidence` defines them, and covariances
-        (..., K, 2, 2) in crop pixels².
+        Keypoints (..., K, 2) as x and y in crop pixels, scores (..., K) as `Confidence` defines them, covariances
+        (..., K, 2, 2) in crop pixels², and scores (...,) of the poses for a box score of 1. These are computed from the
+        values of the heatmaps, as without a confidence: they rank poses better than calibrated scores do.
     """
     keypoints, scores = decode(codec, heatmaps)
+    of_poses = pose_scores(codec, scores, 1.0)
     covariances = spread(codec, heatmaps, keypoints)
     if confidence.weights is not None:
         area = heatmaps.shape[-3] * heatmaps.shape[-2] * HEATMAP_STRIDE**2
@@ -63,7 +65,7 @@ def decode_with_covariance(
         of_all, of_peak, of_variance = confidence.weights
         logits = of_all + of_peak * tf.math.log(tf.maximum(scores, LEAST_PEAK))
         scores = tf.sigmoid(logits + of_variance * (allowed - tf.math.log(variance)))
-    return keypoints, scores, confidence.scale * covariances
+    return keypoints, scores, confidence.scale * covariances, of_poses
 
 
 def spread(codec: Codec, heatmaps: tf.Tensor, keypoints_crop_xy: tf.Tensor) -> tf.Tensor:

@@ -173,7 +173,8 @@ class Accelerated:
     def start(self, image, flip: bool = True) -> Callable[[], tuple[tf.Tensor, ...]]:
         """Computes the call, and returns a function that returns its result.
 
-        The third output of models with a `preset.confidence` is keypoint_covariance_crop (B, N, K, 2, 2).
+        Models with a `preset.confidence` have two more outputs, keypoint_covariance_crop (B, N, K, 2, 2) and
+        pose_scores (B, N) for a box score of 1.
         """
         found = self._run((flip, self.model.preset.confidence), partial(decoded, self.model, flip), image)
         return lambda: found

@@ -116,7 +116,8 @@ class EngineFunction:
     def start(self, image, flip: bool = True) -> Callable[[], tuple[tf.Tensor, ...]]:
         """Starts the call, and returns a function that waits for its result.
 
-        The third output of models with a `preset.confidence` is keypoint_covariance_crop (B, N, K, 2, 2).
+        Models with a `preset.confidence` have two more outputs, keypoint_covariance_crop (B, N, K, 2, 2) and
+        pose_scores (B, N) for a box score of 1.
         """
         preset = self.model.preset
         name = flip, preset.confidence

@@ -13,8 +13,8 @@ from kpzoo.errors import UserError
 from kpzoo.inference import folding
 from kpzoo.pose_model import PoseModel, Preset
 
-# Names of the decoded outputs. Only models with a confidence have the last.
-KEYPOINTS, COVARIANCE = ("keypoints_crop_xy", "keypoint_scores"), "keypoint_covariance_crop"
+# Names of the decoded outputs. Only models with a confidence have the last two.
+KEYPOINTS, COVARIANCE, POSES = ("keypoints_crop_xy", "keypoint_scores"), "keypoint_covariance_crop", "pose_scores"
 _SMALL = 4096  # values of a variable that is compared by its values
 Forward = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
@@ -49,14 +49,14 @@ def flip_test_heatmaps(model: PoseModel, image: tf.Tensor, forward: Forward | No
 
 def output_names(preset: Preset) -> tuple[str, ...]:
     """Returns the names of the outputs of `decode`."""
-    return KEYPOINTS if preset.confidence is None else (*KEYPOINTS, COVARIANCE)
+    return KEYPOINTS if preset.confidence is None else (*KEYPOINTS, COVARIANCE, POSES)
 
 
 def decode(preset: Preset, maps: tf.Tensor) -> tuple[tf.Tensor, ...]:
     """Decodes (..., h, w, K) heatmaps of a model to keypoints_crop_xy (..., K, 2) and keypoint_scores (..., K).
 
-    If the model has a `preset.confidence`, the scores are calibrated, and keypoint_covariance_crop (..., K, 2, 2) is
-    the third output.
+    If the model has a `preset.confidence`, the scores are calibrated, and there are two more outputs:
+    keypoint_covariance_crop (..., K, 2, 2), and pose_scores (...,) for a box score of 1.
     """
     if preset.confidence is None:
         return heatmaps.decode(preset.rules, maps)
@@ -64,7 +64,7 @@ def decode(preset: Preset, maps: tf.Tensor) -> tuple[tf.Tensor, ...]:
 
 
 def decoded(model: PoseModel, flip: bool, image: tf.Tensor, forward: Forward | None = None) -> tuple[tf.Tensor, ...]:
-    """Returns the outputs of `decode` for all N instances of crops: (B, N, K, 2), (B, N, K) and (B, N, K, 2, 2).
+    """Returns the outputs of `decode` for all N instances of crops: (B, N, K, 2), (B, N, K), ….
 
     Args:
         model: The model.
