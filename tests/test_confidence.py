@@ -388,7 +388,8 @@ def test_ellipses_cover_ninety_percent_and_are_drawn():
 def test_the_command_fits_writes_and_reports(tmp_path, capsys):
     from kpzoo import cli, scenes
 
-    folder = scenes.write_drawn(tmp_path / "data", 24, split="val")
+    folder = tmp_path / "data"
+    scenes.write_drawn(folder, 60, split="val")
     weights = kpzoo.save_weights(built("cpn_lite_tiny", None), tmp_path / "plain.safetensors")
     data = ["--annotations", folder / "annotations/person_keypoints_val.json", "--images", folder / "images/val"]
     fitted, report = tmp_path / "fitted.safetensors", tmp_path / "report.html"
