@@ -59,6 +59,13 @@ def to_image(crop_to_image: tf.Tensor, points_crop_xy: tf.Tensor) -> tf.Tensor:
     return tf.linalg.matvec(maps[..., :2], points_crop_xy) + maps[..., 2]
 
 
+def covariance_to_image(crop_to_image: tf.Tensor, covariance_crop: tf.Tensor) -> tf.Tensor:
+    """Returns (B, ..., 2, 2) covariances of the crops in image pixels², with (B, 2, 3) maps: A Σ Aᵀ."""
+    rank = len(covariance_crop.shape)
+    maps = tf.reshape(crop_to_image[..., :2], tf.concat([tf.shape(crop_to_image)[:1], [1] * (rank - 3), [2, 2]], 0))
+    return tf.matmul(tf.matmul(maps, covariance_crop), maps, transpose_b=True)
+
+
 def decode_crop(contents: tf.Tensor, crop_to_image: tf.Tensor, image_hw: tuple[int, int], fill_rgb) -> tf.Tensor:
     """Returns the crop of an encoded picture; of a JPEG only the needed window is decoded.
 

@@ -24,6 +24,7 @@ TRACKS = (*INSTANCES, (213, 94, 0), (204, 121, 167), (0, 114, 178), (160, 220, 2
 TRACKS += ((250, 200, 150), (150, 110, 220), (120, 190, 60), (240, 130, 130))
 _LOST = (150, 150, 150)  # limbs of a pose without an identity
 
+RADIUS2_90 = -2 * np.log(1 - 0.9)  # squared radius, in standard deviations, of the ellipse that holds 90 %
 _SHIFT = 4  # coordinates are passed to OpenCV in sixteenths of a pixel
 _FONT, _CAPITAL = cv2.FONT_HERSHEY_DUPLEX, 22  # its capitals are 22 pixels high at scale 1
 
@@ -52,6 +53,7 @@ def draw_poses(
     track_ids: np.ndarray | None = None,
     min_score: float = 0.2,
     colour_by: str | tuple[int, int, int] = "side",
+    covariance_xy: np.ndarray | None = None,
 ) -> Picture:
     """Returns a copy of the image with skeletons drawn on it.
 
@@ -67,6 +69,8 @@ def draw_poses(
         min_score: See `keypoint_scores`.
         colour_by: What the colours of limbs show: "side", "instance" or "track", which needs `track_ids`; or one RGB
             colour for all limbs.
+        covariance_xy: (P, K, 2, 2) covariances of the keypoints, drawn as ellipses that hold 90 % of a normal
+            distribution. Those that are not finite are not drawn.
     """
     meanings = ["side", "instance", *([] if track_ids is None else ["track"])]
     if isinstance(colour_by, str) and colour_by not in meanings:
@@ -91,6 +95,8 @@ def draw_poses(
         pose = keypoints_xy[index], keypoint_scores[index], visible[index]
         palette = _palette(colour_by, instance[index], None if track_ids is None else track_ids[index])
         _draw_pose(canvas, *pose, skeleton, *palette, dashed=instance[index] > 0)
+        if covariance_xy is not None:
+            _draw_ellipses(canvas, keypoints_xy[index], covariance_xy[index], visible[index], skeleton, palette[1])
     _draw_labels(canvas, boxes)
     return canvas.view(Picture)
 
@@ -192,6 +198,25 @@ def _draw_pose(canvas, keypoints_xy, keypoint_scores, visible, skeleton: Skeleto
         _blend(canvas, alphas[k], _disc(points[k], 0.9 * thick), colours[sides[k]])
         if dashed:
             _blend(canvas, alphas[k], _disc(points[k], 0.45 * thick), accent)
+
+
+def _draw_ellipses(canvas, keypoints_xy, covariance_xy, visible, skeleton: Skeleton, colours) -> None:
+    """Draws the 90 % ellipses of the visible keypoints of one pose: a faint disc with an outline."""
+    line = max(1, round(np.hypot(*canvas.shape[:2]) / 900))
+    reach = 4 * max(canvas.shape[:2])
+    for k in np.flatnonzero(visible & np.isfinite(covariance_xy).all((-2, -1))):
+        corners = [np.clip(keypoints_xy[k] + _ellipse(covariance_xy[k]), -reach, reach)]
+        colour = colours[_sides(skeleton)[k]]
+        _blend(canvas, 0.18, corners, colour)
+        _blend(canvas, 0.9, corners, colour, line)
+
+
+def _ellipse(covariance: np.ndarray) -> np.ndarray:
+    """Returns the (n, 2) outline, about 0, of the ellipse that holds 90 % of a normal distribution."""
+    values, axes = np.linalg.eigh(covariance)
+    half_axes = np.sqrt(np.maximum(values, 0) * RADIUS2_90)
+    angles = np.linspace(0, 2 * np.pi, max(16, int(half_axes.max())), endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], 1) * half_axes @ axes.T
 
 
 def _sides(skeleton: Skeleton) -> np.ndarray:

@@ -29,6 +29,7 @@ def to_supervision(poses):
         raise UserError(f"`to_supervision` needs supervision ({error}). Run `pip install supervision`.") from None
     data = {"score": poses.scores, "instance": poses.instance, "box_xywh": poses.boxes_xywh}
     data |= {} if poses.track_ids is None else {"track_id": poses.track_ids}
+    data |= {} if poses.covariance_xy is None else {"covariance_xy": poses.covariance_xy}
     xy = np.where(np.isfinite(poses.keypoints_xy), poses.keypoints_xy, 0.0).astype(np.float32)
     fields = getattr(supervision.KeyPoints, "__dataclass_fields__", {})
     name = "keypoint_confidence" if "keypoint_confidence" in fields else "confidence"  # renamed in 0.28
@@ -42,7 +43,7 @@ def to_pandas(poses, image: str | int):
         import pandas
     except ImportError as error:
         raise UserError(f"`to_pandas` needs pandas ({error}). Run `pip install pandas`.") from None
-    header = poses.csv_header(poses.skeleton, poses.track_ids is not None)
+    header = poses.csv_header(poses.skeleton, poses.track_ids is not None, poses.covariance_xy is not None)
     table = pandas.DataFrame(poses.to_csv(image), columns=header)
     return table if "track_id" not in table else table.astype({"track_id": "Int64"})
 
@@ -52,7 +53,7 @@ def from_coco(rows: Sequence[Mapping], skeleton) -> dict:
 
     Args:
         rows: Dicts with `keypoints` [x, y, score] * K. `score` is 1.0 if it is missing, `instance` 0. The box is
-            `box_image_xywh`, else `bbox`, else the extent of the keypoints.
+            `box_image_xywh`, else `bbox`, else the extent of the keypoints. `covariance_xy` is [xx, xy, yy] * K.
         skeleton: Skeleton of the K keypoints.
     """
     images = {row.get("image_id") for row in rows}
@@ -77,7 +78,27 @@ def from_coco(rows: Sequence[Mapping], skeleton) -> dict:
         "instance": np.array([row.get("instance", 0) for row in rows], int),
         "skeleton": skeleton,
         "track_ids": np.array([-1 if one is None else one for one in ids], int) if known else None,
+        "covariance_xy": _covariances(rows, skeleton) if any("covariance_xy" in row for row in rows) else None,
     }
+
+
+def _covariances(rows: Sequence[Mapping], skeleton) -> np.ndarray:
+    """Returns (P, K, 2, 2) covariances, NaN for rows without."""
+    count = 3 * skeleton.num_keypoints
+    given = [row.get("covariance_xy") for row in rows]
+    for number, numbers in enumerate(given):
+        if numbers is not None and len(numbers) != count:
+            raise UserError(
+                f"Row {number} needs `covariance_xy` of {count} numbers, xx, xy and yy of the {skeleton.num_keypoints} "
+                f"keypoints of {skeleton.name!r}. Received: {len(numbers)} numbers."
+            )
+    flat = np.array([[np.nan] * count if one is None else one for one in given], float)
+    return flat.reshape(len(rows), -1, 3)[..., [[0, 1], [1, 2]]]
+
+
+def upper_triangles(covariance_xy: np.ndarray) -> np.ndarray:
+    """Returns (P, K * 3): xx, xy and yy of (P, K, 2, 2) covariances."""
+    return covariance_xy[..., [0, 0, 1], [0, 1, 1]].reshape(len(covariance_xy), -1)
 
 
 def _box(row: Mapping, points: np.ndarray) -> Sequence[float]:

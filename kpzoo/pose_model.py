@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from kpzoo import keras_setup
 from kpzoo.errors import UserError, unknown
-from kpzoo.heatmaps import CODECS, HEATMAP_STRIDE, Codec, peak_hits
+from kpzoo.heatmaps import CODECS, HEATMAP_STRIDE, Codec, Confidence, peak_hits
 from kpzoo.keras_batches import check_class_weight, check_loss, check_shapes, named_inputs, unpacked
 from kpzoo.replicas import mean_over_replicas, over_replicas
 from kpzoo.skeletons import Skeleton
@@ -31,6 +31,8 @@ class Preset:
             `heatmaps.CODECS`; `rules` is the codec. "boxes" for a person detector.
         num_instances: N, number of persons the model predicts per box; 1 for single-instance models.
         options: Options passed to `kpzoo.build`.
+        confidence: Numbers fitted to the weights, with which scores are calibrated and keypoints have covariances;
+            None without such numbers. Training sets it to None. See `kpzoo.evaluation.fit_confidence`.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Preset:
     codec: str
     num_instances: int = 1
     options: Mapping = field(default_factory=dict)
+    confidence: Confidence | None = None
 
     @property
     def rules(self) -> Codec:
@@ -57,12 +60,15 @@ class Preset:
     def to_config(self) -> dict:
         """Returns the preset as JSON-serialisable values, the argument of `from_config`."""
         skeleton = self.skeleton and self.skeleton.to_config()
-        return {**self.__dict__, "skeleton": skeleton, "options": dict(self.options)}
+        config = {**self.__dict__, "skeleton": skeleton, "options": dict(self.options)}
+        confidence = config.pop("confidence")
+        return config if confidence is None else {**config, "confidence": confidence.to_config()}
 
     @classmethod
     def from_config(cls, config: Mapping) -> "Preset":
         skeleton = config["skeleton"] and Skeleton.from_config(config["skeleton"])
-        return replace(cls(**config), image_hw=tuple(config["image_hw"]), skeleton=skeleton)
+        confidence = Confidence.from_config(config["confidence"]) if config.get("confidence") else None
+        return replace(cls(**config), image_hw=tuple(config["image_hw"]), skeleton=skeleton, confidence=confidence)
 
 
 class ZooModel(keras.Model):
@@ -204,6 +210,8 @@ class ZooModel(keras.Model):
     def make_train_function(self, force=False):
         """Compiles the training step. Keras' multi-worker version reduces scalars along an axis they do not have."""
         keras_setup.check_process()
+        if hasattr(self._origin, "preset"):  # the numbers were fitted to the weights before training
+            self.preset = replace(self.preset, confidence=None)
         strategy = self.distribute_strategy
         if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
             super().make_train_function(force)

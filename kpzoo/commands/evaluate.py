@@ -49,6 +49,9 @@ def add(commands) -> None:
     parser.add_argument("--shared-keypoints", action="store_true", help=text)
     parser.add_argument("--save-results", help="write the poses as COCO keypoint results JSON")
     parser.add_argument("--report", help="write an HTML report: curves, errors by keypoint, the worst images")
+    text = "fit calibrated scores and covariances of keypoints to these annotations, which must not be training data, "
+    text += "print the numbers, and write the model's weights with them to FILE, .weights.h5 or .safetensors, if given"
+    parser.add_argument("--fit-confidence", nargs="?", const="", metavar="FILE", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON in full precision")
 
 
@@ -60,6 +63,7 @@ def _run(args) -> None:
     if args.report and Path(args.report).suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--report must name an .html file. Received: {args.report!r}.")
 
+    _check_fit(args)
     for path in filter(None, (args.report, args.save_results)):
         files.check_target(path)
     if args.results:
@@ -75,6 +79,22 @@ def _run(args) -> None:
     _print(args, found)
 
 
+def _check_fit(args) -> None:
+    """Raises an error if the confidence cannot be fitted, or written to the file."""
+    if args.fit_confidence is None:
+        return
+    given = [
+        f"--{name.replace('_', '-')}" for name in ("shared_keypoints", "box_nms", "devices") if getattr(args, name)
+    ]
+    given += ["--boxes"] * (args.boxes != "gt") + ["--precision"] * (args.precision != "float32")
+    if given:
+        raise UserError(f"{', '.join(given)} cannot be used with --fit-confidence. Remove them.")
+    if args.fit_confidence.endswith(".npz"):
+        raise UserError(
+            f"A .npz file has no metadata. Received: {args.fit_confidence!r}.", "Write a .safetensors file."
+        )
+
+
 def _evaluate_boxes(args) -> None:
     given = [f"--{name}" for name in ("report", "category", "skeleton", "images") if getattr(args, name, None)]
     given += ["--protocol"] if args.protocol != "coco" else []
@@ -86,7 +106,7 @@ def _evaluate_boxes(args) -> None:
 
 def _print(args, found) -> None:
     if args.json:
-        keypoints = {"per_keypoint": found.details["per_keypoint"]} if "per_keypoint" in found.details else {}
+        keypoints = {name: found.details[name] for name in ("per_keypoint", "confidence") if name in found.details}
         print(json.dumps({"metrics": found.values, **keypoints, **found.circumstances}))
     else:
         print(found)
@@ -108,6 +128,7 @@ def _refuse_ignored(args) -> None:
         "--devices": args.devices,
         "--save-results": args.save_results,
         "--shared-keypoints": args.shared_keypoints,
+        "--fit-confidence": args.fit_confidence is not None,
     }
     if names := [name for name, value in given.items() if value not in (None, False, [])]:
         raise UserError(f"{', '.join(names)} need --model. Remove them, or pass --model instead of the file.")
@@ -127,6 +148,8 @@ def _evaluate_model(args):
     data = _load_data(args)
     with devices.make_strategy(args.devices, over_hosts=False).scope() if args.devices else nullcontext():
         model = load_model(args, None if args.shared_keypoints else data.skeleton)
+    if args.fit_confidence is not None:
+        _fit(args, model, data)
     in_report = args.report and args.boxes == "gt" and args.box_nms is None
     found = kpzoo.evaluate(
         model,
@@ -149,6 +172,19 @@ def _evaluate_model(args):
         data = evaluation.of_shared_keypoints(data, model.preset)
     _report(args, data.annotations, found, data)
     return found
+
+
+def _fit(args, model, data) -> None:
+    """Fits the confidence of the model, prints it on stderr as in a row of published weights, and saves it."""
+    from kpzoo.evaluation import fit_confidence
+    from kpzoo.weights.save import writer_of
+
+    if args.fit_confidence:
+        writer_of(args.fit_confidence)  # raises an error before the work
+    confidence = fit_confidence(model, data, flip=not args.no_flip, batch_size=args.batch_size, progress=True)
+    print(f"confidence={confidence}", file=sys.stderr)
+    if args.fit_confidence:
+        print(f"Weights written to {kpzoo.save_weights(model, args.fit_confidence)}", file=sys.stderr)
 
 
 def _report(args, annotations, found, data) -> None:

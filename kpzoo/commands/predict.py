@@ -17,7 +17,7 @@ from kpzoo.commands.parsing import (
 from kpzoo.errors import UserError
 
 DEFAULT_MODEL = "cpn_lite0"
-_OF_FOLDERS = ("overwrite", "resume", "no_pictures", "show_nms", "gallery", "openpose", "json")
+_OF_FOLDERS = ("overwrite", "resume", "no_pictures", "show_nms", "draw_ellipses", "gallery", "openpose", "json")
 
 
 def add(commands) -> None:
@@ -36,6 +36,8 @@ def add(commands) -> None:
     parser.add_argument(
         "--show-nms", action="store_true", help="also draw the poses before and after OKS-NMS, side by side"
     )
+    text = "also draw the ellipses that hold the true keypoints with 90 %% probability; needs a model with a confidence"
+    parser.add_argument("--draw-ellipses", action="store_true", help=text)
     text = "write gallery.html, a page of thumbnails and scores that opens without a server"
     parser.add_argument("--gallery", action="store_true", help=text)
     text = "write an OpenPose JSON file for each image or frame, to OUT/openpose"
@@ -73,6 +75,8 @@ def _check(args) -> None:
             raise UserError(f"{', '.join(unused)} need --out FOLDER.")
     if args.gallery and args.no_pictures:
         raise UserError("--gallery shows the drawings. Drop it, or --no-pictures.")
+    if args.draw_ellipses and args.no_pictures:
+        raise UserError("--draw-ellipses adds to the drawings. Drop it, or --no-pictures.")
     thinned = args.every is not None and not args.interpolate
     given = [f"--{name.replace('_', '-')}" for name in OPTIONS if getattr(args, name) is not None]
     given += ["--every"] if thinned else []
@@ -115,6 +119,7 @@ def _run(args) -> int:
         args.box,
         pictures=not args.no_pictures,
         show_nms=args.show_nms,
+        ellipses=args.draw_ellipses,
         overwrite=args.overwrite,
         resume=args.resume,
         gallery=args.gallery,

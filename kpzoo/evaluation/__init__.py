@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
     __name__,
     {
         "evaluate": "kpzoo.evaluation.evaluator",
+        "fit_confidence": "kpzoo.evaluation.confidence",
         "of_shared_keypoints": "kpzoo.evaluation.evaluator",
         "KEPT_IOUS": "kpzoo.evaluation.evaluator",
         "score": "kpzoo.evaluation.scoring",

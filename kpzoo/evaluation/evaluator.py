@@ -16,6 +16,7 @@ from kpzoo.data.pack import Pack
 from kpzoo.data.results import Results, read_boxes, write_results
 from kpzoo.errors import UserError
 from kpzoo.evaluation import metrics
+from kpzoo.evaluation.reliability import reliability
 from kpzoo.inference.box_poses import POSE_NMS, predict_boxes, suppress
 from kpzoo.inference.calibration import spread_crops
 from kpzoo.inference.engines import TENSORFLOW
@@ -74,7 +75,8 @@ def evaluate(
     Returns:
         Metrics of the poses of all instances together, and the poses in `results`. For models with several instances
         there are also `AP_instance_0`, `AP_instance_1`, …, the AP of the poses of each instance index (λ in the MIPNet
-        paper) alone.
+        paper) alone. With annotated boxes, `details["confidence"]` says how reliable the scores and covariances of
+        the keypoints are, see `kpzoo.evaluation.reliability.reliability`.
 
     Raises:
         UserError: If the keypoints differ, an image cannot be decoded, or the boxes belong to other images.
@@ -124,7 +126,11 @@ def evaluate(
         kept = {max_iou: _best(image_ids, boxes_xywh, ranks, max_iou) for max_iou in kept_ious}
         details["kept"] = _kept_curve(kept, len(boxes_xywh), preset.num_instances, score)
     if person_index is not None:
-        first = poses.keypoints_xy[poses.instance == 0][:, own]
+        first = poses[poses.instance == 0]
+        covariance = None if first.covariance_xy is None else first.covariance_xy[:, own]
+        confident = first.keypoint_scores[:, own], covariance
+        first = first.keypoints_xy[:, own]
+        details["confidence"] = reliability(annotations, person_index, first, *confident)
         size = "torso" if metrics.has_torso(annotations.skeleton) else "box"
         pck = metrics.pck(annotations, person_index, first, normalize_by=size)
         values |= pck.values

@@ -90,6 +90,12 @@ class Metrics:
         texts = {name: f"  {explained[name]}" if name in explained else "" for name in self.values}
         rows = [f"{name:{width}}  {_number(value)}{texts[name]}" for name, value in self.values.items()]
         rows += [f"{name:{width}}  {_number(value)}" for name, value in self.details.get("per_keypoint", {}).items()]
+        confidence = self.details.get("confidence", {})
+        names = ("ECE", "AUC", "coverage_50", "coverage_90")
+        texts = [
+            f"{name.replace('_', ' ')} {confidence[name]:.4f}" for name in names if confidence.get(name) is not None
+        ]
+        rows += [f"keypoint scores: {', '.join(texts)}"] if texts else []
         rows += [f"{name.replace('_', ' ')}: {value}" for name, value in self.circumstances.items()]
         return "\n".join(rows)
 

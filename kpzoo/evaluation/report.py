@@ -9,7 +9,7 @@ from kpzoo import drawing, images
 from kpzoo.data.coco import Annotations
 from kpzoo.data.files import PoseData
 from kpzoo.data.results import Results
-from kpzoo.evaluation import metrics, mistakes
+from kpzoo.evaluation import metrics, mistakes, reliability
 from kpzoo.files import writing
 from kpzoo.html import charts, pages
 from kpzoo.nms import iou_matrix
@@ -53,6 +53,8 @@ def write_report(
         "<h2>Errors by keypoint</h2>",
         _mistakes(annotations, results, wrong, protocol),
     ]
+    if confidence := found.details.get("confidence"):
+        sections += ["<h2>Confidence of keypoints</h2>", reliability.section(confidence)]
     if data is not None:
         sections += ["<h2>Worst images</h2>", _worst(data, results, wrong)]
     path = Path(path).expanduser()

@@ -77,6 +77,8 @@ def _of_poses(preset: Preset) -> dict:
             "peak": codec.peak,
             "flip_shift": codec.flip_shift,
         },
+        # How the scores are calibrated and the covariances scaled, see `kpzoo.heatmaps.Confidence`.
+        **({"confidence": preset.confidence.to_config()} if preset.confidence else {}),
     }
 
 

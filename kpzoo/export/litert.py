@@ -6,10 +6,10 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from kpzoo import heatmaps
 from kpzoo.errors import UserError
 from kpzoo.export.description import check_file_export, description
 from kpzoo.files import written_whole
+from kpzoo.inference.folded_model import decode, output_names
 from kpzoo.pose_model import PersonModel, PoseModel
 
 IDENTIFIER = b"TFL3"  # bytes 4 to 8 of LiteRT files
@@ -21,7 +21,8 @@ def to_litert(model: PoseModel, path: str | Path, *, overwrite: bool = False) ->
 
     Inputs: `image` (B, H, W, 3) float32 RGB in [0, 255], and for MIPNets `instance` (B, M, N) float32 one-hot, B ≥ 1.
     Outputs, float32: the model's `heatmaps`, `keypoints_crop_xy` (B, M, K, 2) in crop pixels and `keypoint_scores`
-    (B, M, K), with M = 1 for models without the input `instance`.
+    (B, M, K), with M = 1 for models without the input `instance`, and for models with a `preset.confidence`
+    `keypoint_covariance_crop` (B, M, K, 2, 2) in crop pixels² and `pose_scores` (B, M) for a box score of 1.
 
     The description of the model is the file `kpzoo.json` in a zip archive appended to the graph, where LiteRT stores
     associated files of its metadata. `unzip` and Python's zipfile read it; interpreters ignore it.
@@ -57,7 +58,6 @@ def _graph(model: PoseModel):
     def forward(*inputs):
         maps = model(dict(zip(names, inputs, strict=True)), training=False)["heatmaps"]
         people = maps if "instance" in names else maps[:, tf.newaxis]
-        keypoints, scores = heatmaps.decode(model.preset.rules, people)
-        return {"heatmaps": maps, "keypoints_crop_xy": keypoints, "keypoint_scores": scores}
+        return {"heatmaps": maps, **dict(zip(output_names(model.preset), decode(model.preset, people), strict=True))}
 
     return forward.get_concrete_function()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from kpzoo import heatmaps
 from kpzoo.errors import UserError, unknown
 from kpzoo.export import onnx_transposes
 from kpzoo.export.description import check_file_export, description
 from kpzoo.files import written_whole
 from kpzoo.geometry import MAX_CROPS
+from kpzoo.inference.folded_model import decode, output_names
 from kpzoo.pose_model import PersonModel, ZooModel
 
 OPSETS = range(13, 19)  # tf2onnx supports no newer ones; older ones lack operators of the decoders
@@ -35,7 +35,9 @@ def to_onnx(
     one-hot. The identity matrix as `instance` of a crop selects all N persons. Outputs, float32:
 
     * `answer="keypoints"`: `keypoints_crop_xy` (batch, queries, K, 2) in crop pixels and `keypoint_scores`
-      (batch, queries, K), with queries = 1 for models without the input `instance`.
+      (batch, queries, K), with queries = 1 for models without the input `instance`; for models with a
+      `preset.confidence` also `keypoint_covariance_crop` (batch, queries, K, 2, 2) in crop pixels² and
+      `pose_scores` (batch, queries) for a box score of 1.
     * `answer="heatmaps"`: `heatmaps` (batch, K, H/4, W/4), for MIPNets (batch, queries, K, H/4, W/4), channels first.
       The only Transpose of the graph is that of the input.
 
@@ -98,7 +100,6 @@ def _converted(tf2onnx, model: ZooModel, answer: str, opset: int, batch: int | N
     if isinstance(model, PersonModel):
         network = tf.function(lambda image: model({"image": image}, training=False), specs, autograph=False)
         return _quietly_converted(tf2onnx, network, specs, opset)
-    codec = model.preset.rules
 
     @tf.function(input_signature=specs, autograph=False)
     def forward(*inputs):
@@ -119,8 +120,8 @@ def _converted(tf2onnx, model: ZooModel, answer: str, opset: int, batch: int | N
             return {"heatmaps": per_person(tf.transpose(maps, [0, 3, 1, 2]))}
         if "instance" not in asked:
             people = tf.concat([people, [1]], axis=0)
-        keypoints, scores = heatmaps.decode(codec, maps)
-        return {"keypoints_crop_xy": per_person(keypoints), "keypoint_scores": per_person(scores)}
+        found = map(per_person, decode(model.preset, maps))
+        return dict(zip(output_names(model.preset), found, strict=True))
 
     return _quietly_converted(tf2onnx, forward, specs, opset)
 

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from kpzoo import heatmaps
 from kpzoo.errors import UserError
 from kpzoo.export.description import check_file_export, description
 from kpzoo.files import written_whole
 from kpzoo.inference.engines import imported
-from kpzoo.inference.folded_model import FoldedModel, frozen_graph
+from kpzoo.inference.folded_model import FoldedModel, decode, frozen_graph, output_names
 from kpzoo.pose_model import PersonModel, PoseModel, ZooModel
 
 DESCRIPTION = "kpzoo"  # of the model, as JSON in the runtime information of the graph
-OUTPUTS = ("heatmaps", "keypoints_crop_xy", "keypoint_scores")
 
 
 def to_openvino(model: ZooModel, path: str | Path, *, overwrite: bool = False) -> Path:
@@ -25,8 +23,10 @@ def to_openvino(model: ZooModel, path: str | Path, *, overwrite: bool = False) -
 
     Inputs: `image` (B, H, W, 3) float32 RGB in [0, 255], and for MIPNets `instance` (B, M, N) float32 one-hot, B ≥ 1.
     Outputs, float32: the model's `heatmaps`, `keypoints_crop_xy` (B, M, K, 2) in crop pixels and `keypoint_scores`
-    (B, M, K), with M = 1 for models without the input `instance`; of a person detector its `person_logits` (B, A) and
-    `person_boxes` (B, A, 4). The description of the model is JSON in the graph, `model.get_rt_info(["kpzoo"])`.
+    (B, M, K), with M = 1 for models without the input `instance`, and for models with a `preset.confidence`
+    `keypoint_covariance_crop` (B, M, K, 2, 2) in crop pixels² and `pose_scores` (B, M) for a box score of
+    1; of a person detector its `person_logits` (B, A) and `person_boxes` (B, A, 4). The description of the model is
+    JSON in the graph, `model.get_rt_info(["kpzoo"])`.
 
     Pass `{"INFERENCE_PRECISION_HINT": "f32"}` to `compile_model`: OpenVINO's default on CPUs with bfloat16 is that, and
     it moves keypoints.
@@ -68,7 +68,8 @@ def _converted(model: ZooModel):
     if not folded.is_folded:
         raise UserError(f"Model {model.name!r} has layers with loops or branches, which OpenVINO exports cannot have.")
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in model.input.items()]
-    outputs = tuple(model.output) if isinstance(model, PersonModel) else OUTPUTS
+    boxes = isinstance(model, PersonModel)
+    outputs = tuple(model.output) if boxes else ("heatmaps", *output_names(model.preset))
     return converted(frozen_graph(folded, partial(_answers, model, names), specs, outputs), outputs)
 
 
@@ -79,4 +80,4 @@ def _answers(model: ZooModel, names: list[str], *inputs, forward) -> tuple[tf.Te
 
 def _of_poses(model: PoseModel, maps: tf.Tensor) -> tuple[tf.Tensor, ...]:
     people = maps if "instance" in model.input else maps[:, tf.newaxis]
-    return maps, *heatmaps.decode(model.preset.rules, people)
+    return maps, *decode(model.preset, people)

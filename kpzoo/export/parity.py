@@ -11,9 +11,11 @@ from kpzoo.errors import UserError
 from kpzoo.export.person_boxes import drawn_pictures
 from kpzoo.export.runtimes import ask, first_line
 from kpzoo.inference.agreement import HEATMAP_LIMIT, KEYPOINT_LIMIT, Reference, reference
+from kpzoo.inference.folded_model import COVARIANCE, POSES, decode
 from kpzoo.pose_model import PersonModel, PoseModel, ZooModel
 from kpzoo.scenes import drawn
 
+CONFIDENCE_LIMIT = 1e-3  # of calibrated scores, and of covariances relative to the mean variance
 SCORE_LIMIT, BOX_LIMIT = 1e-4, 0.05  # of a person detector's cells; pixels of the input
 
 
@@ -23,8 +25,9 @@ class Difference:
 
     Args:
         target: The file or folder.
-        what: "heatmaps", relative to the largest value, or "keypoints", in crop pixels; of a person detector "scores"
-            and "boxes", in pixels of the input.
+        what: "heatmaps", relative to the largest value, or "keypoints", in crop pixels; of a model with a
+            `preset.confidence` also "scores" of keypoints, "variances", relative to the mean variance of the keypoint,
+            and scores of "poses"; of a person detector "scores" and "boxes", in pixels of the input.
         largest: The largest absolute difference.
         mean: The mean absolute difference.
         limit: Largest value of `largest` that passes.
@@ -45,7 +48,7 @@ class Difference:
     def __str__(self) -> str:
         of = f" ({self.num_keypoints[0]} of {self.num_keypoints[1]} compared)" if self.num_keypoints else ""
         verdict = "equal" if self.passed else "DIFFERENT"
-        unit = {"heatmaps": "of the peak", "scores": "of 1"}.get(self.what, "px")
+        unit = {"heatmaps": "of the peak", "scores": "of 1", "variances": "of 1", "poses": "of 1"}.get(self.what, "px")
         return (
             f"{verdict:<10}{self.what:<10} max {self.largest:.2e} mean {self.mean:.2e} {unit}, "
             f"limit {self.limit:g}: {self.target}{of}"
@@ -76,8 +79,8 @@ def compare(model: ZooModel, *targets: str | Path) -> Parity:
         *targets: SavedModel folders, ONNX, LiteRT and OpenVINO files.
 
     Returns:
-        The differences in heatmaps and keypoints for each target, if it has both outputs; for a person detector those
-        in scores and boxes.
+        The differences in heatmaps and keypoints for each target, if it has both outputs, and in calibrated scores and
+        covariances; for a person detector those in scores and boxes.
     """
     if isinstance(model, PersonModel):
         image = drawn_pictures([drawn.draw_scene(seed, crowding=0.5)[0] for seed in range(2)], model.preset.image_hw)
@@ -129,4 +132,27 @@ def _differences(model: PoseModel, target: str | Path, known: Reference) -> list
     apart = known.distances(found["keypoints_crop_xy"])
     counts = (int(known.decided.sum()), known.decided.size)
     row = Difference(str(target), "keypoints", float(apart.max()), float(apart.mean()), KEYPOINT_LIMIT, counts)
-    return [*rows, row]
+    return [*rows, row, *_confidence_differences(model, target, known, found)]
+
+
+def _confidence_differences(model: PoseModel, target: str | Path, known: Reference, found: dict) -> list[Difference]:
+    """Returns the differences in calibrated scores and covariances, of a model and a target that have them."""
+    if model.preset.confidence is None or "keypoint_scores" not in found:
+        return []
+    if COVARIANCE not in found:
+        raise UserError(f"{str(target)!r} has no covariances, model {model.name!r} has. Export it again.")
+    _, scores, covariances, of_poses = (tensor.numpy() for tensor in decode(model.preset, tf.constant(known.heatmaps)))
+    decided = known.decided
+    size = np.trace(covariances, axis1=-2, axis2=-1)[..., None, None] / 2
+    apart = {
+        "scores": np.abs(found["keypoint_scores"] - scores)[decided],
+        "variances": (np.abs(found[COVARIANCE] - covariances) / size)[decided],
+        "poses": np.abs(found[POSES] - of_poses),
+    }
+    counts = (int(decided.sum()), decided.size)
+    return [
+        Difference(
+            str(target), what, float(x.max()), float(x.mean()), CONFIDENCE_LIMIT, None if what == "poses" else counts
+        )
+        for what, x in apart.items()
+    ]

@@ -48,8 +48,8 @@ def ask_savedmodel(folder: str | Path) -> Answer:
         found = forward(**{name: tf.constant(value) for name, value in inputs.items() if name in names})
         if predict_crops is None:  # a person detector
             return {name: value.numpy() for name, value in found.items()}
-        points = predict_crops(image=tf.constant(inputs["image"]), flip=tf.constant(False))["keypoints_crop_xy"]
-        return {"heatmaps": found["heatmaps"].numpy(), "keypoints_crop_xy": points.numpy()}
+        decoded = predict_crops(image=tf.constant(inputs["image"]), flip=tf.constant(False))
+        return {name: value.numpy() for name, value in {"heatmaps": found["heatmaps"], **decoded}.items()}
 
     answer.loaded = loaded  # keeps the weights alive, which the functions do not
     return answer

@@ -10,7 +10,7 @@ from kpzoo.export import person_boxes
 from kpzoo.export.description import checked_model, description
 from kpzoo.files import written_whole
 from kpzoo.inference.box_poses import SECOND_INSTANCE_DECAY
-from kpzoo.inference.folded_model import FoldedModel, instance_heatmaps
+from kpzoo.inference.folded_model import FoldedModel, decode, instance_heatmaps, output_names
 from kpzoo.pose_model import PersonModel, PoseModel, Preset, ZooModel
 
 CROPS_AT_ONCE = 32  # boxes per batch, so that memory does not grow with the number of boxes
@@ -25,10 +25,12 @@ def to_savedmodel(model: ZooModel, folder: str | Path, *, overwrite: bool = Fals
     * `serving_default`: from `image` (B, H, W, 3) float32 RGB in [0, 255], and for MIPNets `instance` (B, M, N) float32
       one-hot, to the outputs of the model. B ≥ 1.
     * `predict_crops`: from `image` and `flip` () bool to `keypoints_crop_xy` (B, N, K, 2) and `keypoint_scores`
-      (B, N, K).
+      (B, N, K), and for models with a `preset.confidence` `keypoint_covariance_crop` (B, N, K, 2, 2) in crop pixels²
+      and `pose_scores` (B, N) for a box score of 1.
     * `predict_image`: from `contents` () string, an encoded JPEG, PNG, GIF or BMP image, `boxes_xywh` (P, 4) float32
-      and `flip` to `keypoints_xy` (P, N, K, 2) in image pixels, `keypoint_scores` (P, N, K) and `scores` (P, N). The
-      EXIF orientation is not applied.
+      and `flip` to `keypoints_xy` (P, N, K, 2) in image pixels, `keypoint_scores` (P, N, K) and `scores` (P, N), and
+      for models with a `preset.confidence` `covariance_xy` (P, N, K, 2, 2) in image pixels². The EXIF orientation is
+      not applied.
 
     Those of a person detector: `serving_default`, and `predict_image`: `contents` and `min_score` () float32 to
     `boxes_xywh` (P, 4) in image pixels and `scores` (P,), best first, where an IoU above 0.6 removes the worse box.
@@ -80,8 +82,7 @@ def _serving_module(model: PoseModel) -> tf.Module:
 
     @tf.function(input_signature=[image_spec, flip_spec], autograph=False)
     def predict_crops(image, flip):
-        keypoints, scores = _decoded(preset, ask, image, flip)
-        return {"keypoints_crop_xy": keypoints, "keypoint_scores": scores}
+        return dict(zip(output_names(preset), _decoded(preset, ask, image, flip), strict=True))
 
     @tf.function(input_signature=[contents_spec, boxes_spec, flip_spec], autograph=False)
     def predict_image(contents, boxes_xywh, flip):
@@ -91,8 +92,8 @@ def _serving_module(model: PoseModel) -> tf.Module:
     return module
 
 
-def _decoded(preset: Preset, ask, image: tf.Tensor, flip: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns keypoints (B, N, K, 2) in crop pixels and scores (B, N, K) of (B, H, W, 3) crops."""
+def _decoded(preset: Preset, ask, image: tf.Tensor, flip: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Returns the outputs of `folded_model.decode` for (B, H, W, 3) crops."""
     codec = preset.rules
     # Convolutions of empty batches fail on some CPUs: a row is added and removed from the outputs.
     image, count = tf.pad(image, [[0, 1], [0, 0], [0, 0], [0, 0]]), tf.shape(image)[0]
@@ -103,8 +104,7 @@ def _decoded(preset: Preset, ask, image: tf.Tensor, flip: tf.Tensor) -> tuple[tf
         return heatmaps.merge_flipped(codec, maps, ask(tf.reverse(image, axis=[2])), preset.skeleton.flip_order)
 
     flip &= preset.skeleton.sides_known
-    keypoints, scores = heatmaps.decode(codec, tf.cond(flip, both_sides, lambda: maps))
-    return keypoints[:count], scores[:count]
+    return tuple(found[:count] for found in decode(preset, tf.cond(flip, both_sides, lambda: maps)))
 
 
 def _image_to_keypoints(preset: Preset, ask, contents, boxes_xywh, flip) -> dict[str, tf.Tensor]:
@@ -124,26 +124,31 @@ def _image_to_keypoints(preset: Preset, ask, contents, boxes_xywh, flip) -> dict
 
     shapes = (tf.TensorSpec((*preset.image_hw, 3), tf.float32), tf.TensorSpec((2, 3), tf.float32))
 
-    def some(start, points_of, scores_of):
+    def some(start, *arrays):
         image, matrices = tf.map_fn(one, views[start : start + CROPS_AT_ONCE], fn_output_signature=shapes)
-        keypoints, scores = _decoded(preset, ask, image, flip)
-        at = start // CROPS_AT_ONCE
-        keypoints = crops.to_image(matrices, keypoints)
-        return start + CROPS_AT_ONCE, points_of.write(at, keypoints), scores_of.write(at, scores)
+        keypoints, *found = _decoded(preset, ask, image, flip)
+        found = [crops.to_image(matrices, keypoints), *found]
+        if len(found) > 2:
+            found[2] = crops.covariance_to_image(matrices, found[2])
+        written = (array.write(start // CROPS_AT_ONCE, each) for array, each in zip(arrays, found, strict=True))
+        return start + CROPS_AT_ONCE, *written
 
     def rows(*shape):
         return tf.TensorArray(tf.float32, 0, dynamic_size=True, infer_shape=False, element_shape=(None, *shape))
 
     people = (preset.num_instances, preset.skeleton.num_keypoints)
     count = tf.maximum(tf.shape(views)[0], 1)  # without boxes one empty iteration defines the shapes
-    start = (tf.constant(0), rows(*people, 2), rows(*people))
-    _, points_of, scores_of = tf.while_loop(lambda start, *_: start < count, some, start, parallel_iterations=1)
-    scores = scores_of.concat()
+    start = [tf.constant(0), rows(*people, 2), rows(*people)]
+    if preset.confidence is not None:
+        start += [rows(*people, 2, 2), rows(preset.num_instances)]
+    _, *arrays = tf.while_loop(lambda start, *_: start < count, some, start, parallel_iterations=1)
+    keypoints, scores, *confident = (array.concat() for array in arrays)
     decay = tf.where(tf.range(preset.num_instances) > 0, SECOND_INSTANCE_DECAY, 1.0)
     return {
-        "keypoints_xy": points_of.concat(),
+        "keypoints_xy": keypoints,
         "keypoint_scores": scores,
-        "scores": heatmaps.pose_scores(codec, scores, decay),
+        "scores": decay * confident[1] if confident else heatmaps.pose_scores(codec, scores, decay),
+        **({"covariance_xy": confident[0]} if confident else {}),
     }
 
 

@@ -168,11 +168,15 @@ class Accelerated:
             image: (B, H, W, 3) float32 RGB crops, 0 … 255.
             flip: Whether to average the heatmaps with those of the mirrored crops.
         """
-        return self._run(flip, partial(decoded, self.model, flip), image)
+        return self.start(image, flip)()[:2]
 
-    def start(self, image, flip: bool = True) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]:
-        """Computes the call, and returns a function that returns its result."""
-        found = self(image, flip)
+    def start(self, image, flip: bool = True) -> Callable[[], tuple[tf.Tensor, ...]]:
+        """Computes the call, and returns a function that returns its result.
+
+        Models with a `preset.confidence` have two more outputs, keypoint_covariance_crop (B, N, K, 2, 2) and
+        pose_scores (B, N) for a box score of 1.
+        """
+        found = self._run((flip, self.model.preset.confidence), partial(decoded, self.model, flip), image)
         return lambda: found
 
     def heatmaps(self, image) -> tf.Tensor:
@@ -237,14 +241,18 @@ class Replicated:
 
     def __call__(self, image, flip: bool = True) -> tuple[tf.Tensor, tf.Tensor]:
         """See `Accelerated`; the batch is padded to the same number of rows for each replica."""
-        with self._lock:
-            if flip not in self._functions:
-                spec = tf.TensorSpec((None, *self.model.preset.image_hw, 3), tf.float32)
-                self._functions[flip] = tf.function(_shared(self.model, flip), input_signature=[spec])
-                self._functions[flip].get_concrete_function()
-            return self._functions[flip](image)
+        return self.start(image, flip)()[:2]
 
-    start = Accelerated.start
+    def start(self, image, flip: bool = True) -> Callable[[], tuple[tf.Tensor, ...]]:
+        """See `Accelerated`."""
+        name = flip, self.model.preset.confidence
+        with self._lock:
+            if name not in self._functions:
+                spec = tf.TensorSpec((None, *self.model.preset.image_hw, 3), tf.float32)
+                self._functions[name] = tf.function(_shared(self.model, flip), input_signature=[spec])
+                self._functions[name].get_concrete_function()
+            found = self._functions[name](image)
+        return lambda: found
 
 
 def _shared(model: PoseModel, flip: bool) -> Callable:

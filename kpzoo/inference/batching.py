@@ -28,17 +28,18 @@ class BoxedPicture:
         picture: The image.
         boxes_xywh: (P, 4) in image pixels.
         box_scores: (P,).
-        outputs: Keypoints (n, N, K, 2) in image pixels and scores (n, N, K) per batch, in the order of the boxes.
+        outputs: Keypoints (n, N, K, 2) in image pixels and scores (n, N, K) per batch, in the order of the boxes; of
+            models with a confidence also covariances (n, N, K, 2, 2) in image pixels² and pose scores (n, N).
     """
 
     picture: Picture
     boxes_xywh: np.ndarray
     box_scores: np.ndarray
-    outputs: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    outputs: list[tuple[np.ndarray, ...]] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
-        return sum(len(scores) for _, scores in self.outputs) == len(self.boxes_xywh)
+        return sum(len(scores) for _, scores, *_ in self.outputs) == len(self.boxes_xywh)
 
 
 @dataclass(eq=False)

@@ -20,7 +20,7 @@ from kpzoo.progress import Progress
 SECOND_INSTANCE_DECAY = 0.5  # MIPNet, DECAY_THRE: factor of the box score for instances after the first
 POSE_NMS = 0.9  # HRNet and MIPNet, TEST.OKS_THRE
 
-Start = Callable[[np.ndarray], Callable[[], tuple[tf.Tensor, tf.Tensor]]]  # see `acceleration.Accelerated.start`
+Start = Callable[[np.ndarray], Callable[[], tuple[tf.Tensor, ...]]]  # see `acceleration.Accelerated.start`
 
 
 def run_boxes(
@@ -69,9 +69,12 @@ def _started(start: Start, batch: batching.Batch, sizes: set[int]) -> Callable[[
     wait = start(image)
 
     def finish():
-        crop_xy, scores = (output[: len(maps)] for output in wait())
+        crop_xy, scores, *confident = (output[: len(maps)] for output in wait())
         ends = np.cumsum([len(maps) for *_, maps in batch.pieces])[:-1]
-        parts = (np.split(array, ends) for array in (crops.to_image(maps, crop_xy).numpy(), scores.numpy()))
+        found = [crops.to_image(maps, crop_xy), scores]
+        if confident:
+            found += [crops.covariance_to_image(maps, confident[0]), confident[1]]
+        parts = (np.split(array.numpy(), ends) for array in found)
         for (one, *_), *outputs in zip(batch.pieces, *parts, strict=True):
             one.outputs.append(tuple(outputs))
 
@@ -141,18 +144,24 @@ def poses_of(one: batching.BoxedPicture, preset: Preset) -> Poses:
     """Returns the poses of all boxes of an image, box by box, scored by the model's rules."""
     if not one.outputs:
         return Poses.empty(preset.skeleton)
-    keypoints, scores = (np.concatenate(parts) for parts in zip(*one.outputs, strict=True))  # (P, N, K, 2), (P, N, K)
+    # (P, N, K, 2), (P, N, K) and for models with a confidence (P, N, K, 2, 2) and (P, N)
+    keypoints, scores, *confident = (np.concatenate(parts) for parts in zip(*one.outputs, strict=True))
     num_boxes, num_instances, num_keypoints = scores.shape
     instance = np.tile(np.arange(num_instances), num_boxes)
     box_scores = np.repeat(one.box_scores, num_instances) * np.where(instance > 0, SECOND_INSTANCE_DECAY, 1.0)
     keypoint_scores = scores.reshape(-1, num_keypoints)
+    if confident:
+        pose_scores, covariance = box_scores * confident[1].reshape(-1), confident[0].reshape(-1, num_keypoints, 2, 2)
+    else:
+        pose_scores, covariance = heatmaps.pose_scores(preset.rules, keypoint_scores, box_scores), None
     return Poses(
         keypoints_xy=keypoints.reshape(-1, num_keypoints, 2),
         keypoint_scores=keypoint_scores,
-        scores=heatmaps.pose_scores(preset.rules, keypoint_scores, box_scores),
+        scores=pose_scores,
         boxes_xywh=np.repeat(one.boxes_xywh, num_instances, axis=0),
         instance=instance,
         skeleton=preset.skeleton,
+        covariance_xy=covariance,
     )
 
 

@@ -52,6 +52,7 @@ def predict_to_folder(
     detector=None,
     pictures: bool = True,
     show_nms: bool = False,
+    ellipses: bool = False,
     overwrite: bool = False,
     resume: bool = False,
     gallery: bool = False,
@@ -78,6 +79,8 @@ def predict_to_folder(
         detector: See `Predictor`.
         pictures: Whether to draw the poses.
         show_nms: Whether to also draw the poses before and after OKS-NMS.
+        ellipses: Whether the drawings of the poses have the 90 % ellipses of their keypoints, see `Poses.draw`. Images
+            that are done are not drawn again.
         overwrite: Whether to start again whatever the folder contains.
         resume: Whether to raise an error if there is no earlier run to resume.
         gallery: Whether to write `gallery.html`, see `kpzoo.inference.write_gallery`.
@@ -97,6 +100,11 @@ def predict_to_folder(
     detector = None if boxes_xywh is not None else detectors.get(detectors.DEFAULT if detector is None else detector)
     loop = frames.Options(every, track, smooth, interpolate)
     _check(opened, detector, out, loop, show)
+    if ellipses and model.preset.confidence is None:
+        raise UserError(
+            f"Model {model.name!r} has no fitted confidence, so no ellipses can be drawn.",
+            "Fit it with `kpzoo.evaluation.fit_confidence`.",
+        )
     is_video = isinstance(opened, Video)
     resumable = not is_video or not (opened.live or show_nms)
     if resume and (overwrite or not resumable or not outputs.has_run(out)):
@@ -105,6 +113,7 @@ def predict_to_folder(
     settings = {"video": opened.source if is_video else None, **_settings(model, boxes_xywh, detector, options)}
     settings |= video_run.settings(opened, loop) if is_video else {}
     given = dict(video=is_video, tracked=loop.track, resume=resumable, overwrite=overwrite)
+    given["covariance"] = model.preset.confidence is not None
     folder = outputs.OutputFolder(out, model.preset.skeleton, settings, **given)
     if options.get("precision") == "int8" and options.get("calibration") is None:
         options["calibration"] = calibration_crops(model, source, boxes_xywh, detector=detector)
@@ -112,9 +121,9 @@ def predict_to_folder(
     kinds = [outputs.PICTURES] * pictures + [outputs.NMS] * show_nms
     try:
         if is_video:
-            video_run.run(predictor, opened, folder, summary, kinds, boxes_xywh, loop, show)
+            video_run.run(predictor, opened, folder, summary, kinds, boxes_xywh, loop, show, ellipses)
         else:
-            _run_pictures(predictor, opened, folder, summary, kinds, boxes_xywh)
+            _run_pictures(predictor, opened, folder, summary, kinds, boxes_xywh, ellipses)
     finally:  # also after Ctrl-C
         with closing(folder):
             folder.finish()
@@ -148,6 +157,8 @@ def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:
     searched = getattr(detector, "model", None)
     boxes = None if boxes_xywh is None else [np.asarray(boxes, float).tolist() for boxes in boxes_xywh]
     relevant = {name: options.get(name) for name in ("flip", "nms", "precision")}
+    if model.preset.confidence is not None:  # as those of models without it
+        relevant["confidence"] = model.preset.confidence.to_config()
     if options.get("engine", TENSORFLOW) != TENSORFLOW:  # runs of TensorFlow have no entry
         relevant["engine"] = options["engine"]
     return {
@@ -179,7 +190,9 @@ def _checksum(path: str | Path | None) -> str | None:
     return f"{checksum:08x}"
 
 
-def _run_pictures(predictor, opened: Pictures, folder, summary: Summary, kinds: list[str], boxes_xywh) -> None:
+def _run_pictures(
+    predictor, opened: Pictures, folder, summary: Summary, kinds: list[str], boxes_xywh, ellipses: bool
+) -> None:
     todo = [
         place
         for place, (entry, listed) in enumerate(zip(opened.entries, opened.listed, strict=True))
@@ -200,7 +213,7 @@ def _run_pictures(predictor, opened: Pictures, folder, summary: Summary, kinds: 
             progress.say(f"kpzoo: {picture.problem}")
             continue
         for kind in kinds:
-            images.write_image(folder.picture_path(picture.name, kind), video_run.drawn(one, kind))
+            images.write_image(folder.picture_path(picture.name, kind), video_run.drawn(one, kind, ellipses))
         file = files[picture.name]
         folder.add(picture.name, picture.image_id, one.poses, None if is_image_object(file) else file)
         summary.num_pictures, summary.num_poses = summary.num_pictures + 1, summary.num_poses + len(one.poses)

@@ -13,7 +13,7 @@ from tensorflow.core.framework.graph_pb2 import GraphDef
 
 from kpzoo import keras_setup
 from kpzoo.errors import UserError, unknown
-from kpzoo.inference.folded_model import FoldedModel, decoded, frozen_graph, instance_heatmaps
+from kpzoo.inference.folded_model import FoldedModel, decoded, frozen_graph, instance_heatmaps, output_names
 from kpzoo.pose_model import PoseModel
 
 TENSORFLOW = "tensorflow"
@@ -30,7 +30,6 @@ PRECISIONS = {
     "openvino": ("float32", "bfloat16", "int8"),
     "onnxruntime": ("float32",),
 }
-KEYPOINTS = ("keypoints_crop_xy", "keypoint_scores")
 
 Wait = Callable[[], list[np.ndarray]]
 
@@ -112,11 +111,17 @@ class EngineFunction:
             image: (B, H, W, 3) float32 RGB crops, 0 … 255.
             flip: Whether to average the heatmaps with those of the mirrored crops.
         """
-        return self.start(image, flip)()
+        return self.start(image, flip)()[:2]
 
-    def start(self, image, flip: bool = True) -> Callable[[], tuple[tf.Tensor, tf.Tensor]]:
-        """Starts the call, and returns a function that waits for its result."""
-        wait = self._start(flip, partial(decoded, self.model, flip), KEYPOINTS, image)
+    def start(self, image, flip: bool = True) -> Callable[[], tuple[tf.Tensor, ...]]:
+        """Starts the call, and returns a function that waits for its result.
+
+        Models with a `preset.confidence` have two more outputs, keypoint_covariance_crop (B, N, K, 2, 2) and
+        pose_scores (B, N) for a box score of 1.
+        """
+        preset = self.model.preset
+        name = flip, preset.confidence
+        wait = self._start(name, partial(decoded, self.model, flip), output_names(preset), image)
         return lambda: tuple(map(tf.constant, wait()))
 
     def heatmaps(self, image) -> tf.Tensor:

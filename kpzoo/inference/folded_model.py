@@ -11,8 +11,10 @@ from tensorflow.core.framework.graph_pb2 import GraphDef
 from kpzoo import heatmaps
 from kpzoo.errors import UserError
 from kpzoo.inference import folding
-from kpzoo.pose_model import PoseModel
+from kpzoo.pose_model import PoseModel, Preset
 
+# Names of the decoded outputs. Only models with a confidence have the last two.
+KEYPOINTS, COVARIANCE, POSES = ("keypoints_crop_xy", "keypoint_scores"), "keypoint_covariance_crop", "pose_scores"
 _SMALL = 4096  # values of a variable that is compared by its values
 Forward = Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]]
 
@@ -45,8 +47,24 @@ def flip_test_heatmaps(model: PoseModel, image: tf.Tensor, forward: Forward | No
     return heatmaps.merge_flipped(preset.rules, *tf.split(both, 2), preset.skeleton.flip_order)
 
 
-def decoded(model: PoseModel, flip: bool, image: tf.Tensor, forward: Forward | None = None):
-    """Returns keypoints_crop_xy (B, N, K, 2) and keypoint_scores (B, N, K) of crops.
+def output_names(preset: Preset) -> tuple[str, ...]:
+    """Returns the names of the outputs of `decode`."""
+    return KEYPOINTS if preset.confidence is None else (*KEYPOINTS, COVARIANCE, POSES)
+
+
+def decode(preset: Preset, maps: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Decodes (..., h, w, K) heatmaps of a model to keypoints_crop_xy (..., K, 2) and keypoint_scores (..., K).
+
+    If the model has a `preset.confidence`, the scores are calibrated, and there are two more outputs:
+    keypoint_covariance_crop (..., K, 2, 2), and pose_scores (...,) for a box score of 1.
+    """
+    if preset.confidence is None:
+        return heatmaps.decode(preset.rules, maps)
+    return heatmaps.decode_with_covariance(preset.rules, maps, preset.skeleton.sigmas, preset.confidence)
+
+
+def decoded(model: PoseModel, flip: bool, image: tf.Tensor, forward: Forward | None = None) -> tuple[tf.Tensor, ...]:
+    """Returns the outputs of `decode` for all N instances of crops: (B, N, K, 2), (B, N, K), ….
 
     Args:
         model: The model.
@@ -55,7 +73,7 @@ def decoded(model: PoseModel, flip: bool, image: tf.Tensor, forward: Forward | N
         forward: Replaces the model's forward pass; None for the Keras model as it is.
     """
     heatmaps_of = flip_test_heatmaps if flip else instance_heatmaps
-    return heatmaps.decode(model.preset.rules, heatmaps_of(model, image, forward))
+    return decode(model.preset, heatmaps_of(model, image, forward))
 
 
 def frozen_graph(

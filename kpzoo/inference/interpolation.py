@@ -12,8 +12,8 @@ from kpzoo.poses import Poses
 def between(before: Prediction, pictures: Sequence[Picture], after: Prediction) -> list[tuple[Picture, Poses, Poses]]:
     """Returns (frame, poses, no poses) for the frames between two frames with tracked poses.
 
-    Keypoints, boxes and scores of a person in both frames change linearly with time. A person in one of them only is
-    where it was in that frame, in the frames that are nearer to it.
+    Keypoints, boxes, scores and covariances of a person in both frames change linearly with time. A person in one of
+    them only is where it was in that frame, in the frames that are nearer to it.
 
     Args:
         before: The result of the earlier frame, with `track_ids`.
@@ -48,6 +48,7 @@ def _mixed(first: Poses, second: Poses, share: float) -> Poses:
         (a if share < 0.5 else b).instance,
         first.skeleton,
         a.track_ids,
+        mean("covariance_xy") if first.covariance_xy is not None and second.covariance_xy is not None else None,
     )
     poses = Poses.concatenate([moved, nearer[alone]])
     return poses[np.argsort(-poses.scores, kind="stable")]

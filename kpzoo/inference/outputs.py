@@ -40,6 +40,7 @@ class OutputFolder:
         settings: Everything that the poses depend on, as values that JSON can represent.
         video: Whether the images are frames, which come in order: an earlier run is kept up to the last `state`.
         tracked: Whether the poses have identities.
+        covariance: Whether the poses have covariances.
         resume: Whether to keep the results of an earlier run.
         overwrite: Whether to start again whatever the folder contains.
 
@@ -56,11 +57,12 @@ class OutputFolder:
         *,
         video: bool = False,
         tracked: bool = False,
+        covariance: bool = False,
         resume: bool = True,
         overwrite: bool = False,
     ):
         self.path, self.skeleton = Path(path).expanduser(), skeleton
-        self.video, self.tracked, self.state = video, tracked, None
+        self.video, self.tracked, self.covariance, self.state = video, tracked, covariance, None
         self._progress = self.path / PROGRESS
         foreign = self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir()))
         if foreign and not overwrite and not self._progress.exists():
@@ -162,7 +164,7 @@ class OutputFolder:
             self._file.flush()
         with writing(self.path / RESULTS) as results, writing(self.path / TABLE) as table:
             writer = csv.writer(table)
-            writer.writerow(Poses.csv_header(self.skeleton, self.tracked))
+            writer.writerow(Poses.csv_header(self.skeleton, self.tracked, self.covariance))
             separator = "[\n"
             for row in self.rows():
                 for index, pose in enumerate(row["poses"]):

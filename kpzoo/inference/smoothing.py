@@ -47,6 +47,8 @@ class Smoother:
     def update(self, poses: Poses, seconds: float) -> Poses:
         """Returns the poses of the next frame, with smoothed keypoints where they have an identity.
 
+        Covariances remain those of the unsmoothed keypoints.
+
         Args:
             poses: Poses with `track_ids`; other poses are returned as they are.
             seconds: Time of the frame.

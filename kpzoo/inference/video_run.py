@@ -21,9 +21,13 @@ def settings(video: Video, options: frames.Options) -> dict:
     return chosen if video.live else {"video_file": outputs.stamp(video.path), **chosen}
 
 
-def drawn(one: Prediction, kind: str) -> np.ndarray:
-    """Returns the drawing of a result: its poses, or its poses before and after OKS-NMS."""
-    return one.draw_nms() if kind == outputs.NMS else one.poses.draw(one.picture.image)
+def drawn(one: Prediction, kind: str, ellipses: bool) -> np.ndarray:
+    """Returns the drawing of a result: its poses, with ellipses or not, or its poses before and after OKS-NMS."""
+    return one.draw_nms() if kind == outputs.NMS else _drawn_poses(one.poses, one.picture.image, ellipses)
+
+
+def _drawn_poses(poses: Poses, image: np.ndarray, ellipses: bool) -> np.ndarray:
+    return poses.draw(image, ellipses=ellipses and len(poses) > 0)
 
 
 def run(
@@ -35,6 +39,7 @@ def run(
     boxes_xywh,
     options: frames.Options,
     show: bool = False,
+    ellipses: bool = False,
 ) -> None:
     """Writes the results and the drawings of the frames that are not done.
 
@@ -47,6 +52,7 @@ def run(
         boxes_xywh: (P, 4) boxes for every frame; None to detect them.
         options: How the video is processed.
         show: Whether to show the drawings in a window.
+        ellipses: Whether to draw the ellipses of the keypoints.
     """
     state, files = folder.state, {outputs.PICTURES: f"{video.name}.mp4", outputs.NMS: f"{video.name}_nms.mp4"}
     paths = {kind: folder.path / files[kind] for kind in kinds}
@@ -57,19 +63,19 @@ def run(
     videos = {kind: VideoFile(path, video.fps) for kind, path in paths.items()}
     try:
         if state:
-            _redraw(video, folder, state["num_frames"], videos)
+            _redraw(video, folder, state["num_frames"], videos, ellipses)
             summary.num_skipped = state["num_frames"]
             progress.say(f"{summary.num_skipped} frames are already done")
             progress.total = max(0, progress.total - summary.num_skipped)
         with ExitStack() as stack:
             shown = stack.enter_context(window.Window(video.name)) if show else None
             for one in stack.enter_context(closing(predictor.predictions(video, boxes_xywh, options, state))):
-                _write(one, folder, summary, videos)
+                _write(one, folder, summary, videos, ellipses)
                 progress.step(len(one.poses))
                 if one.state is not None:
                     folder.mark(one.state)
                     state = one.state
-                if shown is not None and not shown.show(one.poses.draw(one.picture.image)):
+                if shown is not None and not shown.show(_drawn_poses(one.poses, one.picture.image, ellipses)):
                     break
             else:
                 finished = True
@@ -87,16 +93,20 @@ def run(
         folder.mark({**state, "finished": True, "num_broken": video.num_broken})
 
 
-def _write(one: Prediction, folder: outputs.OutputFolder, summary, videos: dict[str, VideoFile]) -> None:
+def _write(
+    one: Prediction, folder: outputs.OutputFolder, summary, videos: dict[str, VideoFile], ellipses: bool
+) -> None:
     for kind, file in videos.items():
-        file.add(drawn(one, kind))
+        file.add(drawn(one, kind, ellipses))
     folder.add(one.picture.name, one.picture.image_id, one.poses)
     summary.num_pictures, summary.num_poses = summary.num_pictures + 1, summary.num_poses + len(one.poses)
 
 
-def _redraw(video: Video, folder: outputs.OutputFolder, num_frames: int, videos: dict[str, VideoFile]) -> None:
+def _redraw(
+    video: Video, folder: outputs.OutputFolder, num_frames: int, videos: dict[str, VideoFile], ellipses: bool
+) -> None:
     """Reads the frames that are done, and draws their poses again: a video file cannot be continued."""
     for picture, row in zip(islice(video, num_frames), folder.rows(), strict=False):
         poses = Poses.from_coco(row["poses"], folder.skeleton)
         for file in videos.values():
-            file.add(poses.draw(picture.image))
+            file.add(_drawn_poses(poses, picture.image, ellipses))

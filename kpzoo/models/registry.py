@@ -5,7 +5,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
@@ -282,6 +282,8 @@ def build(
             report = load_weights(model, weights)
             fresh.draw(model, undrawn, report.fresh)
             remarks = report.remarks
+            if tag and not (remarks or report.fresh or report.confidence):
+                model.preset = replace(model.preset, confidence=trained.confidence)
     for remark in remarks:
         warnings.warn(remark, stacklevel=2)
     return model

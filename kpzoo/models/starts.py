@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from kpzoo import skeletons
 from kpzoo.errors import UserError, unknown
+from kpzoo.heatmaps.confidence import Confidence
 from kpzoo.skeletons import Skeleton
 from kpzoo.weights import published
 from kpzoo.weights.rows import DetectorFile, Trunk, Weights
@@ -19,6 +20,7 @@ class Settings(NamedTuple):
     skeleton: str | Skeleton | None = None
     normalization: str = ""  # "" for the default of the model
     options: Mapping = {}
+    confidence: Confidence | None = None
 
 
 def tag_of(name: str, weights: str | Path | None, options: Mapping) -> str | None:
@@ -68,7 +70,7 @@ def settings_of(name: str, tag: str, skeleton: str | Skeleton | None) -> Setting
         raise UserError(f"The weights {tag!r} are weights of model {row.model!r}. Received: model {name!r}.")
     if row.skeleton:
         skeleton = _skeleton_of(row, tag, skeleton)
-    return Settings(row.image_hw, skeleton, row.normalization, row.options)
+    return Settings(row.image_hw, skeleton, row.normalization, row.options, row.confidence)
 
 
 def twin_of(name: str) -> str | None:

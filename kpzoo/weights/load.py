@@ -1,8 +1,9 @@
 """`load_weights`: loads weights files and published checkpoints into models."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import keras
@@ -10,8 +11,9 @@ import numpy as np
 
 from kpzoo import __version__
 from kpzoo.errors import UserError, unknown
+from kpzoo.heatmaps.confidence import Confidence
 from kpzoo.weights.files import State, read_state
-from kpzoo.weights.save import describe
+from kpzoo.weights.save import CONFIDENCE, describe
 from kpzoo.weights.sources import SOURCES, Source, source_of
 
 HEADS = ("strict", "new")
@@ -31,6 +33,8 @@ class Report:
         fresh: Paths of variables that were left unchanged, as expected for this file.
         ignored: Reasons by the names of tensors that were not used, as expected for this file.
         remarks: Warnings, such as different settings in training.
+        confidence: Numbers in the file for calibrated scores and covariances, if it fills the whole model and was
+            written with the model's settings. They are set in `model.preset`; else those of the model are removed.
     """
 
     source: str
@@ -38,6 +42,7 @@ class Report:
     fresh: tuple[str, ...] = ()
     ignored: Mapping[str, str] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    confidence: Confidence | None = None
 
     def __str__(self) -> str:
         lines = [f"{len(self.filled)} variables loaded, source: {SOURCES[self.source].about}."]
@@ -102,16 +107,31 @@ def load_weights(
         hints = [row.hint, _head_hint(plan, values, shapes)]
         text = f"The {label} (source: {row.about}) do not fit model {model.name!r}: "
         raise UserError(" ".join(filter(None, [f"{text}{'; '.join(problems)}.", *hints])))
+    remarks = tuple(_remarks(model, row, given.metadata))
+    confidence = None if fresh or remarks else _confidence(given.metadata)
     for variable in model.variables:
         if variable.path in values:
             variable.assign(values[variable.path])
+    if hasattr(model, "preset"):
+        model.preset = replace(model.preset, confidence=confidence)
     return Report(
         source=source,
         filled={path: names[key] for path, key in plan.items()},
         fresh=tuple(fresh),
         ignored={names[key]: reason for key, reason in ignored.items()},
-        remarks=tuple(_remarks(model, row, given.metadata)),
+        remarks=remarks,
+        confidence=confidence,
     )
+
+
+def _confidence(metadata: Mapping[str, str]) -> Confidence | None:
+    """Returns the numbers in the metadata of a file that are fitted to its weights."""
+    if CONFIDENCE not in metadata:
+        return None
+    try:
+        return Confidence.from_config(json.loads(metadata[CONFIDENCE]))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"The metadata of the weights file are invalid: {error}. Download it again.") from None
 
 
 def _fresh(keys: Mapping[str, str | None], state: Mapping, row: Source, head: str) -> list[str]:

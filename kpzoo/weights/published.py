@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from kpzoo import files
 from kpzoo.errors import UserError, unknown
+from kpzoo.heatmaps.confidence import Confidence
 from kpzoo.weights import cache, detector_rows, fetching, mmpose_rows, trunk_rows
 from kpzoo.weights.cache import home
 from kpzoo.weights.rows import DetectorFile, Published, Trunk, Weights
@@ -74,6 +75,7 @@ ROWS: dict[str, Weights] = {
         origin="trained here",
         recipe="recipes/lite0.py cpn_lite0",
         metrics="docs/results/comparison.json",
+        confidence=Confidence(scale=1.21, weights=(1.758, 1.114, 0.516)),
     ),
     "person_fpn_lite0.people_416x416_v2": Weights(
         model="person_fpn_lite0",

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kpzoo.heatmaps.confidence import Confidence
+
 
 class Published:
     """Properties that all rows of published files share.
@@ -56,6 +58,8 @@ class Weights(Published):
         metric: What `stated` is and its range.
         boxes: Person boxes of `stated`.
         md5: As `sha256`.
+        confidence: Numbers for calibrated scores and covariances, fitted with the flip test by `kpzoo evaluate
+            --fit-confidence`; None if they were not fitted.
     """
 
     model: str
@@ -74,6 +78,7 @@ class Weights(Published):
     metric: str = ""
     boxes: str = ""
     md5: str = ""
+    confidence: Confidence | None = None
 
     def __str__(self) -> str:
         start = f"{'{}x{}'.format(*self.image_hw)}, {self.skeleton or 'person boxes'}, {self.origin}"

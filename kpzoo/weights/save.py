@@ -14,6 +14,7 @@ from kpzoo.skeletons import Skeleton
 from kpzoo.weights.files import H5_START, safetensors_header
 from kpzoo.weights.safetensors_file import write_safetensors
 
+CONFIDENCE = "kpzoo_confidence"  # key of the metadata
 # Arguments of `kpzoo.build` that are not options of a model.
 NAMED = ("name", "image_hw", "skeleton", "weights", "normalization")
 
@@ -62,6 +63,7 @@ def describe(model: PoseModel) -> dict[str, str]:
         **(_describe_skeleton(preset.skeleton) if preset.skeleton else {}),
         "kpzoo_normalization": json.dumps(preset.normalization),
         "kpzoo_options": json.dumps(dict(preset.options), sort_keys=True),
+        **({CONFIDENCE: json.dumps(preset.confidence.to_config())} if preset.confidence else {}),
     }
 
 
