@@ -82,9 +82,9 @@ def ensemble(models: Sequence[PoseModel]) -> PoseModel:
     convention = "half_pixel" if largest.rules.cell_centre else _CROP_PIXELS
     mean = MeanOfHeatmaps(largest.heatmap_hw, convention, name="heatmaps")(maps)
     joined = PoseModel(inputs, {"heatmaps": mean}, name="ensemble")
-    joined.preset = replace(
-        largest, name="+".join(model.preset.name for model in models), normalization=None, options={}
-    )
+    names = "+".join(model.preset.name for model in models)
+    # The confidence that was fitted to one model does not fit the mean.
+    joined.preset = replace(largest, name=names, normalization=None, options={}, confidence=None)
     return joined
 
 
