@@ -30,6 +30,7 @@ _FUNCTIONS = {
 _MODULES = [
     "convert",
     "data",
+    "distributed",
     "drawing",
     "evaluation",
     "export",

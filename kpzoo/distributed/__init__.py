@@ -1,0 +1,13 @@
+"""Prediction on many machines, and a server: Ray Data, Parquet parts, object stores, Ray Serve."""
+
+from kpzoo import lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    {
+        "predict": "kpzoo.distributed.run",
+        "Summary": "kpzoo.distributed.run",
+        "read_rows": "kpzoo.data.parts",
+        "serve": "kpzoo.distributed.server",
+    },
+)
