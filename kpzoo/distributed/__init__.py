@@ -1,4 +1,4 @@
-"""Prediction on many machines, and a server: Ray Data, Parquet parts, object stores, Ray Serve."""
+"""Prediction of any number of pictures: Ray Data, Parquet parts, object stores."""
 
 from kpzoo import lazy
 
@@ -8,6 +8,5 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "predict": "kpzoo.distributed.run",
         "Summary": "kpzoo.distributed.run",
         "read_rows": "kpzoo.data.parts",
-        "serve": "kpzoo.distributed.server",
     },
 )
