@@ -11,7 +11,7 @@ import pytest
 from store_server import store_server
 
 import kpzoo
-from kpzoo import images, stores
+from kpzoo import cli, images, stores
 from kpzoo.data import parts
 from kpzoo.distributed import chunks, run
 from kpzoo.distributed.worker import Worker
@@ -147,6 +147,9 @@ def test_s3_with_throttling_cut_connections_and_wrong_keys(photos, tmp_path, mon
         assert len(json.loads(stores.read(f"{target}/results.json"))) == 9
         again = kpzoo.distributed.predict("s3://bucket/photos", target, model=tiny(), **OPTIONS)
         assert again.num_skipped == 10
+        stores.upload(photos, "s3://bucket/copy")
+        assert stores.read("s3://bucket/copy/sub/1.jpg") == (photos / "sub/1.jpg").read_bytes()
+        assert stores.read("s3://bucket/copy/notes.csv") == b"no picture"
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
         fsspec.filesystem("s3").clear_instance_cache()
         for path in ("s3://bucket/photos", "s3://bucket/photos/0.jpg"):
@@ -171,3 +174,9 @@ def test_ray_gives_the_rows_of_one_process(photos, tmp_path, no_kept_ray):
 def test_ids_are_numbers_of_files_or_counted():
     assert run.image_ids(["a/0007.jpg", "b/12.png"]) == [7, 12]
     assert run.image_ids(["a/7.jpg", "b/7.jpg"]) == [1, 2]
+
+
+def test_a_run_is_uploaded_to_a_store_only(tmp_path, capsys):
+    arguments = ["train", "--model", "cpn_tiny", "--data", "missing", "--out", str(tmp_path), "--upload", "runs"]
+    assert cli.main(arguments) == 2
+    assert "--upload must be a folder in a store" in capsys.readouterr().err
