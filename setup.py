@@ -12,6 +12,9 @@ OPENVINO = ["openvino>=2025.0"]
 INT8 = [*OPENVINO, "nncf>=2.16"]
 ONNX = ["tf2onnx>=1.17", "onnx>=1.16", "onnxruntime>=1.20"]
 CONVERT = ["pyyaml>=6"]
+PARTS = ["pyarrow>=16"]
+S3 = [*PARTS, "s3fs>=2025.2", "aiohttp>=3.9"]
+RAY = [*PARTS, "ray[data,serve]>=2.51,<2.64"]
 
 setup(
     name="kpzoo",
@@ -37,6 +40,11 @@ setup(
         "int8": INT8,
         "completion": ["argcomplete>=3"],
         "convert": CONVERT,
+        "parts": PARTS,
+        "ray": RAY,
+        "s3": S3,
+        "gs": [*PARTS, "gcsfs>=2025.2"],
+        "az": [*PARTS, "adlfs>=2024.12"],
         "detectors": ["keras-hub>=0.23"],
         "test": [
             *ONNX,
@@ -44,6 +52,9 @@ setup(
             "pandas>=2",
             "scipy>=1.11",
             *INT8,
+            *RAY,
+            *S3,
+            "moto[server]>=5",
             "argcomplete>=3",
             "pillow>=10",
             "pytest>=8",

@@ -31,6 +31,7 @@ _FUNCTIONS = {
 _MODULES = [
     "convert",
     "data",
+    "distributed",
     "drawing",
     "evaluation",
     "export",

@@ -18,6 +18,7 @@ ORDER = [
     [
         "skeletons",
         "files",
+        "stores",
         "pose_formats",
         "keras_batches",
         "replicas",
@@ -32,6 +33,7 @@ ORDER = [
     ["poses", "losses", "weights", "data"],
     ["models", "scenes", "inference", "convert"],
     ["evaluation", "export", "training"],
+    ["distributed"],
     ["commands"],
     ["cli"],
 ]
@@ -48,6 +50,7 @@ WITHOUT_TENSORFLOW += [
     "data.coco",
 ]
 WITHOUT_TENSORFLOW += ["data.results", "data.files", "scenes.drawn", "scenes.composed", "evaluation.scoring"]
+WITHOUT_TENSORFLOW += ["distributed.run", "distributed.worker", "stores", "data.parts"]
 WITHOUT_TENSORFLOW += ["scenes.drawn_video", "evaluation.identities", "inference.tracking", "inference.smoothing"]
 
 

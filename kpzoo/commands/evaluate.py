@@ -27,7 +27,8 @@ def add(commands) -> None:
         "kpzoo evaluate --model runs/first --annotations val.json --images val --boxes gt",
     )  # fmt: skip
     parser.add_argument("--annotations", required=True, help="COCO keypoint JSON; for --detections with boxes at least")
-    parser.add_argument("--results", help="COCO keypoint results JSON to evaluate instead of a model")
+    text = "COCO keypoint results JSON, or a folder of Parquet parts, to evaluate instead of a model"
+    parser.add_argument("--results", help=text)
     text = "COCO results JSON of person boxes, such as `kpzoo detect` writes, to evaluate instead of a model"
     parser.add_argument("--detections", help=text)
     parser.add_argument("--protocol", choices=("coco", "crowdpose"), default="coco", help="evaluation protocol")

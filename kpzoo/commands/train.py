@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import kpzoo
+from kpzoo import stores
 from kpzoo.commands.parsing import (
     add_data_arguments,
     add_scaling_arguments,
@@ -44,6 +45,8 @@ def add(commands) -> None:
     )
     parser.add_argument("--val-data", metavar="FOLDER", help="folder of the validation data, if it differs from --data")
     parser.add_argument("--out", required=True, help="run folder; an interrupted run in it is resumed")
+    text = "folder in a store, such as s3://bucket/runs/cpn, that the run folder is copied to when the run has ended"
+    parser.add_argument("--upload", metavar="URL", help=text)
     parser.add_argument("--resume", action="store_true", help="resume the run in --out; fail if there is none")
     parser.add_argument("--epochs", type=positive, default=30, help="number of epochs")
     batch = parser.add_mutually_exclusive_group()
@@ -93,6 +96,8 @@ def _run(args) -> None:
     several = kpzoo.info(args.model).options.get("num_instances", 1) > 1
     if not several and (args.instance_rule, args.missing) != ("paper", "repeat"):
         raise UserError(f"--instance-rule and --missing are for MIPNets. Received: --model {args.model}. Remove them.")
+    if args.upload and not stores.is_store(args.upload):
+        raise UserError(f"--upload must be a folder in a store, such as s3://bucket/runs. Received: {args.upload!r}.")
     if args.cutouts and not args.crowd:
         raise UserError("--cutouts keeps the people of composed crowds. Add --crowd SHARE, or remove it.")
     train, val = _data(args)
@@ -128,6 +133,8 @@ def _run(args) -> None:
             **scaling_options(args),
         )
     if training.is_chief():
+        if args.upload:
+            stores.upload(args.out, args.upload)
         _print_results(args, kpzoo.evaluate(model, val) if val else None)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kpzoo.data import parts
 from kpzoo.data.annotation_table import places
 from kpzoo.data.coco import Annotations
 from kpzoo.data.columns import NumberLists, example, numbers, whole_numbers
@@ -90,17 +91,20 @@ class Boxes:
 
 
 def read_results(path: str | Path, annotations: Annotations) -> Results:
-    """Reads and validates a COCO keypoint results file, optionally gzipped. It may be an empty list.
+    """Reads and validates a COCO keypoint results file, optionally gzipped, or Parquet parts. There may be no result.
 
     Args:
-        path: Results file.
+        path: Results file; or a folder, local or in a store, in which `kpzoo.distributed.predict` wrote parts.
         annotations: Annotations of the images.
 
     Raises:
         UserError: If an image is not in the annotations, the number of keypoints differs, or a value is not finite.
     """
-    path = Path(path).expanduser()
-    rows = _rows(path)
+    if parts.is_parts(path):
+        rows = list(parts.results_of(parts.read_rows(path)))
+    else:
+        path = Path(path).expanduser()
+        rows = _rows(path)
     problems = Problems(str(path))
     rows, entries = _of_category(rows, annotations.category_id, problems, "results", "category")
     image_ids, image_index, found = _image_ids(rows, entries, annotations, problems)

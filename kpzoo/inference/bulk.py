@@ -110,7 +110,7 @@ def predict_to_folder(
     if resume and (overwrite or not resumable or not outputs.has_run(out)):
         reason = "it is written anew" if overwrite else "there is no earlier run" if resumable else NOT_RESUMABLE
         raise UserError(f"Nothing can be resumed in {out}: {reason}.", "Drop `resume=True`.")
-    settings = {"video": opened.source if is_video else None, **_settings(model, boxes_xywh, detector, options)}
+    settings = {"video": opened.source if is_video else None, **settings_of(model, boxes_xywh, detector, options)}
     settings |= video_run.settings(opened, loop) if is_video else {}
     given = dict(video=is_video, tracked=loop.track, resume=resumable, overwrite=overwrite)
     given["covariance"] = model.preset.confidence is not None
@@ -152,7 +152,7 @@ def _check(opened, detector, out, loop: frames.Options, show: bool) -> None:
             detector.check([one.key for one in opened.listed])
 
 
-def _settings(model: PoseModel, boxes_xywh, detector, options) -> dict:
+def settings_of(model: PoseModel, boxes_xywh, detector, options) -> dict:
     """Returns everything that the poses depend on."""
     searched = getattr(detector, "model", None)
     boxes = None if boxes_xywh is None else [np.asarray(boxes, float).tolist() for boxes in boxes_xywh]
