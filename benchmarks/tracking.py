@@ -200,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--people", type=int, default=6)
     parser.add_argument("--videos", type=int, default=3, help="number of videos")
-    parser.add_argument("--models", nargs="+", default=["cpn_nano", "mipnet_nano"], help="the first is timed")
+    parser.add_argument("--models", nargs="+", default=["cpn_lite0", "mipnet_nano"], help="the first is timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="write the result to benchmarks/results")
     args = parser.parse_args(argv)

@@ -35,7 +35,7 @@ SETS = {
     "coco_real val": ("coco_real", "person_keypoints_val.json"),
     "lspet val": ("lspet", "lspet_val.json"),
 }
-WITHOUT_BOXES = ("coco_real val",)  # all people and crowds are annotated
+WITHOUT_BOXES = ("coco_people val", "coco_real val")
 TABLE_SET = "coco_people val"
 THUNDER, THUNDER_SIDE, MARGIN = "MoveNet Thunder", 256, 1.25
 MIN_SCORE, MAX_BOXES = 0.1, 20  # of the detector's boxes, per image

@@ -11,7 +11,8 @@ machine, which leave out keypoints that are visible. `"crowd": true` marks the d
 for a MIPNet. `val.json` is one such entry.
 
 A run has stages with growing crops, each in a folder of its own: small crops cost little, and most of what they teach
-holds for large ones. Every stage starts from the averaged weights of the stage before, the first one from `--weights`,
+holds for large ones, if a stage's crops are larger by no more than a third, the range of scales in the augmentation.
+Every stage starts from the averaged weights of the stage before, the first one from `--weights`,
 by default from the trunk of the shipped person detector. An interrupted run is resumed.
 """
 
@@ -25,6 +26,7 @@ import keras
 
 import kpzoo
 from kpzoo import evaluation, training
+from kpzoo.data import Augment
 from kpzoo.errors import UserError
 from kpzoo.files import write_json
 from kpzoo.losses import CPNLoss, MultiInstanceLoss
@@ -35,6 +37,7 @@ from kpzoo.training import WEIGHTS
 # quarter less time without them.
 FROZEN = re.compile(r"stem|block[012]_|block\d+_depthwise_conv")
 DETECTOR = "person_fpn_lite0"
+AUGMENT = Augment((0.75, 1.3), 35.0, 0.5, 0.5, brightness=(0.8, 1.2))  # milder than CPN's: a small network underfits
 BATCH_SIZE = 32
 STEPS_PER_EPOCH = 500
 WARMUP = 200  # steps of each stage
@@ -66,8 +69,8 @@ RUNS = {
     "cpn_lite0": [
         #     crops       epochs  rate  decays
         Stage((128, 96),  20,     1e-3),
-        Stage((192, 160), 20,     1e-3),
-        Stage((256, 192), 20,     1e-3, True),
+        Stage((160, 128), 10,     1e-3),
+        Stage((192, 160), 10,     1e-3, True),
     ],
     "mipnet_lite0": [
         #     crops       epochs  rate  decays crowds
@@ -128,7 +131,7 @@ def main(args: argparse.Namespace) -> None:
                 epochs=stage.epochs,
                 steps_per_epoch=STEPS_PER_EPOCH,
                 batch_size=BATCH_SIZE,
-                augment="cpn",
+                augment=AUGMENT,
                 seed=args.seed + number,
                 visibility_rule=[row.get("visibility") for row in rows],
                 crowd=Crowd(crowded, stage.crowd, folder=args.out / "cutouts") if stage.crowd else None,

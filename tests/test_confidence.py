@@ -283,7 +283,7 @@ def test_shipped_weights_have_their_row():
         if row.confidence is not None:
             assert kpzoo.build(row.model, weights=tag).preset.confidence == row.confidence
     with pytest.warns(UserWarning, match="image size"):
-        assert kpzoo.build("cpn_lite0", weights="people_128x96_v1", image_hw=(64, 64)).preset.confidence is None
+        assert kpzoo.build("cpn_lite0", weights="people_192x160_v2", image_hw=(64, 64)).preset.confidence is None
 
 
 def invented(seed: int, num_people: int = 400):

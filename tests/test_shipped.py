@@ -55,13 +55,14 @@ has no weight in the loss. Most of the COCO photos are of val2017: results on th
 
 {stages}
 
-AP is that of coco_people val with flip test. The training is much shorter than the recipe and than those of the papers;
-the accuracy was still rising. "blurred" labels are those of CPN, centred at a cell of the heatmap, "exact" ones are
-centred at the keypoint. The weights between the stages were not kept, so their AP cannot be measured again.
+AP is that of coco_people val with flip test. The training is shorter than the recipe and much shorter than those of the
+papers; the accuracy was still rising. "blurred" labels are those of CPN, centred at a cell of the heatmap, "exact" ones
+are centred at the keypoint. The crops of the last three stages are augmented as in the recipe, those before as in CPN.
+The weights between the stages were not kept, so their AP cannot be measured again.
 
 **Limitations.** Keypoints are found at the right limb more often than at the exact place: AP50 is far higher than AP75.
-People smaller than about 50 pixels, people hidden by others, and unusual postures give bad poses. Scores are no
-probabilities.
+People smaller than about 50 pixels, people hidden by others, and unusual postures give bad poses. The scores of
+keypoints are calibrated on photos of COCO; on others they can be too high or too low.
 
 **Origin and terms.** For research. Trained on {terms}. kpzoo contains none of the photos.
 

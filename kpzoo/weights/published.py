@@ -64,18 +64,18 @@ ROWS: dict[str, Weights] = {
         recipe="recipes/crowd_study.py",
         metrics="docs/results/mipnet_nano_crowds_128x96.json",
     ),
-    "cpn_lite0.people_128x96_v1": Weights(
+    "cpn_lite0.people_192x160_v2": Weights(
         model="cpn_lite0",
-        url="cpn_lite0_people_128x96_v1.safetensors",
-        sha256="8b1ed277a56a010c5578b1f5d1b23f6003e9b8537387840dd27f21ecc8d8c13b",  # cpn_lite0
-        image_hw=(128, 96),
+        url="cpn_lite0_people_192x160_v2.safetensors",
+        sha256="b6dbb0c3bc5d039eaef9a6ba5ed797a57de651b77d6ff0a4c553983db5193cc3",  # cpn_lite0
+        image_hw=(192, 160),
         skeleton="coco17",
         options={},
         license=KEYPOINTS,
         origin="trained here",
         recipe="recipes/lite0.py cpn_lite0",
         metrics="docs/results/comparison.json",
-        confidence=Confidence(scale=1.21, weights=(1.758, 1.114, 0.516)),
+        confidence=Confidence(scale=1.134, weights=(2.554, 1.42, 0.5174)),
     ),
     "person_fpn_lite0.people_416x416_v2": Weights(
         model="person_fpn_lite0",
