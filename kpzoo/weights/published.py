@@ -75,7 +75,7 @@ ROWS: dict[str, Weights] = {
         origin="trained here",
         recipe="recipes/lite0.py cpn_lite0",
         metrics="docs/results/comparison.json",
-        confidence=Confidence(scale=1.134, weights=(2.554, 1.42, 0.5174)),
+        confidence=Confidence(scale=1.169, weights=(2.393, 1.388, 0.5734)),
     ),
     "person_fpn_lite0.people_416x416_v2": Weights(
         model="person_fpn_lite0",
