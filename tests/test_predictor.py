@@ -68,7 +68,7 @@ def test_threads_that_share_a_predictor_get_the_poses_of_calls_one_after_another
         found += [one.poses for stream in streams for one in stream.result()]
     for poses, known in zip(found, 3 * expected, strict=True):
         same(poses, known)
-    assert several._function._functions[False].experimental_get_tracing_count() == 1
+    assert several._function._functions[False, None].experimental_get_tracing_count() == 1
 
 
 def test_threads_that_share_a_frozen_predictor_get_the_same_poses(model, shared):

@@ -80,7 +80,8 @@ def run(job: Job, source, size: int, address: str, workers: int, num_cpus: float
             for batch in done.iter_batches(batch_size=None):
                 for answer in map(json.loads, batch["answer"]):
                     if "error" in answer:
-                        raise UserError(*answer["error"])
+                        message, *advice = answer["error"]
+                        raise UserError(message, *advice)
                     yield answer
         finally:
             context.target_max_block_size, context.enable_progress_bars = before
