@@ -118,7 +118,7 @@ def _refuse_ignored(args) -> None:
     given = {
         "--weights": args.weights,
         "--image-size": args.image_size,
-        "--ensemble": args.ensemble,
+        "--ensemble": args.ensemble or None,
         "--boxes": args.boxes != "gt",
         "--box-category": args.box_category,
         "--box-nms": args.box_nms,
@@ -131,7 +131,7 @@ def _refuse_ignored(args) -> None:
         "--shared-keypoints": args.shared_keypoints,
         "--fit-confidence": args.fit_confidence is not None,
     }
-    if names := [name for name, value in given.items() if value not in (None, False, [])]:
+    if names := [name for name, value in given.items() if value is not None and value is not False]:
         raise UserError(f"{', '.join(names)} need --model. Remove them, or pass --model instead of the file.")
 
 
