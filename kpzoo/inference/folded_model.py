@@ -40,11 +40,11 @@ def instance_heatmaps(model: PoseModel, image: tf.Tensor, forward: Forward | Non
 
 def flip_test_heatmaps(model: PoseModel, image: tf.Tensor, forward: Forward | None = None) -> tf.Tensor:
     """Returns the heatmaps of `instance_heatmaps`, averaged with those of the mirrored crops (flip test)."""
-    preset = model.preset
+    preset, rules = model.preset, model.preset.rules  # of a person detector an error
     if not preset.skeleton.sides_known:
         return instance_heatmaps(model, image, forward)
     both = instance_heatmaps(model, tf.concat([image, tf.reverse(image, axis=[2])], axis=0), forward)
-    return heatmaps.merge_flipped(preset.rules, *tf.split(both, 2), preset.skeleton.flip_order)
+    return heatmaps.merge_flipped(rules, *tf.split(both, 2), preset.skeleton.flip_order)
 
 
 def output_names(preset: Preset) -> tuple[str, ...]:
