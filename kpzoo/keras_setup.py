@@ -21,6 +21,7 @@ CLASSES = {
     "kpzoo.models.blocks": (
         "PixelNormalization", "FusedBatchNorm", "ResizeBilinear", "UpsampleNearest", "StackMaps",
     ),
+    "kpzoo.models.ensemble": ("MeanOfHeatmaps",),
     "kpzoo.models.mimb": ("MIMB", "RepeatPerQuery", "FlattenQueries", "SplitQueries"),
     "kpzoo.boxes": ("CellBoxes", "PersonBoxLoss"),
     "kpzoo.losses": ("CPNLoss", "HeatmapLoss", "MultiInstanceLoss"),
