@@ -211,7 +211,7 @@ def own(request, tmp_path_factory):
 
 
 def arguments_of(path, image_size=None, model="cpn_tiny"):
-    return argparse.Namespace(model=model, weights=str(path), image_size=image_size)
+    return argparse.Namespace(model=model, weights=str(path), image_size=image_size, ensemble=[])
 
 
 def test_a_command_builds_the_model_that_an_own_file_tells_of(own, recwarn):
