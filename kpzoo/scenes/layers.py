@@ -11,6 +11,7 @@ from kpzoo.scenes.cutouts import Cutout, Cutouts, Light
 _LEAST_SHOWN = 0.2  # minimum visible share of the pixels of a person
 _LEAST_JOINTS = 3
 _ADAPTATION = 0.4  # share by which the colours of a cut-out are adapted to the photo
+_LAYERS = 8192  # largest number of people of background photos that are kept
 _NEAR = np.array([(x, y) for y in (-1, 0, 1) for x in (-1, 0, 1)])
 
 
@@ -102,9 +103,12 @@ def scene_to_cutout(cutout: Cutout, to_scene: np.ndarray | None) -> np.ndarray:
 
 def host_layer(source: Cutouts, person: int) -> Layer:
     """Returns the layer of a person of the background photo, which is the same in every scene and kept."""
-    if person not in source.host_layers:
-        source.host_layers[person] = _host_layer(source, person)
-    return source.host_layers[person]
+    layer = source.host_layers.get(person)  # another thread may clear them
+    if layer is None:
+        if len(source.host_layers) >= _LAYERS:
+            source.host_layers.clear()
+        layer = source.host_layers[person] = _host_layer(source, person)
+    return layer
 
 
 def _host_layer(source: Cutouts, person: int) -> Layer:
