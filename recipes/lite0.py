@@ -37,7 +37,7 @@ from kpzoo.training import WEIGHTS
 # quarter less time without them.
 FROZEN = re.compile(r"stem|block[012]_|block\d+_depthwise_conv")
 DETECTOR = "person_fpn_lite0"
-AUGMENT = Augment((0.75, 1.3), 35.0, 0.5, 0.5, brightness=(0.8, 1.2))  # milder than CPN's: a small network underfits
+AUGMENT = Augment((0.75, 1.3), 35.0, 0.5, 0.5, brightness=(0.8, 1.2))  # milder than that of CPN
 BATCH_SIZE = 32
 STEPS_PER_EPOCH = 500
 WARMUP = 200  # steps of each stage
