@@ -330,6 +330,30 @@ def test_predict_does_not_go_on_with_another_content_of_the_box_file(trained, ph
         assert expected in err
 
 
+def test_predict_takes_the_files_that_a_shell_lists(trained, photos, capsys):
+    [one, two] = sorted(photos.glob("?.jpg"))
+    out = photos.parent / "out"
+    code, told, err = run(capsys, "predict", one, two, one, "--model", trained, "--out", out, *BOX, "--json")
+    assert (code, json.loads(told)["num_pictures"], err.count("bad.jpg")) == (0, 2, 0)
+    (photos / "more").mkdir()
+    (photos / "more/3.png").write_bytes(two.read_bytes())
+    boxes = photos.parent / "boxes.json"
+    assert run(capsys, "detect", one, photos / "more", "--detector", "whole", "--out", boxes)[0] == 0
+    assert [row["file_name"] for row in json.loads(boxes.read_text())] == ["1.jpg", "more/3.png"]
+    for other, reason in (("webcam", "Pass it alone"), ("s3://b/a.jpg", "one source")):
+        code, _, err = run(capsys, "predict", one, other, "--out", out)
+        assert (code, reason in err) == (2, True)
+
+
+def test_int8_is_calibrated_without_losing_frames(trained, tmp_path, capsys):
+    from test_streams import write_video
+
+    video, out = write_video(tmp_path / "walk.avi", 12), tmp_path / "out"
+    options = ["--detector", "whole", "--engine", "openvino", "--precision", "int8", "--no-flip", "--json"]
+    code, told, _ = run(capsys, "predict", video, "--model", trained, "--out", out, *options)
+    assert (code, json.loads(told)["num_pictures"]) == (0, 12)
+
+
 def test_predict_writes_a_video_of_a_video(trained, tmp_path, capsys):
     from test_streams import write_video
 

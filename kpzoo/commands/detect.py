@@ -13,9 +13,8 @@ def add(commands) -> None:
         commands, "detect", _run, "Find people in images or a video; write their boxes as COCO results JSON.",
         "kpzoo detect photos --out boxes.json",
     )  # fmt: skip
-    parser.add_argument(
-        "source", help="an image, folder, glob such as 'photos/*.jpg', video, rtsp:// or http:// stream, or webcam"
-    )
+    text = "images, folders and globs such as 'photos/*.jpg', or one video, rtsp:// or http:// stream, or webcam"
+    parser.add_argument("source", nargs="+", help=text)
     parser.add_argument("--out", required=True, help="JSON file to write; an existing file is replaced")
     group = parser.add_argument_group("person detector")
     add_detector_arguments(group)
@@ -26,8 +25,9 @@ def add(commands) -> None:
 def _run(args) -> int:
     check_detector_arguments(args)
     from kpzoo.inference.detection import detect_to_file
+    from kpzoo.inference.pictures import open_sources
 
-    found = detect_to_file(args.source, args.out, make_detector(args, args.weights))
+    found = detect_to_file(open_sources(args.source), args.out, make_detector(args, args.weights))
     if found.problems:
         print(f"kpzoo: {len(found.problems)} images could not be read, see above", file=sys.stderr)
     print(json.dumps({"out": args.out, **asdict(found)}) if args.json else args.out)

@@ -34,8 +34,10 @@ def add(commands) -> None:
     )  # fmt: skip
     parser.add_argument(
         "source",
-        help="an image, folder, glob such as 'photos/*.jpg', video, rtsp:// or http:// stream, or webcam; for Parquet "
-        "parts also s3://, gs:// and az://, an image on http://, or a .txt file with an image in each line",
+        nargs="+",
+        help="images, folders and globs such as 'photos/*.jpg', or one video, rtsp:// or http:// stream, or webcam; for "
+        "Parquet parts one source, also on s3://, gs:// and az://, an image on http://, or a .txt file with an image in "
+        "each line",
     )
     add_model_arguments(parser, default=DEFAULT_MODEL)
     text = "output folder, local, or on s3://, gs://, az://; an interrupted run resumes. Optional with --show"
@@ -91,11 +93,12 @@ def _add_many(parser) -> None:
 
 def _is_many(args) -> bool:
     """Returns whether the poses are written to Parquet parts."""
-    is_listed = args.source.endswith(".txt") or (
-        stores.scheme_of(args.source) in stores.WEB and args.source.lower().endswith(READABLE)
+    is_listed = any(
+        source.endswith(".txt") or (stores.scheme_of(source) in stores.WEB and source.lower().endswith(READABLE))
+        for source in args.source
     )
     given = any(getattr(args, name) for name in (*_OF_CLUSTERS, "ray", "part_size", "coco_json"))
-    return given or is_listed or stores.is_store(args.source) or stores.is_store(args.out or "")
+    return given or is_listed or any(map(stores.is_store, [*args.source, args.out or ""]))
 
 
 def _run_many(args) -> int:
@@ -105,6 +108,12 @@ def _run_many(args) -> int:
     if given or args.out is None:
         reason = f"Drop {', '.join(given)}." if given else "Add --out FOLDER."
         raise UserError(f"Poses in Parquet parts are not drawn or shown, and have no order in time. {reason}")
+    if len(args.source) > 1:
+        received = f"{len(args.source)} sources"
+        raise UserError(
+            f"Poses in Parquet parts are those of one source. Received: {received}. Pass a folder, a glob in quotes, or a "
+            ".txt file with an image in each line."
+        )
     alone = [f"--{name.replace('_', '-')}" for name in _OF_CLUSTERS if getattr(args, name) and not args.ray]
     if alone:
         raise UserError(f"{', '.join(alone)} need --ray auto, or the address of a cluster.")
@@ -115,7 +124,7 @@ def _run_many(args) -> int:
     if not args.ray:
         import_tensorflow()
     summary = distributed.predict(
-        args.source,
+        args.source[0],
         args.out,
         args.box,
         model=partial(load_model, needed),
@@ -172,7 +181,7 @@ def _run(args) -> int:
         return _run_many(args)
     from kpzoo.inference import pictures, window
 
-    source = pictures.open_source(args.source)
+    source = pictures.open_sources(args.source)
     if args.show:
         window.check(source)
     import_tensorflow()

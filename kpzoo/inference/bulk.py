@@ -116,7 +116,8 @@ def predict_to_folder(
     given["covariance"] = model.preset.confidence is not None
     folder = outputs.OutputFolder(out, model.preset.skeleton, settings, **given)
     if options.get("precision") == "int8" and options.get("calibration") is None:
-        options["calibration"] = calibration_crops(model, source, boxes_xywh, detector=detector)
+        again = Video(opened.path) if is_video and not opened.live else opened  # a video is read once
+        options["calibration"] = calibration_crops(model, again, boxes_xywh, detector=detector)
     summary, predictor = Summary(), Predictor(model, detector=detector, **options)
     kinds = [outputs.PICTURES] * pictures + [outputs.NMS] * show_nms
     try:

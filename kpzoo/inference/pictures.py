@@ -238,5 +238,16 @@ def open_source(source) -> "Pictures | Video":
     return Pictures(entries)
 
 
+def open_sources(sources: Sequence[str]) -> "Pictures | Video":
+    """Returns the images of one source, see `open_source`, or of several files, folders and globs, each image once."""
+    if len(sources) == 1:
+        return open_source(sources[0])
+    moving = [source for source in sources if _is_moving(source)]
+    if moving:
+        received = f"{len(sources)} sources, among them {videos.without_password(moving[0])!r}"
+        raise UserError(f"Expected one video, stream or webcam. Received: {received}. Pass it alone.")
+    return Pictures(list(dict.fromkeys(path for source in sources for path in images.list_images(source))))
+
+
 def _is_moving(source: str | Path) -> bool:
     return is_webcam(source) or videos.is_url(source) or videos.is_video(source)
