@@ -35,9 +35,9 @@ def add(commands) -> None:
     parser.add_argument(
         "source",
         nargs="+",
-        help="images, folders and globs such as 'photos/*.jpg', or one video, rtsp:// or http:// stream, or webcam; for "
-        "Parquet parts one source, also on s3://, gs:// and az://, an image on http://, or a .txt file with an image in "
-        "each line",
+        help="images, folders and globs such as 'photos/*.jpg', or one video, rtsp:// or http:// stream, or webcam; "
+        "for Parquet parts one source, also on s3://, gs:// and az://, an image on http://, or a .txt file with an "
+        "image in each line",
     )
     add_model_arguments(parser, default=DEFAULT_MODEL)
     text = "output folder, local, or on s3://, gs://, az://; an interrupted run resumes. Optional with --show"
@@ -109,10 +109,9 @@ def _run_many(args) -> int:
         reason = f"Drop {', '.join(given)}." if given else "Add --out FOLDER."
         raise UserError(f"Poses in Parquet parts are not drawn or shown, and have no order in time. {reason}")
     if len(args.source) > 1:
-        received = f"{len(args.source)} sources"
         raise UserError(
-            f"Poses in Parquet parts are those of one source. Received: {received}. Pass a folder, a glob in quotes, or a "
-            ".txt file with an image in each line."
+            f"Poses in Parquet parts are those of one source. Received: {len(args.source)}. Pass a folder, a glob in "
+            "quotes, or a .txt file with an image in each line."
         )
     alone = [f"--{name.replace('_', '-')}" for name in _OF_CLUSTERS if getattr(args, name) and not args.ray]
     if alone:
