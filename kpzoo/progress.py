@@ -30,7 +30,8 @@ class Progress:
         self.num_done, now = self.num_done + count, time.monotonic()
         if num_poses is not None:
             self.num_poses = (self.num_poses or 0) + num_poses
-        if self.shown and now - self._printed >= _SECONDS[self._terminal]:
+        by_close = 0 < self.total <= self.num_done and not self._terminal  # the line that `close` prints
+        if self.shown and not by_close and now - self._printed >= _SECONDS[self._terminal]:
             self._printed = now
             text = f"\r{self._bar}{self}\x1b[K" if self._terminal else f"{self}\n"
             print(text, end="", file=sys.stderr, flush=True)
@@ -61,8 +62,9 @@ class Progress:
         rate = self.num_done / seconds
         total = f"{self.total:.0f}" if self.total else "?"
         parts = [f"{self.task} {self.num_done:.0f}/{total} {self.unit}".lstrip()]
-        parts += [f"{self.num_poses} poses"] if self.num_poses is not None else []
-        parts += [f"{rate:.1f} {self.unit}/s"]
+        if self.num_poses is not None:
+            parts += [f"{self.num_poses} pose{'' if self.num_poses == 1 else 's'}"]
+        parts += [f"{rate:{'.1f' if rate >= 1 else '.2g'}} {self.unit}/s"]
         if 0 < self.num_done < self.total:
             left = round((self.total - self.num_done) / rate)
             parts += [f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"]

@@ -340,6 +340,13 @@ def test_the_last_line_is_the_whole_amount_and_nothing_to_do_is_no_line(total, u
         assert not lines or lines[-1].startswith(last) and lines[-1].endswith(f" {unit}/s")
 
 
+def test_slow_work_has_a_speed_and_its_last_line_is_printed_once(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=iter(range(0, 1000, 40)).__next__))
+    with progress.Progress(1, "pictures") as told:
+        told.step(1)
+    assert capsys.readouterr().err == "1/1 pictures, 1 pose, 0.013 pictures/s\n"
+
+
 def test_an_own_suppression_of_boxes_can_be_asked_of_any_detector():
     class Twice(detectors.Detector):
         def find(self, image_rgb, image_id):
