@@ -39,6 +39,8 @@ WITHOUT_BOXES = ("coco_people val", "coco_real val")
 TABLE_SET = "coco_people val"
 THUNDER, THUNDER_SIDE, MARGIN = "MoveNet Thunder", 256, 1.25
 MIN_SCORE, MAX_BOXES = 0.1, 20  # of the detector's boxes, per image
+SEEN_SET, MIN_HEIGHT = "coco_real val", 60  # people of at least this height in pixels
+GOOD, HALF = 0.75, 0.5  # OKS from which a pose is good, or half good
 TABLE_1 = [{"suppression": "hard", "max_iou": iou} for iou in (0.3, 0.4, 0.5, 0.6)]
 TABLE_1 += [{"suppression": "linear", "max_iou": 0.5}, {"suppression": "gaussian", "sigma": 0.5}]
 FIGURES = ("AP", "AP50", "AP75", "AR")
@@ -116,6 +118,28 @@ def of_thunder(path: Path, data, boxes: str | Path) -> dict:
     return {key: values[key] for key in FIGURES}
 
 
+def shares(tag: str, data) -> dict:
+    """Returns the shares of people with a good, a half good and a bad pose, by all settings of `kpzoo predict`.
+
+    The pose of a person is that of the picture with the highest OKS.
+    """
+    predictor = kpzoo.Predictor(kpzoo.build(published.ROWS[tag].model, weights=tag))
+    persons, ids = data.annotations.persons, data.annotations.image_ids
+    seen = (persons.num_keypoints > 0) & ~persons.is_crowd & (persons.boxes_image_xywh[:, 3] >= MIN_HEIGHT)
+    persons, best = persons.take(seen), np.zeros(seen.sum())
+    for index, path in enumerate(data.image_paths(ids)):
+        points = predictor(kpzoo.images.read_image(path, apply_exif=False)).keypoints_xy
+        here = np.flatnonzero(persons.image_index == index)
+        if not len(points) or not len(here):
+            continue
+        labelled = persons.visibility[here] > 0
+        squared = np.square(points[None] - persons.keypoints_image_xy[here, None]).sum(axis=-1)
+        agreement = similarity(squared, persons.area[here, None, None], metrics.reference_sigmas(data.skeleton))
+        best[here] = ((agreement * labelled[:, None]).sum(axis=2) / labelled.sum(axis=1)[:, None]).max(axis=1)
+    good, half = (best >= GOOD).mean(), (best >= HALF).mean()
+    return {"people": len(best), "good": good, "half good": half - good, "bad or not found": 1 - half}
+
+
 def detected(data, folder: Path, **settings) -> Path:
     """Returns a results file of the boxes that the default detector finds in all images."""
     detector = replace(detectors.get(), min_score=MIN_SCORE, max_boxes=MAX_BOXES, **settings)
@@ -175,13 +199,16 @@ def measured(args) -> dict:
                 found[THUNDER] = of_thunder(args.thunder, data, boxes)
                 sets[name][way] = found
                 print(name, way, json.dumps(found, indent=1), flush=True)
+            if name == SEEN_SET:
+                seen = {tag: shares(tag, data) for tag in tags}
             if name == TABLE_SET and args.nms:
                 for settings in TABLE_1:
                     boxes = detected(data, Path(temporary), **settings)
                     table.append({**settings, **of_model(tags[-1], data, boxes, True)})
                     print(json.dumps(table[-1]), flush=True)
     detector = detectors.get().weights
-    return {"detector": detector, "networks": networks, "sets": sets, "nms_model": tags[-1], "nms": table}
+    told = {"detector": detector, "networks": networks, "sets": sets, "seen": seen}
+    return {**told, "nms_model": tags[-1], "nms": table}
 
 
 FLIPS = (("flip test", True), ("one pass", False))
@@ -208,6 +235,17 @@ def page(told: dict) -> Iterator[str]:
             yield "|" + " :-- |" * (len(columns) + 1)
             for network, values in rows.items():
                 yield f"| {network} | {' | '.join(f'{values[key]:.3f}' for key in columns)} |"
+    yield ""
+    yield f"## `kpzoo predict`, {SEEN_SET}"
+    yield ""
+    yield f"Shares of the people of at least {MIN_HEIGHT} pixels, by the OKS of the nearest pose: good from {GOOD},"
+    yield f"half good from {HALF}."
+    yield ""
+    yield "| network | people | good | half good | bad or not found |"
+    yield "|" + " :-- |" * 5
+    for network, row in told["seen"].items():
+        found = " | ".join(f"{row[key]:.0%}" for key in ("good", "half good", "bad or not found"))
+        yield f"| {network} | {row['people']} | {found} |"
     if told["nms"]:
         yield from suppression(told)
     yield ""
