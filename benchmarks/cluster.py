@@ -26,7 +26,7 @@ import measure
 import numpy as np
 
 PART_SIZE = 32
-MODEL = "cpn_nano"
+MODEL = "cpn_lite0"
 NODE = ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
 
 

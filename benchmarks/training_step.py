@@ -156,7 +156,7 @@ def of_peak(model, policy: str, batch: int, milliseconds: float) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="cpn_nano")
+    parser.add_argument("--model", default="cpn_lite0")
     parser.add_argument("--image_hw", type=int, nargs=2, default=(128, 96))
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)

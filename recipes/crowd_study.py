@@ -352,8 +352,7 @@ PAGE_DISCUSSION = """
 
 The study uses one seed and networks of 0.2 GMACs at 128x96, trained for minutes. The paper's networks need 150 times as
 many MACs and start from weights trained on COCO for days. Differences below one or two points of AP are noise. The
-initial weights for photos are those of `cpn_nano_lspet_128x128.py` as trained; the published weights are the same with
-kernels in float16.
+initial weights for photos, of a CPN trained on the same photos with one person each, are not published.
 """
 
 

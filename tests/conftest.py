@@ -83,6 +83,27 @@ def full_disk(num_bytes: int):
         signal.signal(signal.SIGXFSZ, handler)
 
 
+@pytest.fixture(scope="session")
+def shipped_model():
+    """The default model of `kpzoo predict` with its weights, for tests that need real poses and leave it unchanged."""
+    import kpzoo
+    from kpzoo.commands.predict import DEFAULT_MODEL
+
+    return kpzoo.build(DEFAULT_MODEL, weights=kpzoo.info(DEFAULT_MODEL).weights[-1])
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> list[str]:
+    """Options of commands for a tiny model with CrowdPose's 14 keypoints, from a file of drawn weights."""
+    from test_export import lively
+
+    import kpzoo
+
+    model = lively(kpzoo.build("cpn_tiny", image_hw=(64, 64), skeleton="crowdpose14"))
+    path = tmp_path_factory.mktemp("tiny") / "cpn_tiny.safetensors"
+    return ["--model", model.name, "--weights", str(kpzoo.save_weights(model, path))]
+
+
 @pytest.fixture
 def accept(request) -> bool:
     return request.config.getoption("--accept")

@@ -171,11 +171,10 @@ def test_bfloat16_is_near_and_heads_stay_in_float32(models, crops, name):
 
 
 @bfloat16
-def test_predictions_and_scores_in_bfloat16_are_near(models, small_folder):
+def test_predictions_and_scores_in_bfloat16_are_near(models, shipped_model, small_folder):
     data, options = kpzoo.data.load(small_folder, "train"), dict(flip=True, precision="bfloat16")
-    model = kpzoo.build("cpn_nano", weights="cpn_nano.lspet_128x128_v1")
     path, box = data.image_paths(data.annotations.image_ids[:1])[0], [[4.0, 4.0, 60.0, 60.0]]
-    found, known = kpzoo.Predictor(model, **options)(path, box), kpzoo.predict(model, path, box)
+    found, known = kpzoo.Predictor(shipped_model, **options)(path, box), kpzoo.predict(shipped_model, path, box)
     assert not np.array_equal(found.keypoint_scores, known.keypoint_scores)  # it was computed in bfloat16
     np.testing.assert_allclose(found.keypoint_scores, known.keypoint_scores, atol=0.05)
     told = kpzoo.evaluate(models["cpn_tiny"], data, **options).circumstances

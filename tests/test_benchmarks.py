@@ -10,6 +10,7 @@ from test_onnx_layouts import write_onnx
 
 import kpzoo
 from kpzoo import images
+from kpzoo.commands.predict import DEFAULT_MODEL
 from kpzoo.models import fresh
 from kpzoo.models.counting import count_macs
 from kpzoo.scenes import drawn
@@ -153,9 +154,9 @@ def test_the_input_benchmark_times_the_loop_the_stream_and_each_stage(no_peaks, 
 def test_the_tracking_benchmark_compares_trackers_and_ways_through_a_video(no_peaks, capsys):
     import tracking
 
-    tracking.main(["--frames", "7", "--people", "2", "--videos", "1", "--models", "cpn_nano", "--rounds", "1"])
+    tracking.main(["--frames", "7", "--people", "2", "--videos", "1", "--models", DEFAULT_MODEL, "--rounds", "1"])
     text = capsys.readouterr().out
-    rows = [line for line in text.splitlines() if line.startswith(("| cpn_nano |", "| drawn, 2% noise"))]
+    rows = [line for line in text.splitlines() if line.startswith((f"| {DEFAULT_MODEL} |", "| drawn, 2% noise"))]
     assert len(rows) == 2 * len(tracking.TRACKERS)
     for part in (*tracking.WAYS, "identity switches", "jitter of still joints", "lag of moving joints"):
         assert part in text

@@ -10,6 +10,7 @@ import pytest
 
 import kpzoo
 from kpzoo import cli, images, training
+from kpzoo.commands.predict import DEFAULT_MODEL
 from kpzoo.data import loading
 from kpzoo.evaluation.metrics import average_precision
 from kpzoo.inference import pictures
@@ -47,7 +48,7 @@ def test_models_are_listed_as_a_table_and_as_json(capsys):
 @pytest.mark.parametrize(
     ("pattern", "name", "told"),
     [
-        ("cpn_nano", "cpn_nano", "cpn_nano.lspet_"),
+        (DEFAULT_MODEL, DEFAULT_MODEL, kpzoo.info(DEFAULT_MODEL).weights[-1]),
         ("mipnet_hrnet_w3?", "mipnet_hrnet_w32", "in MIMBs"),
     ],
 )

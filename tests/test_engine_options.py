@@ -12,8 +12,6 @@ from kpzoo.cli import main
 from kpzoo.errors import UserError
 from kpzoo.inference import calibration, calibration_crops
 
-MODEL = ["--model", "cpn_nano", "--weights", "lspet_128x128_v1"]
-
 
 @pytest.fixture(scope="module")
 def model():
@@ -24,19 +22,19 @@ def poses_in(folder):
     return json.loads((folder / "results.json").read_text("utf-8"))
 
 
-def test_predict_writes_the_poses_of_tensorflow(small_folder, tmp_path):
+def test_predict_writes_the_poses_of_tensorflow(small_folder, tiny_model, tmp_path):
     source = str(small_folder / "images/train")
     for name, options in (("tensorflow", []), ("openvino", ["--engine", "openvino"])):
         box = ["--box", "10", "10", "80", "90", "--no-pictures"]
-        assert main(["predict", source, *MODEL, *options, *box, "--out", str(tmp_path / name)]) == 0
+        assert main(["predict", source, *tiny_model, *options, *box, "--out", str(tmp_path / name)]) == 0
     known, found = poses_in(tmp_path / "tensorflow"), poses_in(tmp_path / "openvino")
-    assert len(known) == len(found) == 6
+    assert len(known) == len(found) == 6 and len(known[0]["keypoints"]) == 3 * 14
     for one, other in zip(known, found, strict=True):
         np.testing.assert_allclose(one["keypoints"], other["keypoints"], atol=0.02)
 
 
-def test_a_run_of_another_engine_is_not_resumed(small_folder, tmp_path, capsys):
-    command = ["predict", str(small_folder / "images/train"), *MODEL, "--out", str(tmp_path), "--no-pictures"]
+def test_a_run_of_another_engine_is_not_resumed(small_folder, tiny_model, tmp_path, capsys):
+    command = ["predict", str(small_folder / "images/train"), *tiny_model, "--out", str(tmp_path), "--no-pictures"]
     command += ["--box", "10", "10", "80", "90"]
     assert main([*command, "--engine", "openvino"]) == 0
     assert main(command) != 0

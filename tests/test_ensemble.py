@@ -106,12 +106,12 @@ def test_an_ensemble_is_exported(pair, tmp_path):
     assert export.compare(joined, export.to_savedmodel(joined, tmp_path / "saved")).passed
 
 
-def test_the_command_averages_models(tmp_path, capsys):
+def test_the_command_averages_models(shipped_model, tmp_path, capsys):
     images.write_image(tmp_path / "scene.png", draw_scene(1)[0])
     arguments = ["predict", str(tmp_path / "scene.png"), "--box", "20", "20", "80", "100", "--no-flip"]
-    models = ["--model", "cpn_nano", "--ensemble", "cpn_nano.lspet_128x128_v1"]
+    models = ["--model", shipped_model.name, "--ensemble", kpzoo.info(shipped_model.name).weights[-1]]
     assert not cli.main([*arguments, *models, "--out", str(tmp_path / "out")])
-    alone = kpzoo.Predictor("cpn_nano", flip=False)(images.read_image(tmp_path / "scene.png"), [[20, 20, 80, 100]])
+    alone = kpzoo.Predictor(shipped_model, flip=False)(images.read_image(tmp_path / "scene.png"), [[20, 20, 80, 100]])
     [row] = json.loads((tmp_path / "out/results.json").read_text())
     found = np.array(row["keypoints"]).reshape(-1, 3)
     np.testing.assert_allclose(found[:, :2], alone.keypoints_xy[0], atol=0.01)  # twice the same network

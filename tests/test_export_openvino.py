@@ -69,8 +69,8 @@ def test_what_is_no_openvino_export_is_told(model, tmp_path):
         export.compare(model, tmp_path / "bad.xml")
 
 
-def test_the_command_writes_and_compares(tmp_path, capsys):
-    out = tmp_path / "nano.xml"
-    main(["export", "--model", "cpn_nano", "--weights", "lspet_128x128_v1", "--to", "openvino", "--out", str(out)])
+def test_the_command_writes_and_compares(tiny_model, tmp_path, capsys):
+    out = tmp_path / "tiny.xml"
+    main(["export", *tiny_model, "--to", "openvino", "--out", str(out)])
     told = capsys.readouterr()
     assert "equal" in told.out + told.err and out.with_suffix(".bin").exists()

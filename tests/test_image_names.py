@@ -204,7 +204,7 @@ def test_results_that_count_by_the_names_of_files_are_read_so_where_nothing_else
         results_for(tmp_path, annotations, dict(image_id=785), dict(image_id=5))
 
 
-def test_the_commands_take_boxes_by_folder_and_by_category(tmp_path, capsys, monkeypatch):
+def test_the_commands_take_boxes_by_folder_and_by_category(tiny_model, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in CAMS:
         Path(name).parent.mkdir(parents=True)
@@ -212,7 +212,7 @@ def test_the_commands_take_boxes_by_folder_and_by_category(tmp_path, capsys, mon
     write(tmp_path, [dict(image_id="0001", bbox=[1, 1, 20, 20])], "one.json")
     both = [dict(image_id=f"cam{k}/0001", category_id=0, bbox=[k, 2, 20, 30]) for k in (1, 2)]
     write(tmp_path, both, "both.json")
-    arguments = ["predict", "cams/*/*.jpg", "--no-pictures", "--model", "cpn_nano", "--detector"]
+    arguments = ["predict", "cams/*/*.jpg", "--no-pictures", *tiny_model, "--detector"]
     assert cli.main([*arguments, "one.json", "--out", "o1"]) == 2
     assert "which may be" in capsys.readouterr().err and not Path("o1").exists()
     assert cli.main([*arguments, "both.json", "--out", "o2"]) == 2

@@ -13,6 +13,7 @@ import kpzoo
 from kpzoo.errors import UserError
 from kpzoo.images import write_image
 from kpzoo.inference import acceleration, boxes, detectors, predictor
+from kpzoo.weights import published
 
 BOXES = np.array([[5.0, 5, 40, 50], [20, 10, 50, 45]])
 
@@ -118,11 +119,16 @@ def test_predict_and_a_predictor_give_the_same_poses(model, shared):
     same(shared(noise(3), BOXES), kpzoo.predict(model, noise(3), BOXES))
 
 
-def test_a_name_or_a_tag_stands_for_a_model_with_its_published_weights():
-    tag = "cpn_nano.lspet_128x128_v1"
-    known = kpzoo.build("cpn_nano", weights=tag)
-    for given in ("cpn_nano", tag):
-        same(kpzoo.predict(given, noise(0), BOXES, flip=False), kpzoo.predict(known, noise(0), BOXES, flip=False))
+def test_a_name_or_a_tag_stands_for_a_model_with_its_published_weights(shipped_model):
+    name = shipped_model.name
+    expected = kpzoo.predict(shipped_model, noise(0), BOXES, flip=False)
+    for given in (name, kpzoo.info(name).weights[-1]):
+        same(kpzoo.predict(given, noise(0), BOXES, flip=False), expected)
+
+
+def test_a_name_means_the_weights_that_the_commands_use(monkeypatch):
+    monkeypatch.setattr(predictor.models, "build", lambda name, weights: weights)
+    assert predictor.as_model("hrnet_w32") == published.default_tag("hrnet_w32", (256, 192))
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from test_importers import torch as torch_fixture
 
 import kpzoo
 from kpzoo import cli, skeletons, weights
+from kpzoo.commands.predict import DEFAULT_MODEL
 from kpzoo.errors import UserError
 from kpzoo.images import write_image
 from kpzoo.models import blocks, registry, starts
@@ -193,11 +194,17 @@ def test_what_is_no_tag_of_the_model_is_refused_before_a_download(arguments, mes
     assert server.asked == [] and not cache.home().exists()
 
 
-def test_the_default_weights_are_own_ones_else_those_of_coco_at_the_models_size():
-    assert published.default_tag("cpn_nano", (256, 192)) == "cpn_nano.lspet_128x128_v1"
+def test_the_default_weights_are_own_ones_else_those_of_coco_at_the_models_size(monkeypatch):
+    own = published.default_tag(DEFAULT_MODEL, (256, 192))
+    assert published.ROWS[own].origin == "trained here"
+    newer = f"{DEFAULT_MODEL}.another_64x64_v10"
+    monkeypatch.setitem(published.ROWS, newer, published.ROWS[own])
+    assert published.default_tag(DEFAULT_MODEL, (256, 192)) == kpzoo.info(DEFAULT_MODEL).weights[-1] == newer
     assert published.default_tag("hrnet_w32", (256, 192)) == "hrnet_w32.mmpose_coco_256x192_v1"
     assert published.default_tag("hourglass_corner_1", (256, 256)) == "hourglass_corner_1.mmpose_coco_256x256_v1"
     assert published.default_tag("cpn_res50", (256, 192)) is None
+    for name in {row.model for row in published.ROWS.values()}:
+        assert published.default_tag(name, registry.spec_of(name).image_hw)
 
 
 # From the address to poses

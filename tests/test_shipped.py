@@ -22,7 +22,6 @@ from kpzoo.weights import published
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/shipped_weights.md"
 STAGES = ROOT / "docs/results/cpn_lite0_people_stages.json"
-LOG = ROOT / "docs/results/cpn_nano_lspet_log.json"
 LARGEST = 10_000_000  # bytes
 SHIPPED = {tag: row for tag, row in published.ROWS.items() if row.is_shipped}
 PEOPLE = {tag: row for tag, row in SHIPPED.items() if row.skeleton == "coco17"}
@@ -68,7 +67,7 @@ keypoints are calibrated on photos of COCO; on others they can be too high or to
 
 ## Poses of athletes
 
-Small networks for CPUs, trained on photos of athletes. They predict the 14 keypoints of CrowdPose.
+A small network for CPUs with CrowdPose's 14 keypoints, trained on photos of athletes. It predicts two people per box.
 
 {table}
 
@@ -76,35 +75,18 @@ Measured on the 1,000 held-out photos of the data set's val split, with ground-t
 
     kpzoo evaluate --model {first} --annotations lspet/annotations/lspet_val.json --images lspet/images/val --json
 
-`mipnet_nano` predicts two people per box. Its PCK@0.2 is that of the first instance; AP includes both instances. It was
-trained on composed scenes of these photos with light crowding. [crowd_study.md](crowd_study.md) has its AP on
-crowded scenes.
+PCK@0.2 is that of the first instance; AP includes both instances. The network was trained on composed scenes of these
+photos with light crowding. [crowd_study.md](crowd_study.md) has its AP on crowded scenes.
 
 PCK@0.2 is the share of keypoints within a fifth of the torso's length. Two annotators of the same photo agree on about
 three of four keypoints within a tenth of the person's size.
-
-**Training.** PCK@0.2 of the small CPN on the held-out photos and on a thousand training photos, with ground-truth
-boxes. Each row is one training:
-
-{log}
-
-Overfitting limits the accuracy: PCK@0.2 on training photos is much higher than on held-out photos. The effects of the
-single changes in the second training were not measured. The recipe contains the first and the second training; the
-other rows cannot be reproduced with it.
-
-**Visual inspection.** `kpzoo predict` with ground-truth boxes on 48 held-out photos gave 29 good poses, 16 with an
-error (a limb, or left and right swapped) and 3 bad ones, of people who are bent over, in the air or half occluded. Bad
-poses have low scores, and limbs with low scores are not drawn. With the whole image as the box (`--detector whole`), 24
-of these photos gave 11 good poses, 8 with an error and 5 bad ones, of people who are small in the image.
 
 **Origin and terms.** Photos and labels: Leeds Sports Pose Extended, S. Johnson and M. Everingham, *Learning Effective
 Human Pose Estimation from Inaccurate Annotation*, CVPR 2011, which requires this citation. The photos belong to their
 authors on Flickr, and the data set has no licence: the weights are for research. kpzoo contains none of its photos.
 
-**Limitations.** The networks work best for people who fill their box and stand, run, jump or hang. Left and right are
-swapped more often in acrobatics, in views from behind, and if limbs cross. The training set has few people in work
-clothes, children and wheelchairs, and no people smaller than about a hundred pixels. The networks do not replace those
-of the paper's size.
+**Limitations.** The network works best for people who fill their box and stand, run, jump or hang. The training set has
+few people in work clothes, children and wheelchairs, and no people smaller than about a hundred pixels.
 
 ## Person boxes
 
@@ -157,7 +139,6 @@ def page() -> str:
     [detector] = DETECTORS.values()
     return TEXT.format(
         table="\n".join(lines),
-        log=log_table(),
         first=next(iter(ATHLETES.values())).model,
         default=DEFAULT_MODEL,
         people=people_table(),
@@ -213,14 +194,6 @@ def detector_texts(told: dict) -> dict:
         for name, part in told["sets"].items()
     )
     return dict(f1=f1, step=told["step"], decay_from=told["decay_from"], min_score=MIN_SCORE)
-
-
-def log_table() -> str:
-    lines = ["| training | flip test | held-out photos | training photos |", "| :-- | :-- | :-- | :-- |"]
-    for row in json.loads(LOG.read_text())["rows"]:
-        learned = f"{row['learned']:.3f}" if "learned" in row else ""
-        lines.append(f"| {row['training']} | {'yes' if row['flip'] else 'no'} | {row['held_out']:.3f} | {learned} |")
-    return "\n".join(lines)
 
 
 def test_some_weights_are_shipped_and_their_page_is_up_to_date():

@@ -21,6 +21,7 @@ from kpzoo.inference.engines import TENSORFLOW, EngineFunction
 from kpzoo.inference.folded_model import decoded
 from kpzoo.inference.pictures import Pictures, Video
 from kpzoo.inference.prediction import Prediction
+from kpzoo.models.registry import spec_of
 from kpzoo.pose_model import PoseModel
 from kpzoo.poses import Poses
 from kpzoo.weights import published
@@ -314,13 +315,13 @@ def as_model(model: PoseModel | str) -> PoseModel:
         )
     if model in published.ROWS:
         return models.build(published.ROWS[model].model, weights=model)
-    tags = models.info(model).weights
-    if not tags:
+    tag = published.default_tag(model, spec_of(model).image_hw)
+    if not tag:
         raise UserError(
             f"Model {model!r} has no published weights.",
             f"Pass `kpzoo.build({model!r}, weights=...)` with a weights file.",
         )
-    return models.build(model, weights=tags[-1])
+    return models.build(model, weights=tag)
 
 
 def _start_plain(model: PoseModel, image, flip: bool):

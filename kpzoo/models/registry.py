@@ -109,7 +109,7 @@ class ModelInfo:
         options: Keyword options of `build` with their defaults.
         normalization: Default pixel normalization, a key of `blocks.NORMALIZATIONS`.
         codec: Name of the codec, a key of `heatmaps.CODECS`.
-        weights: Tags of published weights.
+        weights: Tags of published weights, the newest version last.
         mimb_params: Number of parameters in MIMBs, 0 for single-instance models.
         macs_rule: Which operations `macs` counts.
     """

@@ -46,7 +46,8 @@ def tag_of(name: str, weights: str | Path | None, options: Mapping) -> str | Non
         tags = published.tags_of(name)
         short = {tag.partition(".")[2] for tag in tags} | {_unversioned(tag.partition(".")[2]) for tag in tags}
         known = {*short, *published.all_rows()} if "." not in weights else published.all_rows()
-        raise unknown("weights tag", weights, known, "No file of this name exists either.")
+        advice = "No file of this name exists either.", published.LISTED
+        raise unknown("weights tag", weights, known, *advice)
     return None
 
 

@@ -23,6 +23,7 @@ from kpzoo.weights.unpacking import unpack
 
 SHIPPED = "shipped"  # folder of the package
 TWIN = ".safetensors"  # suffix of the file that a pickle is converted to
+LISTED = "`kpzoo weights list` lists all."
 READ_AS_THEY_ARE = (".safetensors", ".h5", ".npz")
 
 LSPET = "research use: photos and labels of Leeds Sports Pose Extended, please cite Johnson and Everingham, CVPR 2011"
@@ -40,18 +41,6 @@ KEYPOINTS = (
 
 # Tag -> row; a tag is never used again.
 ROWS: dict[str, Weights] = {
-    "cpn_nano.lspet_128x128_v1": Weights(
-        model="cpn_nano",
-        url="cpn_nano_lspet_128x128_v1.safetensors",
-        sha256="72855a18d92ea866cc66958d51299254b0fdbb6c9a97fc34c0c4f43ce47bb196",  # cpn_nano
-        image_hw=(128, 128),
-        skeleton="crowdpose14",
-        options={},
-        license=LSPET,
-        origin="trained here",
-        recipe="recipes/cpn_nano_lspet_128x128.py",
-        metrics="docs/results/cpn_nano_lspet_128x128.json",
-    ),
     "mipnet_nano.crowds_128x96_v1": Weights(
         model="mipnet_nano",
         url="mipnet_nano_crowds_128x96_v1.safetensors",
@@ -107,14 +96,14 @@ def all_rows() -> dict[str, Published]:
 
 
 def tags_of(model: str) -> tuple[str, ...]:
-    """Returns the tags of a model's published weights."""
-    return tuple(sorted(tag for tag, row in ROWS.items() if row.model == model))
+    """Returns the tags of a model's published weights, the newest version last."""
+    return tuple(sorted((tag for tag, row in ROWS.items() if row.model == model), key=lambda tag: (_version(tag), tag)))
 
 
 def default_tag(model: str, image_hw: tuple[int, int]) -> str | None:
     """Returns the tag that is used where none is given: weights of this project, or COCO's at the model's own size."""
     own = [tag for tag in tags_of(model) if not ROWS[tag].stated]
-    return max(own, key=_version, default=None) or resolve("mmpose_coco_{}x{}".format(*image_hw), model)
+    return own[-1] if own else resolve("mmpose_coco_{}x{}".format(*image_hw), model)
 
 
 def resolve(weights: str, model: str = "") -> str | None:
@@ -149,7 +138,7 @@ def matching(pattern: str) -> list[str]:
         return [tag]
     tags = [tag for tag in all_rows() if fnmatchcase(tag, pattern)]
     if not tags:
-        raise unknown("weights tag", pattern, all_rows(), "`kpzoo weights list` lists all.")
+        raise unknown("weights tag", pattern, all_rows(), LISTED)
     return tags
 
 
@@ -264,7 +253,7 @@ def describe(tag: str) -> str:
 def _row(tag: str) -> Published:
     rows = all_rows()
     if tag not in rows:
-        raise unknown("weights tag", tag, rows)
+        raise unknown("weights tag", tag, rows, LISTED)
     return rows[tag]
 
 
