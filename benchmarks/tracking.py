@@ -121,7 +121,9 @@ def identities(scenes: Sequence[Scene], sources: dict[str, list[list[Poses]]]) -
                     options = dict(skeleton=frames[0].skeleton, by=by)
                     scores.append(kpzoo.score_tracks(scene.annotations, rows, **options))
                 people = sum(one.num_people for one in scores)
-                line[f"switches by {by}"] = ", ".join(str(one.num_switches) for one in scores)
+                counts = [one.num_switches for one in scores]
+                line[f"switches by {by}"] = ", ".join(map(str, counts))
+                line[f"median by {by}"] = float(np.median(counts))
                 line[f"a person, {by}"] = sum(one.num_switches for one in scores) / people
                 line[f"fragments, {by}"] = sum(one.num_fragments for one in scores) / people
                 found = sum(one.num_found for one in scores) / sum(one.num_visible for one in scores)
@@ -199,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--people", type=int, default=6)
-    parser.add_argument("--videos", type=int, default=3, help="number of videos")
+    parser.add_argument("--videos", type=int, default=6, help="number of videos")
     parser.add_argument("--models", nargs="+", default=["cpn_lite0", "mipnet_nano"], help="the first is timed")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="write the result to benchmarks/results")
@@ -231,14 +233,15 @@ def main(argv: list[str] | None = None) -> int:
     measure.report(
         "tracking",
         "Videos: identities, smoothing, speed",
-        "python benchmarks/tracking.py --write",
+        f"python benchmarks/tracking.py --videos {args.videos} --models {' '.join(args.models)} --rounds {args.rounds} "
+        "--write",
         {
             f"Identities of {args.people} people in {args.frames} frames, {args.videos} drawn videos": table,
             f"Speed with {args.models[0]} and the default detector, first video": timed,
         },
         bars,
         notes=[
-            "Switches are those of each video; other columns are means over the people of all videos. By pose: a "
+            "Switches are those of each video, and their median; other columns are means over all people. By pose: a "
             "person is found by a pose with an OKS of at least 0.5. By box: by a box with an IoU of at least 0.5 with "
             "the visible part of the person.",
             "The networks were trained on photos. Drawn poses have known errors, so that they show the tracker alone.",

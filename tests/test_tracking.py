@@ -104,6 +104,43 @@ def test_the_colours_of_clothes_tell_who_comes_back(with_images, expected):
     assert found.track_ids.tolist() == expected
 
 
+def striped(*places) -> np.ndarray:
+    """An image with a colour at the place of each person, given as (x, colour), the first in front."""
+    image = np.full((200, 500, 3), 90, np.uint8)
+    for x, colour in places[::-1]:
+        image[:, max(x, 0) : x + 60] = colour
+    return image
+
+
+RED, BLUE = (200, 30, 30), (30, 30, 220)
+
+
+def meeting(last: Poses, last_image: np.ndarray) -> list[list[int]]:
+    """Two people, 1 in red and 2 in blue, walk towards each other until both would be at x = 140."""
+    tracker, ids = Tracker(), []
+    for number in range(35):
+        poses = people((4 * number, 0), (280 - 4 * number, 0)) if number < 20 else people((4 * number, 0))
+        image = striped((4 * number, RED), (280 - 4 * number, BLUE))
+        ids.append(tracker.update(poses, number / FPS, image).track_ids.tolist())
+    return [*ids, tracker.update(last, 35 / FPS, last_image).track_ids.tolist()]
+
+
+@pytest.mark.parametrize(("rows", "expected"), [((RED, RED), [1]), ((BLUE, BLUE), [2]), ((RED, BLUE), [-1])])
+def test_a_pose_between_two_people_who_meet_has_the_identity_of_its_clothes_or_none(rows, expected):
+    image = striped((140, rows[0]))
+    image[::2] = striped((140, rows[1]))[::2]
+    ids = meeting(people((140, 0)), image)
+    assert ids[:-1] == [[1, 2]] * 20 + [[1]] * 15
+    assert ids[-1] == expected
+
+
+def test_an_unsure_pose_behind_another_does_not_have_the_colours_of_the_one_in_front():
+    """Both poses have the pixels of the red person. The other one is behind, with half of its score."""
+    last = people((146, 0), (134, 0))
+    last.keypoint_scores[1] = 0.5
+    assert meeting(last, striped((134, RED), (146, RED)))[-1] == [1, 2]
+
+
 def test_clothes_are_alike_by_their_colours():
     red, blue = (np.full((200, 100, 3), colour, np.uint8) for colour in ((220, 30, 30), (30, 30, 220)))
     first, second = (clothes(people((10, 10)), image)[0] for image in (red, blue))

@@ -27,9 +27,11 @@ _NEW = 0.3  # OKS and IoU with a tracked person, above which a pose begins no id
 _MEMORY = 0.4  # seconds over which the velocity is averaged
 _SLOWING = 3.0  # seconds: the motion of a hidden person fades exponentially
 _DOUBT = 2.0  # per second of absence, by which the tolerance of the OKS grows
-_CROWDED = 0.3  # IoU with another person, from which the clothes may be those of the other
+_CROWDED = 0.15  # IoU with another person, seen or hidden, from which the clothes may be those of the other
 _NEW_LOOK = 0.1  # weight of a new view of the clothes
-_COLOURS, _USUAL = 1.0, 0.6  # weight of the colours, and the similarity of two people's
+_COLOURS, _USUAL = 2.0, 0.6  # weight of the colours, and the similarity from which they speak for a person
+_UNSURE = 0.5  # of the score of the surest pose of a frame, at which the colours of a pose count nothing
+_DOUBTFUL = 0.25  # lead of a person over a hidden one, below which a pose may be of either
 _OWN = 0.35  # IoU of the extent of a pose with its box, from which it is a box of that person
 _LOST, _LOSING = 0.3, 0.3  # people in sight come first: most of the rank lost, and the seconds in which it is lost
 _SURPRISE = 4.0  # box heights per second: larger changes of the velocity are cut
@@ -96,10 +98,14 @@ class Tracker:
 
     Pairs of an identity and a pose are taken in the order of their affinity, the mean of two numbers: the OKS of the
     pose with the last pose of the identity, which is moved with its velocity, and the IoU of their boxes. The tolerance
-    of the OKS grows with the time of absence, and people who were seen last come first. With the image, clothes whose
-    colours are more or less alike than those of two people usually are add to the affinity or take from it. A pose that
-    resembles the pose of another person in its frame more than the identity is left out, so that nobody takes over the
-    person in front.
+    of the OKS grows with the time of absence, and people who were seen last come first. A pose that resembles the pose
+    of another person in its frame more than the identity is left out, so that nobody takes over the person in front.
+
+    With the image, clothes whose colours are more or less alike than those of two people usually are add to the
+    affinity or take from it. They count less the less sure a pose is beside the others: a person behind another has the
+    colours of the one in front. They are learned from people whose box overlaps nobody's, not even the expected one of
+    a hidden person. A pose that fits a hidden person almost as well as the one who is seen gets no identity in that
+    frame: it may be of either, or a mixture of both.
 
     An identity ends after two seconds of absence, or sooner if it was seen in less than ten frames. A pose begins an
     identity unless it resembles a tracked one, has less than half of its keypoints, or is a further answer for a box
@@ -135,8 +141,9 @@ class Tracker:
         scales = np.array([_scale(*pose) for pose in zip(poses.keypoints_xy, poses.keypoint_scores, strict=True)])
         boxes, looks = _own_boxes(poses), None if image_rgb is None else clothes(poses, image_rgb)
         alike, overlaps = _alike(poses, scales), nms.iou_matrix(boxes, boxes)
-        crowded = (overlaps - np.eye(len(poses)) > _CROWDED).any(axis=1)
-        for place, index in self._pairs(poses, scales, boxes, alike, looks, seconds):
+        pairs, doubtful = self._pairs(poses, scales, boxes, alike, looks, seconds)
+        crowded = self._crowded(boxes, overlaps, {place for place, _ in pairs}, seconds)
+        for place, index in pairs:
             track = self.tracks[place]
             track.see(poses.keypoints_xy[index], poses.keypoint_scores[index], boxes[index], seconds)
             if looks is not None and not crowded[index]:
@@ -144,8 +151,8 @@ class Tracker:
             track_ids[index] = track.track_id
         self.tracks = [one for one in self.tracks if one.seconds == seconds or not one.is_over(seconds)]
         sure = (poses.keypoint_scores >= MIN_SCORE).mean(axis=1) >= _SURE
-        for index in np.flatnonzero((track_ids < 0) & (poses.instance == 0) & sure):
-            tracked = track_ids >= 0
+        for index in np.flatnonzero((track_ids < 0) & (poses.instance == 0) & sure & ~doubtful):
+            tracked = (track_ids >= 0) | doubtful
             if (np.maximum(alike[index], overlaps[index])[tracked] < _NEW).all():
                 seen = None if looks is None or crowded[index] else looks[index]
                 track_ids[index] = self._begin(poses, index, boxes[index], seen, seconds)
@@ -157,9 +164,15 @@ class Tracker:
         self._next_id += 1
         return self.tracks[-1].track_id
 
-    def _pairs(self, poses: Poses, scales, boxes, alike, looks, seconds: float) -> list[tuple[int, int]]:
-        """Returns pairs (index of a track, index of a pose), the best first."""
-        affinities = np.zeros((len(self.tracks), len(poses)))
+    def _crowded(self, boxes, overlaps, seen: set[int], seconds: float) -> np.ndarray:
+        """Returns the (P,) mask of the poses that overlap another pose, or the expected box of a hidden person."""
+        hidden = [track.predicted_box(seconds) for place, track in enumerate(self.tracks) if place not in seen]
+        behind = nms.iou_matrix(boxes, np.array(hidden).reshape(-1, 4))
+        return (np.concatenate([overlaps - np.eye(len(boxes)), behind], axis=1) > _CROWDED).any(axis=1)
+
+    def _pairs(self, poses: Poses, scales, boxes, alike, looks, seconds: float) -> tuple[list, np.ndarray]:
+        """Returns pairs (index of a track, index of a pose), the best first, and the (P,) mask of doubtful poses."""
+        affinities, shown = np.zeros((len(self.tracks), len(poses))), _shown(poses)
         for place, track in enumerate(self.tracks):
             expected, doubt = track.predicted(seconds), 1 + _DOUBT * (seconds - track.seconds)
             ious = nms.iou_matrix(track.predicted_box(seconds)[None], boxes)[0]
@@ -170,7 +183,7 @@ class Tracker:
                 own = nms.similarity(squared, scales[index] * doubt**2, sigmas).mean()
                 affinities[place, index] = (own + ious[index]) / 2
             if looks is not None and track.looks is not None:
-                affinities[place] += _COLOURS * (looks @ track.looks - _USUAL)
+                affinities[place] += _COLOURS * shown * (looks @ track.looks - _USUAL)
         pairs, places, taken = [], set(), []
         absences = np.array([seconds - track.seconds for track in self.tracks])
         ranks = affinities - _LOST * (1 - np.exp(-absences / _LOSING))[:, None]
@@ -182,7 +195,12 @@ class Tracker:
             pairs.append((place, index))
             places.add(place)
             taken.append(index)
-        return pairs
+        doubtful = np.zeros(len(poses), bool)
+        hidden = sorted(set(range(len(self.tracks))) - places)
+        if looks is not None and hidden:
+            for place, index in pairs:
+                doubtful[index] = affinities[hidden, index].max() > affinities[place, index] - _DOUBTFUL
+        return [pair for pair in pairs if not doubtful[pair[1]]], doubtful
 
     def state(self) -> dict:
         """Returns everything that the next call depends on, as values that JSON can represent."""
@@ -219,6 +237,12 @@ def _blend(looks: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Returns the average description of clothes, in which a new view has a small weight."""
     mean = (1 - _NEW_LOOK) * looks + _NEW_LOOK * others
     return mean / max(np.linalg.norm(mean), 1e-9)
+
+
+def _shown(poses: Poses) -> np.ndarray:
+    """Returns (P,) weights of the colours of poses, 1 for the surest pose of a frame."""
+    scores = poses.keypoint_scores.mean(axis=1)
+    return np.clip((scores / max(scores.max(initial=0), 1e-9) - _UNSURE) / (1 - _UNSURE), 0, 1)
 
 
 def _own_boxes(poses: Poses) -> np.ndarray:
