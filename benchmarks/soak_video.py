@@ -1,7 +1,7 @@
 """Soak test of videos: the memory of `kpzoo predict` over the frames of an hour of video.
 
-    python benchmarks/soak_video.py --write                    # an hour, 90,000 frames
-    python benchmarks/soak_video.py --frames 4000 --write      # a short form
+    python benchmarks/soak_video.py --write                                  # an hour, 90,000 frames
+    python benchmarks/soak_video.py --frames 6000 --batch-size 4 --write    # a short form, see its notes
 
 A drawn clip is repeated in one video file. The command runs in a process of its own, with detection, poses,
 interpolation, identities, smoothing and drawings; its memory is read from outside. Nobody is in view at the end of the
@@ -29,7 +29,7 @@ from kpzoo.video_file import VideoFile
 FPS, HOUR = 25.0, 90_000  # frames per second, and frames of an hour
 CLIP, IMAGE_HW, PEOPLE = 100, (192, 320), 3  # frames with people
 EMPTY = round(1.2 * KEPT_SECONDS * FPS)  # frames without
-WARM_UP = 0.2  # share of the frames after which memory is compared
+WARM_UP, COLLECTED = 0.2, 2500  # share of the frames, at least so many: then Python has freed what the start left
 LIMIT = 50  # MB that the process may grow in an hour
 COMMAND = "import sys; from kpzoo import cli; sys.exit(cli.main())"
 
@@ -108,9 +108,15 @@ def watched(arguments: list[str], out: Path, log: Path, pause: float) -> tuple[l
     return samples, highest, counter
 
 
+def warm_up(num_frames: int) -> int:
+    """Returns the number of frames after which memory is compared."""
+    return max(round(WARM_UP * num_frames), COLLECTED)
+
+
 def slope(samples: list[Sample], num_frames: int) -> tuple[float, float, list[Sample]]:
     """Returns bytes per frame, their standard error, and the samples after the warm-up until the last frame."""
-    settled = [one for one in samples if WARM_UP * num_frames <= one.frames < num_frames]
+    start = warm_up(num_frames)
+    settled = [one for one in samples if start <= one.frames < num_frames]
     if len({one.frames for one in settled}) < 3:
         raise SystemExit("Too few samples. Add --frames, or shorten --pause.")
     frames, allocated = np.array([(one.frames, one.allocated) for one in settled], float).T
@@ -125,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=HOUR)
     parser.add_argument("--every", type=int, default=10, help="the networks run on every N-th frame")
     parser.add_argument("--model", default="cpn_lite0", help="a model with weights in the package")
+    parser.add_argument("--batch-size", type=int, help="crops per batch (default: that of `kpzoo predict`)")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between samples")
     parser.add_argument("--write", action="store_true", help="write the result to benchmarks/results")
     args = parser.parse_args(argv)
@@ -133,6 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         write_video(video, args.frames)
         options = ["--track", "--smooth", "--interpolate", "--every", str(args.every)]
         options += ["--no-flip", "--model", args.model]
+        options += [] if args.batch_size is None else ["--batch-size", str(args.batch_size)]
         samples, highest, counter = watched(
             ["predict", str(video), "--out", str(out), *options], out, Path(folder) / "log", args.pause
         )
@@ -156,9 +164,9 @@ def main(argv: list[str] | None = None) -> int:
         measure.bar("growth of the memory in an hour, from its slope", growth, at_most=LIMIT, unit=" MB"),
     ]
     measure.report(
-        "soak_video",
+        "soak_video" if args.batch_size is None else f"soak_video_batch_{args.batch_size}",
         f"Videos: memory over {args.frames:,} frames",
-        f"python benchmarks/soak_video.py{'' if args.frames == HOUR else f' --frames {args.frames}'} --write",
+        " ".join(["python benchmarks/soak_video.py", *(sys.argv[1:] if argv is None else argv)]),
         {
             f"kpzoo predict VIDEO {' '.join(options)}, {IMAGE_HW[1]} x {IMAGE_HW[0]} pixels": [line],
             "Memory over time": [
@@ -173,8 +181,10 @@ def main(argv: list[str] | None = None) -> int:
         },
         bars,
         notes=[
-            f"The slope is that of a line through the allocated memory after the first {WARM_UP:.0%} of the frames. "
+            f"The slope is that of a line through the allocated memory after the first {warm_up(args.frames):,} frames. "
             "Resident memory also has pages of files. The last row is that of the end, when the tables are written.",
+            "TensorFlow keeps compiled kernels for each size of a batch of crops, up to `--batch-size`: with each new "
+            "size memory grows by some MB, once. Small batches soon have had all sizes.",
             f"A drawn clip of {CLIP} frames with people and {EMPTY} without is repeated. An hour has {HOUR:,} frames.",
         ],
         folder=measure.RESULTS if args.write else None,

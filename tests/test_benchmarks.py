@@ -121,13 +121,13 @@ def test_a_report_is_a_file_that_becomes_a_section(no_peaks, tmp_path, capsys):
 
 
 def test_the_growth_of_a_video_run_is_the_slope_after_the_warm_up():
-    start = [soak_video.Sample(number, 10 * number, 0, 90 * number) for number in range(20)]  # warm-up
-    later = [soak_video.Sample(number, 10 * number, 0, 5000 + 70 * number) for number in range(20, 100)]
-    end = [soak_video.Sample(200, 1000, 0, 10**6)]  # when tables are written
-    found, error, settled = soak_video.slope(start + later + end, 1000)
+    start = [soak_video.Sample(number, 1000 * number, 0, 90 * number) for number in range(20)]  # warm-up
+    later = [soak_video.Sample(number, 1000 * number, 0, 5000 + 7000 * number) for number in range(20, 100)]
+    end = [soak_video.Sample(200, 100_000, 0, 10**6)]  # when tables are written
+    found, error, settled = soak_video.slope(start + later + end, 100_000)
     assert found == pytest.approx(7) and error == pytest.approx(0, abs=1e-9) and settled == later
     with pytest.raises(SystemExit, match="Too few samples"):
-        soak_video.slope(start, 1000)
+        soak_video.slope(start, 100_000)
 
 
 def test_frames_poses_and_identities_are_counted_as_they_are_written(tmp_path):
