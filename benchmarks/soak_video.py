@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
         },
         bars,
         notes=[
-            f"The slope is that of a line through the allocated memory after the first {warm_up(args.frames):,} frames. "
+            f"The slope is that of a line through the allocated memory after {warm_up(args.frames):,} frames. "
             "Resident memory also has pages of files. The last row is that of the end, when the tables are written.",
             "TensorFlow keeps compiled kernels for each size of a batch of crops, up to `--batch-size`: with each new "
             "size memory grows by some MB, once. Small batches soon have had all sizes.",
