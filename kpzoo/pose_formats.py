@@ -27,14 +27,21 @@ def to_supervision(poses):
         import supervision
     except ImportError as error:
         raise UserError(f"`to_supervision` needs supervision ({error}). Run `pip install supervision`.") from None
-    data = {"score": poses.scores, "instance": poses.instance, "box_xywh": poses.boxes_xywh}
+    data = {"class_name": np.full(len(poses), "person"), "score": poses.scores}
+    data |= {"instance": poses.instance, "box_xywh": poses.boxes_xywh}
     data |= {} if poses.track_ids is None else {"track_id": poses.track_ids}
-    data |= {} if poses.covariance_xy is None else {"covariance_xy": poses.covariance_xy}
-    xy = np.where(np.isfinite(poses.keypoints_xy), poses.keypoints_xy, 0.0).astype(np.float32)
-    fields = getattr(supervision.KeyPoints, "__dataclass_fields__", {})
-    name = "keypoint_confidence" if "keypoint_confidence" in fields else "confidence"  # renamed in 0.28
-    scores = {name: poses.keypoint_scores.astype(np.float32)}
-    return supervision.KeyPoints(xy=xy, class_id=np.zeros(len(poses), int), data=data, **scores)
+    data |= {} if poses.covariance_xy is None else {"covariance": poses.covariance_xy}  # the name of its annotators
+    known = {"class_id": np.zeros(len(poses), int), "data": data}
+    known["xy"] = np.where(np.isfinite(poses.keypoints_xy), poses.keypoints_xy, 0.0).astype(np.float32)
+    scores = poses.keypoint_scores.astype(np.float32)
+    if "keypoint_confidence" in getattr(supervision.KeyPoints, "__dataclass_fields__", {}):
+        known["detection_confidence"] = poses.scores.astype(np.float32)
+        return supervision.KeyPoints(keypoint_confidence=scores, **known)
+    if len(poses):  # until 0.28
+        return supervision.KeyPoints(confidence=scores, **known)
+    found = supervision.KeyPoints.empty()  # until 0.28, the class refuses other arrays without rows
+    found.data = data
+    return found
 
 
 def to_pandas(poses, image: str | int):
@@ -45,7 +52,9 @@ def to_pandas(poses, image: str | int):
         raise UserError(f"`to_pandas` needs pandas ({error}). Run `pip install pandas`.") from None
     header = poses.csv_header(poses.skeleton, poses.track_ids is not None, poses.covariance_xy is not None)
     table = pandas.DataFrame(poses.to_csv(image), columns=header)
-    return table if "track_id" not in table else table.astype({"track_id": "Int64"})
+    kinds = dict.fromkeys(header, "float64") | {"image": pandas.Series([image]).dtype, "pose": int, "instance": int}
+    kinds |= {"track_id": "Int64"} if "track_id" in table else {}
+    return table.astype(kinds)  # also without rows, which `pandas.concat` looks at
 
 
 def from_coco(rows: Sequence[Mapping], skeleton) -> dict:
@@ -98,7 +107,8 @@ def _covariances(rows: Sequence[Mapping], skeleton) -> np.ndarray:
 
 def upper_triangles(covariance_xy: np.ndarray) -> np.ndarray:
     """Returns (P, K * 3): xx, xy and yy of (P, K, 2, 2) covariances."""
-    return covariance_xy[..., [0, 0, 1], [0, 1, 1]].reshape(len(covariance_xy), -1)
+    num_poses, num_keypoints = covariance_xy.shape[:2]
+    return covariance_xy[..., [0, 0, 1], [0, 1, 1]].reshape(num_poses, 3 * num_keypoints)
 
 
 def _box(row: Mapping, points: np.ndarray) -> Sequence[float]:

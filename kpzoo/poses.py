@@ -195,8 +195,11 @@ class Poses:
         return cls(**pose_formats.from_coco(rows, skeleton))
 
     def to_supervision(self):
-        """Returns `supervision.KeyPoints`, with `score`, `instance`, `box_xywh`, `track_id` and `covariance_xy` as
-        `data`.
+        """Returns `supervision.KeyPoints`, with the class 0, "person".
+
+        Its `data` has `class_name`, `score`, `instance`, `box_xywh`, `track_id` of poses with identities, and
+        `covariance` of poses with covariances, which `supervision.VertexEllipseAreaAnnotator` draws. Keypoints whose
+        position is not finite are (0, 0), which its annotators leave out.
 
         Raises:
             UserError: If supervision is not installed.

@@ -22,6 +22,7 @@ import macs  # noqa: E402
 import measure  # noqa: E402
 import readme  # noqa: E402
 import scaling  # noqa: E402
+import soak_video  # noqa: E402
 
 
 @pytest.fixture
@@ -118,6 +119,29 @@ def test_a_report_is_a_file_that_becomes_a_section(no_peaks, tmp_path, capsys):
     assert "| speed | ≥ 2x | 3x | yes |" in page
     assert "| 1.235 | x |" in page
     assert capsys.readouterr().out.strip() in page
+
+
+def test_the_growth_of_a_video_run_is_the_slope_after_the_warm_up():
+    start = [soak_video.Sample(number, 1000 * number, 0, 90 * number) for number in range(20)]  # warm-up
+    later = [soak_video.Sample(number, 1000 * number, 0, 5000 + 7000 * number) for number in range(20, 100)]
+    end = [soak_video.Sample(200, 100_000, 0, 10**6)]  # when tables are written
+    found, error, settled = soak_video.slope(start + later + end, 100_000)
+    assert found == pytest.approx(7) and error == pytest.approx(0, abs=1e-9) and settled == later
+    with pytest.raises(SystemExit, match="Too few samples"):
+        soak_video.slope(start, 100_000)
+
+
+def test_frames_poses_and_identities_are_counted_as_they_are_written(tmp_path):
+    poses = [[{"keypoints": [], "track_id": 2}], [], [{"keypoints": []}, {"keypoints": [], "track_id": 11}]]
+    rows = [{"file_name": str(number), "poses": one} for number, one in enumerate(poses)]
+    lines = [json.dumps(one, separators=(",", ":")) for one in ({"settings": {}}, *rows, {"state": {"track_id": 20}})]
+    text, counter = ("\n".join(lines) + "\n").encode(), soak_video.Counter(tmp_path / "progress.jsonl")
+    assert counter.read() == 0  # not yet written
+    for piece in (text[:-50], text[-50:]):
+        with counter.path.open("ab") as file:
+            file.write(piece)
+        counter.read()
+    assert (counter.frames, counter.poses, counter.identities) == (3, 3, 11)
 
 
 def test_the_evaluation_benchmark_finds_equal_numbers(no_peaks, capsys):

@@ -369,6 +369,9 @@ def test_poses_keep_covariances_through_json_tables_indices_and_concatenation():
     assert rows[3]["covariance_xy"] is None and len(joined.to_csv(7)[3]) == len(table.columns)
     np.testing.assert_array_equal(Poses.from_coco(rows, COCO17).covariance_xy, joined.covariance_xy)
     assert Poses.concatenate([plain, plain]).covariance_xy is None
+    nobody = poses[poses.scores > 1]  # with covariances of nobody
+    assert nobody.covariance_xy.shape == (0, 17, 2, 2) and nobody.to_coco(7) == nobody.to_csv(7) == []
+    assert list(nobody.to_pandas().columns) == list(table.columns) and nobody.to_pandas().empty
     with pytest.raises(UserError, match="`covariance_xy` of 51 numbers"):
         Poses.from_coco([{**poses.to_coco(7)[0], "covariance_xy": [1.0]}], COCO17)
 

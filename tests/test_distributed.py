@@ -3,6 +3,7 @@
 import functools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -16,6 +17,9 @@ from kpzoo.data import parts
 from kpzoo.distributed import chunks, run
 from kpzoo.distributed.worker import Worker
 from kpzoo.errors import UserError
+from kpzoo.heatmaps import Confidence
+from kpzoo.poses import Poses
+from kpzoo.skeletons import COCO17
 
 OPTIONS = dict(detector="whole", part_size=4, flip=False)
 
@@ -79,6 +83,33 @@ def test_rows_are_those_of_a_predictor_and_bad_pictures_are_rows(photos, tmp_pat
             assert np.abs(found[:, :2] - expected.keypoints_xy[0]).max() < 0.01
     results = json.loads((tmp_path / "out/results.json").read_text("utf-8"))
     assert [one["file_name"] for one in results] == [row["file_name"] for row in rows if not row["problem"]]
+
+
+def test_parts_keep_covariances_of_models_that_have_them(photos, tmp_path):
+    model = kpzoo.build("cpn_lite_tiny", image_hw=(64, 64))
+    model.preset = replace(model.preset, confidence=Confidence(1.3, (1.5, 1.0, 0.5)))
+    kpzoo.distributed.predict(photos, tmp_path / "out", model=lambda: model, coco_json=True, **OPTIONS)
+    predictor = kpzoo.Predictor(model, detector="whole", flip=False)
+    results = json.loads((tmp_path / "out/results.json").read_text("utf-8"))
+    rows = [row for row in kpzoo.distributed.read_rows(tmp_path / "out") if not row["problem"]]
+    assert len(rows) == len(results) == 9
+    for row, result in zip(rows, results, strict=True):
+        found, expected = Poses.from_coco(row["poses"], COCO17), predictor(photos / row["file_name"])
+        np.testing.assert_allclose(found.covariance_xy, expected.covariance_xy, rtol=1e-3)
+        assert result["covariance_xy"] == row["poses"][0]["covariance_xy"]
+
+
+def test_parts_say_which_covariances_are_unknown(tmp_path):
+    pose = {"keypoints": [1.0, 2.0, 0.5] * 17, "score": 0.5, "instance": 0, "box_image_xywh": [0.0, 1.0, 2.0, 3.0]}
+    poses = [{**pose, "covariance_xy": [4.0, 1.0, 9.0] * 17}, {**pose, "covariance_xy": None}, pose]
+    picture = {"file_name": "a.jpg", "problem": None, "height": 4, "width": 5}
+    path = str(tmp_path / parts.part_name(0))
+    parts.write_part(path, [{**picture, "poses": poses}, {**picture, "poses": [pose]}], {})
+    crowd, one = parts.read_rows(path)
+    found = Poses.from_coco(crowd["poses"], COCO17)
+    assert found.covariance_xy[0, 3].tolist() == [[4, 1], [1, 9]] and np.isnan(found.covariance_xy[1:]).all()
+    assert one == {**picture, "poses": [pose]} and Poses.from_coco(one["poses"], COCO17).covariance_xy is None
+    assert list(parts.results_of([crowd]))[1:] == 2 * [{"file_name": "a.jpg", "category_id": 1, **pose}]
 
 
 def test_a_stopped_run_goes_on_and_changed_or_damaged_parts_are_written_again(photos, tmp_path, monkeypatch):

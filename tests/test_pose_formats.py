@@ -101,17 +101,47 @@ def test_openpose_files_have_25_keypoints_in_its_order():
         Poses.empty(face).to_openpose()
 
 
+def with_covariances(poses: Poses) -> Poses:
+    return Poses(**{**vars(poses), "covariance_xy": np.tile(9 * np.eye(2), (len(poses), 17, 1, 1))})
+
+
 def test_supervision_gets_what_its_class_takes(monkeypatch):
-    """By a stand-in with the fields that both generations of the class have."""
-    for name in ("confidence", "keypoint_confidence"):
+    """By a stand-in with the fields of both generations of the class. The older takes no arrays without rows."""
+    for name, more in (("confidence", {}), ("keypoint_confidence", {"detection_confidence": 0})):
         module = ModuleType("supervision")
-        module.KeyPoints = type("KeyPoints", (SimpleNamespace,), {"__dataclass_fields__": {"xy": 0, name: 0}})
+        module.KeyPoints = type("KeyPoints", (SimpleNamespace,), {"__dataclass_fields__": {"xy": 0, name: 0, **more}})
+        module.KeyPoints.empty = classmethod(lambda cls: cls(xy=np.empty((0, 0, 2), np.float32)))
         monkeypatch.setitem(sys.modules, "supervision", module)
-        poses = with_identities(some_poses(), [4, -1, 2])
+        poses = with_covariances(with_identities(some_poses(), [4, -1, 2]))
         found = poses.to_supervision()
         np.testing.assert_allclose(found.xy, poses.keypoints_xy, rtol=1e-6)
         np.testing.assert_allclose(getattr(found, name), poses.keypoint_scores, rtol=1e-6)
         assert found.data["track_id"].tolist() == [4, -1, 2] and found.class_id.tolist() == [0, 0, 0]
+        np.testing.assert_array_equal(found.data["covariance"], poses.covariance_xy)
+        if more:
+            np.testing.assert_allclose(found.detection_confidence, poses.scores, rtol=1e-6)
+        nobody = poses[[]].to_supervision()
+        assert nobody.xy.shape == (0, 17 if more else 0, 2) and nobody.data.keys() == found.data.keys()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("tracked", [False, True])
+def test_supervision_draws_and_selects_poses(count, tracked):
+    sv = pytest.importorskip("supervision", minversion="0.29")
+    poses = with_covariances(some_poses(count))
+    poses = with_identities(poses, np.arange(count)) if tracked else poses
+    poses.keypoints_xy[:, 0] = np.nan
+    found, photo = poses.to_supervision(), np.full((100, 100, 3), 128, np.uint8)
+    edges = [tuple(COCO17.keypoints.index(name) + 1 for name in link) for link in COCO17.links]
+    annotators = [sv.VertexAnnotator(), sv.EdgeAnnotator(edges=edges), sv.VertexLabelAnnotator()]
+    annotators += [sv.VertexEllipseAreaAnnotator(), sv.VertexEllipseOutlineAnnotator(), sv.VertexEllipseHaloAnnotator()]
+    for annotator in annotators:
+        assert (annotator.annotate(photo.copy(), found) != photo).any() == (count > 0)
+    boxes = found.as_detections()
+    assert len(boxes) == count and (boxes.xyxy > 0).all()
+    np.testing.assert_allclose(boxes.confidence, poses.scores, rtol=1e-6)
+    first = found[np.arange(count) < 1]
+    assert len(first) == min(count, 1) and first.data["covariance"].shape == (len(first), 17, 2, 2)
 
 
 @pytest.mark.parametrize("name", ["supervision", "pandas"])
@@ -129,3 +159,6 @@ def test_pandas_tables_have_the_columns_of_csv_files():
     assert list(table.columns) == Poses.csv_header(COCO17, tracked=True) and len(table) == 3
     assert table["track_id"].tolist()[::2] == [4, 2] and pandas.isna(table["track_id"][1])
     assert "track_id" not in some_poses().to_pandas()
+    for image in ("a.jpg", 7):
+        kinds = poses.to_pandas(image).dtypes
+        assert poses[[]].to_pandas(image).dtypes.equals(kinds) and kinds["nose_x"] == "float64"

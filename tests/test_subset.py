@@ -7,6 +7,7 @@ from conftest import SHARED
 
 import kpzoo
 from kpzoo import cli
+from kpzoo.data.coco import training_persons
 from kpzoo.data.subset import crowded_images
 from kpzoo.scenes import write_drawn
 
@@ -53,7 +54,7 @@ def test_crowds_and_unlabelled_people_do_not_count(drawn, tmp_path):
         row.update({"iscrowd": 1} if row["id"] % 2 else {"keypoints": [0] * 51, "num_keypoints": 0})
     (tmp_path / "val.json").write_text(json.dumps(content))
     data = kpzoo.data.load(annotations=tmp_path / "val.json", images=drawn / "images/val")
-    assert len(crowded_images(data, 0.0)) == 0
+    assert len(crowded_images(training_persons(data.annotations), 0.0)) == 0
 
 
 def test_a_subset_of_nothing_and_a_used_folder_are_refused(drawn, tmp_path, capsys):
@@ -71,4 +72,4 @@ def test_a_subset_of_nothing_and_a_used_folder_are_refused(drawn, tmp_path, caps
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the reference data beside the project")
 def test_crowds_of_real_photos_are_found():
     data = kpzoo.data.load(SHARED / "data/coco_people", "val")
-    assert len(crowded_images(data, 0.3)) == 22
+    assert len(crowded_images(training_persons(data.annotations), 0.3)) == 22

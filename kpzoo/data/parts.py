@@ -6,6 +6,7 @@
 | `problem` | string | why it could not be read; null for pictures that were |
 | `height`, `width` | int32 | pixels; null with a problem |
 | `poses` | list of structs | `keypoints` [x, y, score] * K float32, `score`, `instance`, `box_image_xywh`; best first |
+| | | `covariance_xy` [xx, xy, yy] * K float32; null if the model has no `preset.confidence` |
 
 A part is written whole. The metadata `kpzoo` of its schema has the digest of its pictures and settings, and its counts.
 """
@@ -78,6 +79,8 @@ def is_parts(path: str | Path) -> bool:
 def read_rows(path: str | Path) -> Iterator[dict]:
     """Yields the rows of a part, or of all parts in a folder, local or in a store.
 
+    Poses are dicts as those of `Poses.to_coco`, which have `covariance_xy` only if it is known.
+
     Raises:
         UserError: If there is no part, or one is damaged.
     """
@@ -93,7 +96,11 @@ def read_rows(path: str | Path) -> Iterator[dict]:
         except (ValueError, arrow.ArrowException) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{one!r} is not a part of kpzoo: {reason}") from None
-        yield from table.to_pylist()
+        for row in table.to_pylist():
+            for pose in row["poses"]:
+                if pose["covariance_xy"] is None:
+                    del pose["covariance_xy"]
+            yield row
 
 
 def results_of(rows: Iterable[dict]) -> Iterator[dict]:
@@ -109,6 +116,7 @@ def _schema(arrow):
         ("score", arrow.float32()),
         ("instance", arrow.int32()),
         ("box_image_xywh", arrow.list_(arrow.float32())),
+        ("covariance_xy", arrow.list_(arrow.float32())),
     ]
     columns = [("file_name", arrow.string()), ("problem", arrow.string())]
     columns += [("height", arrow.int32()), ("width", arrow.int32()), ("poses", arrow.list_(arrow.struct(pose)))]

@@ -1,5 +1,6 @@
 """Subsets of a data set by a rule, such as the images in which people overlap."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,12 +22,13 @@ class Subset(NamedTuple):
     num_people: int
 
 
-def crowded_images(data: PoseData, min_iou: float) -> np.ndarray:
-    """Returns the sorted ids of the images with two labelled people whose boxes overlap by `min_iou` or more.
+def crowded_images(persons: Mapping[str, np.ndarray], min_iou: float) -> np.ndarray:
+    """Returns the sorted ids of the images with two people whose boxes overlap by `min_iou` or more.
 
-    Labelled people are those that can be trained on: no crowds, with a box and a keypoint in the image.
+    Args:
+        persons: What `coco.training_persons` returns: no crowds, with a box and a keypoint in the image.
+        min_iou: IoU of two boxes.
     """
-    persons = training_persons(data.annotations)
     ids, boxes = persons["image_ids"], persons["boxes_image_xywh"]
     kept = []
     for image_id in np.unique(ids):
@@ -37,9 +39,10 @@ def crowded_images(data: PoseData, min_iou: float) -> np.ndarray:
 
 
 def write_subset(data: PoseData, folder: str | Path, *, min_iou: float) -> tuple[Path, Subset]:
-    """Writes the annotations of `crowded_images`, and a link to the image folder.
+    """Writes the annotations of the images with two labelled people that overlap, and a link to the image folder.
 
-    All annotations of these images are kept as they are, also of people without labels.
+    Labelled people are those that can be trained on: no crowds, with a box and a keypoint in the image. All annotations
+    of these images are kept as they are, also of people without labels.
 
     Args:
         data: Data set, see `kpzoo.data.load`.
@@ -54,7 +57,8 @@ def write_subset(data: PoseData, folder: str | Path, *, min_iou: float) -> tuple
     """
     path = Path(data.annotations.path)
     check_unused(folder, path)
-    kept = crowded_images(data, min_iou)
+    persons = training_persons(data.annotations)
+    kept = crowded_images(persons, min_iou)
     if not len(kept):
         raise UserError(f"{path} has no image with two labelled people whose boxes overlap by {min_iou} or more.")
     content, wanted = read_json(path), set(kept.tolist())
@@ -63,7 +67,6 @@ def write_subset(data: PoseData, folder: str | Path, *, min_iou: float) -> tuple
     content["annotations"] = [row for row in rows["annotations"] if row["image_id"] in wanted]
     info = content.get("info") if isinstance(content.get("info"), dict) else {}
     content["info"] = {**info, "subset": f"images with two labelled people whose boxes overlap by {min_iou} or more"}
-    persons = training_persons(data.annotations)
     num_people = int(np.isin(persons["image_ids"], kept).sum())
     found = Subset(len(content["images"]), len(rows["images"]), num_people)
     return write_linked(folder, path, content, data.image_folder), found

@@ -155,6 +155,6 @@ def _row(one) -> dict:
     picture = one.picture
     problem = None if picture.problem is None else getattr(picture.problem, "reason", str(picture.problem))
     height, width = (None, None) if picture.image is None else picture.image.shape[:2]
-    keys = ("keypoints", "score", "instance", "box_image_xywh")
-    poses = [{key: pose[key] for key in keys} for pose in one.poses.to_coco(picture.image_id)]
+    keys = ("keypoints", "score", "instance", "box_image_xywh", "covariance_xy")
+    poses = [{key: pose.get(key) for key in keys} for pose in one.poses.to_coco(picture.image_id)]
     return {"file_name": picture.name, "problem": problem, "height": height, "width": width, "poses": poses}
