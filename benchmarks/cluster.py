@@ -27,7 +27,8 @@ import numpy as np
 
 PART_SIZE = 32
 MODEL = "cpn_nano"
-NODE = ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
+NODE = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
+NODE += ["--object-store-memory=100000000", "--disable-usage-stats"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -122,7 +123,7 @@ def node(core: int, address: str | None = None):
     port = _free_port()
     place = [f"--address={address}"] if address else ["--head", f"--port={port}", "--include-dashboard=false"]
     process = subprocess.Popen(
-        ["taskset", "-c", str(core), str(Path(sys.executable).with_name(NODE[0])), *NODE[1:], *place],
+        ["taskset", "-c", str(core), *NODE, *place],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
