@@ -50,7 +50,7 @@ WITHOUT_TENSORFLOW += [
     "data.coco",
 ]
 WITHOUT_TENSORFLOW += ["data.results", "data.files", "scenes.drawn", "scenes.composed", "evaluation.scoring"]
-WITHOUT_TENSORFLOW += ["distributed.run", "distributed.worker", "stores", "data.parts"]
+WITHOUT_TENSORFLOW += ["distributed.run", "distributed.worker", "distributed.serving", "stores", "data.parts"]
 WITHOUT_TENSORFLOW += ["scenes.drawn_video", "evaluation.identities", "inference.tracking", "inference.smoothing"]
 
 
@@ -150,7 +150,7 @@ COMMANDS = [
     "data convert",
     "data stats",
 ]
-COMMANDS += ["train", "evaluate", "predict", "export", "convert", "doctor", "summary", "weights"]
+COMMANDS += ["train", "evaluate", "predict", "export", "serve", "convert", "doctor", "summary", "weights"]
 COMMANDS += [f"weights {part}" for part in ("list", "fetch", "verify", "clear")]
 
 

@@ -27,13 +27,14 @@ def imported():
 
 
 @contextmanager
-def connected(address: str, workers: int, num_cpus: float):
+def connected(address: str, workers: int, num_cpus: float, metrics_port: int | None = None):
     """Connects to a cluster, starts one on this machine, or uses the connection that the program has.
 
     Args:
         address: "auto" for the cluster that this machine belongs to, or one of its own if there is none; "local" for
             one of its own; or the address of a cluster.
         workers, num_cpus: The CPUs that a cluster of its own offers are at least those that they need.
+        metrics_port: Of the metrics of a cluster of its own; None for any.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = imported()
@@ -50,7 +51,8 @@ def connected(address: str, workers: int, num_cpus: float):
             if address not in (AUTO, LOCAL):
                 raise UserError(f"No Ray cluster answers at {address!r}: {error}.") from None
             needed = max(os.cpu_count() or 1, int(-(-workers * num_cpus // 1)))
-            ray.init("local", num_cpus=needed, include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
+            own = dict(num_cpus=needed, include_dashboard=False, object_store_memory=STORE_BYTES)
+            ray.init("local", **own, _metrics_export_port=metrics_port, **quiet)
         yield ray
     finally:
         ray.shutdown()
