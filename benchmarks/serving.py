@@ -15,6 +15,7 @@ import json
 import os
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -122,7 +123,7 @@ def pictures(folder: Path) -> list[tuple[bytes, list]]:
     kpzoo.scenes.write_drawn(folder, NUM_PICTURES, split="val", seed=7)
     data = kpzoo.data.load(folder, "val")
     found: dict[str, list] = {}
-    persons = data.persons
+    persons = data.annotations.persons
     for path, box in zip(data.image_paths(persons.image_ids), persons.boxes_image_xywh, strict=True):
         found.setdefault(path, []).append(box.tolist())
     return [(Path(path).read_bytes(), boxes) for path, boxes in found.items()]
@@ -139,10 +140,16 @@ def is_right(answer: bytes, expected: np.ndarray) -> bool:
     return found.shape == expected.shape and np.abs(found - expected).max() <= 0.01
 
 
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
 @contextmanager
-def server(folder: Path, port: int):
+def server(folder: Path):
     """Context manager that runs `kpzoo serve`, and yields its process and its URL."""
-    command = [sys.executable, "-m", "kpzoo.cli", "serve", str(folder), "--port", str(port)]
+    command = [sys.executable, "-m", "kpzoo.cli", "serve", str(folder), "--port", str(free_port())]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = process.stdout.readline().strip()
@@ -232,8 +239,9 @@ class Load:
 def run(folder: Path, args) -> int:
     import kpzoo
     from kpzoo.distributed.serving import MAX_BYTES
+    from kpzoo.inference.predictor import as_model
 
-    model = kpzoo.build(MODEL, weights=next(tag for tag in kpzoo.list_weights() if tag.startswith(f"{MODEL}.")))
+    model = as_model(MODEL)
     saved = kpzoo.export.to_savedmodel(model, folder / "model/1")
     found = pictures(folder / "data")
     good = []
@@ -243,7 +251,7 @@ def run(folder: Path, args) -> int:
         good.append((body_of(contents, boxes, flip), poses.keypoints_xy))
     alone = own_time(saved, found)
     bad = hostile(good[0][0], MAX_BYTES)
-    with server(saved, args.port) as (process, url):
+    with server(saved) as (process, url):
         Load(url, good, bad).run(max(100, args.count // 100), seed=0)  # warms up
         memory: list[tuple[float, dict]] = []
         full, half = Load(url, good, bad), Load(url, good, bad)
@@ -303,7 +311,6 @@ def own_time(saved: Path, found: list[tuple[bytes, list]]) -> dict:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=50_000, help="requests at full load; a tenth at half load")
-    parser.add_argument("--port", type=int, default=8501, help="port of the server")
     parser.add_argument("--write", action="store_true", help="write results/serving.json")
     args = parser.parse_args(argv)
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
