@@ -234,6 +234,7 @@ def page() -> str:
     )
     spent, title = stages(fed, predicted, detected), next(iter(predicted["tables"]))
     people = counted(title, "boxes") / counted(title, "images")
+    predicting, total = clusters(spent, people), sum(row["core ms of a picture"] for row in spent)
     table = feeding(found["tables"][DRAWN], fed["tables"]["Samples per second"])
     lines = arithmetic({row["crop"]: row[RATE] for row in table})
     cores = f"cores to feed {HOST_GPUS} GPUs"
@@ -250,9 +251,10 @@ def page() -> str:
         arithmetic=measure.table(lines), fewest=min(needed), most=max(needed), hungriest=hungriest["model"],
         busiest=slowest_network["model"], busiest_ms=slowest_network["ms of the network"],
         busiest_step=slowest_network["ms of a step"], alone=alone, both=both, cores=machine["cores"],
-        predictions=measure.table(spent), clusters=measure.table(clusters(spent, people)), pictures=f"{NUM_PICTURES:,}",
+        predictions=measure.table(spent), clusters=measure.table(predicting), pictures=f"{NUM_PICTURES:,}",
         node_gbit=f"{NODE_GBIT:g}", kb=f"{PICTURE_KB:g}", gets=f"{STORE_GETS:,.0f}", people=f"{people:g}",
-        around=f"{spent[0]['core ms of a picture'] + spent[2]['core ms of a picture']:.3g}",
+        share=round(100 * (spent[1]["core ms of a picture"] + spent[3]["core ms of a picture"]) / total),
+        limiting="; ".join(f"{line['nodes']} are limited by the {line['limited by']}" for line in predicting),
         predicting_cpu=predicted["machine"]["cpu"], per_million=f"{1e6 * PICTURE_KB / 1e6:g}",
         queries=" and ".join(f"{times:g} queries of `{name}`" for name, times in TWO_QUERIES.items()),
     )  # fmt: skip
