@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -117,6 +118,15 @@ def test_folders_that_are_no_model_are_refused(tmp_path, capsys):
         serving.description(tmp_path)
     assert cli.main(["serve", str(tmp_path)]) == 2
     assert "Write it with `kpzoo export" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told(saved):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="Cannot listen on 127.0.0.1:.*Use another `port=`"):
+            with serving.served(saved, port=taken.getsockname()[1]):
+                pass
 
 
 def test_ray_serves_and_answers_what_it_accepted(model, saved):

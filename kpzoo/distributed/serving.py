@@ -5,6 +5,7 @@ import base64
 import json
 import math
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ def served(
     folder = os.path.abspath(Path(folder).expanduser())
     name = name or description(folder)["model"]
     serve = _imported()
+    if ray == ray_run.LOCAL:
+        _check_free(host, port)
     with ray_run.connected(ray, replicas, num_cpus, metrics_port):
         application = serve.deployment(
             num_replicas=replicas,
@@ -121,15 +124,29 @@ def served(
             graceful_shutdown_timeout_s=TIMEOUT_SECONDS,
         )(Replica).bind(folder, name, limits or Limits(), max(1, round(num_cpus)))
         http = {"host": host, "port": port, "request_timeout_s": TIMEOUT_SECONDS}
-        quiet = {"log_level": "ERROR", "enable_access_log": False}
         try:
-            serve.start(http_options=http, logging_config=quiet)
-            serve.run(application, name=name, route_prefix=PREFIX, logging_config=quiet)
+            _start(serve, application, name, http)
             yield f"http://{host}:{port}{PREFIX}/{name}"
-        except RuntimeError as error:
-            raise UserError(f"The server did not start: {str(error).strip().splitlines()[-1]}") from None
         finally:
             serve.shutdown()
+
+
+def _start(serve, application, name: str, http: dict) -> None:
+    quiet = {"log_level": "ERROR", "enable_access_log": False}
+    try:
+        serve.start(http_options=http, logging_config=quiet)
+        serve.run(application, name=name, route_prefix=PREFIX, logging_config=quiet)
+    except RuntimeError as error:
+        raise UserError(f"The server did not start: {str(error).strip().splitlines()[-1]}") from None
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind((host, port))
+        except OSError as error:
+            raise UserError(f"Cannot listen on {host}:{port}: {error.strerror}. Use another `port=`.") from None
 
 
 def description(folder: str | Path) -> dict:
