@@ -5,6 +5,7 @@ import base64
 import json
 import math
 import os
+import re
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from kpzoo.distributed.worker import limit_threads
 from kpzoo.errors import UserError
 
 PREFIX = "/v1/models"
+NAME = re.compile(r"[A-Za-z0-9._-]+")
 SIGNATURE, BATCHES = "predict_image", "predict_images"
 DESCRIPTION = "assets.extra/kpzoo.json"
 CROPS = 32  # of a batch, and boxes of a request
@@ -111,7 +113,10 @@ def served(
     http://127.0.0.1:8501/v1/models/cpn_lite0
     """
     folder = os.path.abspath(Path(folder).expanduser())
-    name = name or description(folder)["model"]
+    described = description(folder)
+    name = name or described["model"]
+    if not NAME.fullmatch(name):
+        raise UserError(f"The name of a model has letters, digits, '.', '_' and '-'. Received: `name={name}`.")
     serve = _imported()
     if ray == ray_run.LOCAL:
         _check_free(host, port)
@@ -128,7 +133,7 @@ def served(
             _start(serve, application, name, http)
             yield f"http://{host}:{port}{PREFIX}/{name}"
         finally:
-            serve.shutdown()
+            serve.delete(name)  # other applications of a cluster stay
 
 
 def _start(serve, application, name: str, http: dict) -> None:
