@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import logging
 import math
 import os
 import re
@@ -138,6 +139,7 @@ def served(
 
 def _start(serve, application, name: str, http: dict) -> None:
     quiet = {"log_level": "ERROR", "enable_access_log": False}
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     try:
         serve.start(http_options=http, logging_config=quiet)
         serve.run(application, name=name, route_prefix=PREFIX, logging_config=quiet)
