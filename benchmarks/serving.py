@@ -22,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -33,6 +34,7 @@ MODEL = "cpn_nano"
 HOSTILE = 0.01  # of the requests
 CLIENTS = 16  # requests at a time
 NUM_PICTURES = 40
+IN_FLIGHT_SECONDS = 0.3  # between requests and the end of the server
 SETTLED = 0.2  # of the requests, after which the memory is compared
 
 
@@ -149,7 +151,8 @@ def free_port() -> int:
 @contextmanager
 def server(folder: Path):
     """Context manager that runs `kpzoo serve`, and yields its process and its URL."""
-    command = [sys.executable, "-m", "kpzoo.cli", "serve", str(folder), "--port", str(free_port())]
+    command = [sys.executable, "-c", "import sys; from kpzoo import cli; sys.exit(cli.main())"]
+    command += ["serve", str(folder), "--port", str(free_port())]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         url = process.stdout.readline().strip()
@@ -157,7 +160,8 @@ def server(folder: Path):
             raise SystemExit("The server did not start.")
         yield process, url
     finally:
-        process.send_signal(signal.SIGTERM)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
         process.wait(180)
 
 
@@ -260,6 +264,7 @@ def run(folder: Path, args) -> int:
         half.run(max(100, args.count // 10), seed=2, per_second=rate / 2)
         memory.append((1.0, memory_mb(process)))
         lives = Client(url)("GET", "", b"")[0] == 200 and process.poll() is None
+        missing = unanswered(process, url, good)
     settled = next(sum(each.values()) for part, each in memory if part >= SETTLED)
     grown = max(sum(each.values()) for part, each in memory if part >= SETTLED) - settled
     counts = full.counts + half.counts
@@ -272,6 +277,8 @@ def run(folder: Path, args) -> int:
     bars = [
         measure.bar("wrong or missing answers", wrong, at_most=0),
         measure.bar("the server lives", int(lives), at_least=1),
+        measure.bar("requests without an answer when it is stopped", missing, at_most=0),
+        measure.bar("exit code of the server", process.returncode, at_most=0),
         measure.bar("memory grown", grown, at_most=50, unit=" MB"),
         measure.bar("p99 at half load over the model's own time", table[1]["p99 ms"] / alone["p99 ms"], at_most=3),
     ]
@@ -286,7 +293,19 @@ def run(folder: Path, args) -> int:
         notes=[f"{HOSTILE:.0%} of the requests are hostile, of {len(bad)} kinds. Clients and server share the cores."],
         folder=measure.RESULTS if args.write else None,
     )
-    return int(wrong > 0 or not lives)
+    return int(wrong > 0 or missing > 0 or not lives)
+
+
+def unanswered(process: subprocess.Popen, url: str, good: list[tuple[bytes, np.ndarray]]) -> int:
+    """Returns how many of `CLIENTS` requests get no right answer if the server is stopped while it has them."""
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        sent = [pool.submit(Client(url), "POST", ":predict", body) for body, _ in good[:CLIENTS]]
+        time.sleep(IN_FLIGHT_SECONDS)
+        process.send_signal(signal.SIGTERM)
+        answers = [one.result() for one in sent]
+    process.wait(180)
+    pairs = zip(answers, good, strict=False)
+    return sum(status != 200 or not is_right(answer, expected) for (status, answer), (_, expected) in pairs)
 
 
 def own_time(saved: Path, found: list[tuple[bytes, list]]) -> dict:

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +44,8 @@ def connected(address: str, workers: int, num_cpus: float, metrics_port: int | N
         yield ray
         return
     quiet = dict(logging_level="warning", log_to_driver=False)
+    on_main = threading.current_thread() is threading.main_thread()
+    on_termination = signal.getsignal(signal.SIGTERM)
     try:
         try:
             if address == LOCAL:
@@ -53,6 +57,8 @@ def connected(address: str, workers: int, num_cpus: float, metrics_port: int | N
             needed = max(os.cpu_count() or 1, int(-(-workers * num_cpus // 1)))
             own = dict(num_cpus=needed, include_dashboard=False, object_store_memory=STORE_BYTES)
             ray.init("local", **own, _metrics_export_port=metrics_port, **quiet)
+        if on_main:  # Ray has replaced what the program does
+            signal.signal(signal.SIGTERM, on_termination)
         yield ray
     finally:
         ray.shutdown()
