@@ -254,7 +254,6 @@ def page() -> str:
         predictions=measure.table(spent), clusters=measure.table(predicting), pictures=f"{NUM_PICTURES:,}",
         node_gbit=f"{NODE_GBIT:g}", kb=f"{PICTURE_KB:g}", gets=f"{STORE_GETS:,.0f}", people=f"{people:g}",
         share=round(100 * (spent[1]["core ms of a picture"] + spent[3]["core ms of a picture"]) / total),
-        limiting="; ".join(f"{line['nodes']} are limited by the {line['limited by']}" for line in predicting),
         predicting_cpu=predicted["machine"]["cpu"], per_million=f"{1e6 * PICTURE_KB / 1e6:g}",
         queries=" and ".join(f"{times:g} queries of `{name}`" for name, times in TWO_QUERIES.items()),
     )  # fmt: skip
