@@ -173,6 +173,10 @@ def other_hosts_needed() -> Iterator[None]:
     """Context manager in which the loss of another host is an error of the user, told in a line."""
     try:
         yield
+    except tf.errors.InvalidArgumentError as error:
+        if hosts()[1] == 1 or "Collective ops is aborted" not in error.message:
+            raise
+        raise UserError("The hosts have built different networks. Start the same command on all hosts.") from None
     except LOST as error:
         if hosts()[1] == 1:
             raise
