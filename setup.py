@@ -14,7 +14,7 @@ ONNX = ["tf2onnx>=1.17", "onnx>=1.16", "onnxruntime>=1.20"]
 CONVERT = ["pyyaml>=6"]
 PARTS = ["pyarrow>=16"]
 S3 = [*PARTS, "s3fs>=2025.2", "aiohttp>=3.9"]
-RAY = [*PARTS, "ray[data]>=2.51,<2.64"]
+RAY = [*PARTS, "ray[data,serve]>=2.51,<2.64"]
 
 setup(
     name="kpzoo",

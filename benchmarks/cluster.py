@@ -27,7 +27,12 @@ import numpy as np
 
 PART_SIZE = 32
 MODEL = "cpn_lite0"
-NODE = ["ray", "start", "--block", "--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats"]
+NODE = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=1"]
+NODE += ["--object-store-memory=100000000", "--disable-usage-stats"]
+AGENT_PORTS = ("dashboard-agent-grpc-port", "dashboard-agent-listen-port", "runtime-env-agent-port")
+AGENT_PORTS += ("metrics-export-port",)  # a node gives up after 15 s of waiting for ports that its agents choose
+START_SECONDS = 300  # of all nodes on busy cores
+STARTS = 3  # of a node
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(child(*args.child)))
         return 0
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # of these nodes and drivers
+    os.environ["RAY_agent_register_timeout_ms"] = str(1000 * START_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         return run(Path(folder), args)
 
@@ -102,6 +108,7 @@ def predicted(folder: Path, name: str, nodes: int, kill: random.Random | None = 
             stack.enter_context(node(core, address))
         out = folder / name
         process = started(0, "predict", str(folder / "pictures"), str(out), address, str(nodes))
+        stack.callback(process.kill)
         if kill:
             kill_a_worker(out, kill, process)
         text, _ = process.communicate()
@@ -119,39 +126,51 @@ def started(core: int, *arguments: str) -> subprocess.Popen:
 @contextmanager
 def node(core: int, address: str | None = None):
     """Context manager that runs a Ray node on a core, the head if there is no address, and yields the address."""
-    port = _free_port()
+    port, *agents = _free_ports(1 + len(AGENT_PORTS))
     place = [f"--address={address}"] if address else ["--head", f"--port={port}", "--include-dashboard=false"]
-    process = subprocess.Popen(
-        ["taskset", "-c", str(core), str(Path(sys.executable).with_name(NODE[0])), *NODE[1:], *place],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    place += [f"--{name}={number}" for name, number in zip(AGENT_PORTS, agents, strict=True)]
+    process = _started_node(["taskset", "-c", str(core), *NODE, *place])
     try:
-        if not address:
-            _wait_for(port, process)
-        else:
-            time.sleep(10)  # until it has joined; the first parts do not count
         yield address or f"127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(60)
 
 
-def _free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
+def _started_node(command: list[str]) -> subprocess.Popen:
+    """Returns the process of a node that runs. Ray gives up after half a minute, too soon for busy cores."""
+    for _ in range(STARTS):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        if any("Ray runtime started" in line for line in process.stdout):
+            return process
+        process.wait()
+    raise SystemExit(f"A Ray node did not start, {STARTS} times.")
 
 
-def _wait_for(port: int, process: subprocess.Popen, seconds: float = 120) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until and process.poll() is None:
-        with socket.socket() as one:
-            if one.connect_ex(("127.0.0.1", port)) == 0:
-                time.sleep(5)  # the rest of the node
-                return
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def joined(address: str, nodes: int) -> None:
+    """Connects to a cluster and waits until its nodes are there."""
+    import ray
+
+    until = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            ray.init(address, ignore_reinit_error=True, logging_level="error", log_to_driver=False)
+            found = ray.cluster_resources().get("CPU", 0)
+        except ConnectionError:  # the head is not complete
+            found = 0
+        if found >= nodes:
+            return
+        if time.monotonic() > until:
+            raise SystemExit(f"Only {found:g} of {nodes} Ray nodes started.")
         time.sleep(0.5)
-    raise SystemExit("The Ray node did not start.")
 
 
 def kill_a_worker(out: Path, rng: random.Random, process: subprocess.Popen) -> None:
@@ -161,11 +180,19 @@ def kill_a_worker(out: Path, rng: random.Random, process: subprocess.Popen) -> N
     while process.poll() is None and not list(out.glob("parts/*.parquet")):
         time.sleep(0.2)
     time.sleep(rng.uniform(0, 3))
-    own = {child.pid for child in psutil.Process().children(recursive=True)}
-    workers = [one for one in map(psutil.Process, own) if "MapWorker" in " ".join(one.cmdline())]
+    workers = [one for one in psutil.Process().children(recursive=True) if _is_worker(one)]
     if not workers or process.poll() is not None:
         raise SystemExit("The run ended before a worker was killed. Use more pictures.")
     rng.choice(workers).kill()
+
+
+def _is_worker(process) -> bool:
+    import psutil
+
+    try:
+        return "MapWorker" in " ".join(process.cmdline())
+    except psutil.Error:  # it has ended
+        return False
 
 
 def steady_speed(out: Path, workers: int) -> float:
@@ -208,6 +235,7 @@ def child(what: str, source: str, *rest: str) -> dict:
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     import kpzoo
 
+    joined(address, int(workers))
     kpzoo.distributed.predict(
         source, out, model=MODEL, detector="whole", ray=address, workers=int(workers), part_size=PART_SIZE
     )

@@ -9,6 +9,7 @@ The speed for photos is that of results/input_pipeline.json.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import measure
 
 PAGE = Path(__file__).parents[1] / "docs/scaling.md"
 TEXT = Path(__file__).parent / "scaling.md.template"
-RESULTS, INPUT = "scaling", "input_pipeline"
+RESULTS, INPUT, PREDICTION, DETECTION = "scaling", "input_pipeline", "end_to_end", "detector"
 DRAWN, RATE = "Training crops that one core makes", "crops/s of a core"
 PHOTO_HW = (480, 640)  # as most of COCO's
 BATCH_SIZE = 32
@@ -31,6 +32,13 @@ NETWORK_GBIT = 100.0  # between hosts
 BACKWARD = 2.0  # a step is a forward pass and a backward pass of twice its work
 COCO_PERSONS = 149_813  # of train2017 with keypoints, an epoch of HRNet's and MIPNet's recipes
 CPN_EPOCH = 60_000  # crops, recipes/cpn.py
+NUM_PICTURES = 10_000_000  # to predict, of a size as those of input_pipeline.json
+NODES = (8, 64)
+NODE_CORES = 16
+NODE_GBIT = 10.0  # of a node, to the store
+PICTURE_KB = 200.0
+STORE_GETS = 5500.0  # per second and prefix, what Amazon documents for S3
+POSES, DETECTOR = "cpn_res50", "person_fpn_lite0"  # of these files, in float32, with the flip test
 
 MODELS = {  # size, crops in an epoch, epochs: those of the recipes
     "cpn_res50": ("256x192", CPN_EPOCH, 350),
@@ -41,6 +49,9 @@ MODELS = {  # size, crops in an epoch, epochs: those of the recipes
     "mipnet_hrnet_w48": ("384x288", COCO_PERSONS, 110),
 }
 TWO_QUERIES = {"mipnet_res50": 1.67, "mipnet_hrnet_w48": 1.42}  # over one: `macs.bound`, for trainings ask for two
+
+STAGES = ("read the file", "decode all of the JPEG")
+LIMITS = ("cores", "GPUs", "network", "store")
 
 
 def input_rate(image_hw: tuple[int, int]) -> float:
@@ -149,9 +160,81 @@ def feeding(drawn: list[dict], samples: list[dict]) -> list[dict]:
     ]
 
 
+def milliseconds(rows: list[dict], name: str) -> float:
+    """Returns the median of the row whose first column begins with a name."""
+    row = next(row for row in rows if next(iter(row.values())).startswith(name))
+    return float(next(value for key, value in row.items() if key.endswith("(middle half)")).split()[0])
+
+
+def counted(title: str, what: str) -> int:
+    """Returns the number before a word in the title of a table."""
+    return int(re.search(rf"(\d+) {what}", title)[1])
+
+
+def stages(fed: dict, predicted: dict, detected: dict) -> list[dict]:
+    """Returns the milliseconds of one core that each stage of predicting a picture takes.
+
+    Args:
+        fed, predicted, detected: Files of results. All cores were in use in the last two.
+    """
+    read = [milliseconds(fed["tables"]["Time per stage of a sample, one thread"], name) for name in STAGES]
+    ((title, rows),), (photos,) = predicted["tables"].items(), detected["tables"].values()
+    whole, network = (milliseconds(rows, name) for name in ("kpzoo.Predictor, batches of 8", "the network alone"))
+    cores, count = predicted["machine"]["cores"], counted(title, "images")
+    boxes = milliseconds(photos, DETECTOR) - milliseconds(photos, "reading the image alone")
+    return [
+        {"stage": "read and decode", "core ms of a picture": sum(read) / 1000},
+        {"stage": f"person boxes, {DETECTOR}", "core ms of a picture": boxes * detected["machine"]["cores"]},
+        {"stage": "crops, keypoints from heatmaps", "core ms of a picture": (whole - network) * cores / count},
+        {"stage": f"poses, {POSES}", "core ms of a picture": network * cores / count},
+    ]
+
+
+def clusters(table: list[dict], people: float) -> list[dict]:
+    """Returns how fast `NODES` predict `NUM_PICTURES`, with and without a GPU in each, and what limits them.
+
+    Args:
+        table: See `stages`.
+        people: Crops of a picture.
+    """
+    import kpzoo
+
+    decoding, detecting, cropping, posing = (row["core ms of a picture"] / 1000 for row in table)
+    pose, boxes = (next(iter(kpzoo.info(name).macs.values())) for name in (POSES, DETECTOR))
+    on_gpu = 2 * (boxes + 2 * people * pose) / (GPU_TFLOPS * 1e12)  # seconds; the flip test doubles the poses
+    cores = f"{NODE_CORES} cores"
+    lines = []
+    for kind, on_cores, rate in (
+        (cores, decoding + cropping + detecting + posing, None),
+        (f"{cores}, 1 GPU", decoding + cropping, 1 / on_gpu),
+    ):
+        for count in NODES:
+            limits = {"cores": count * NODE_CORES / on_cores}
+            limits |= {"GPUs": count * rate} if rate else {}
+            limits |= {"network": count * NODE_GBIT * 1e9 / 8 / (PICTURE_KB * 1000), "store": STORE_GETS}
+            least = min(limits, key=limits.get)
+            hours = NUM_PICTURES / limits[least] / 3600
+            lines.append(
+                {
+                    "nodes": f"{count} of {kind}",
+                    **{f"{name}: pictures/s": round(limits[name]) if name in limits else "" for name in LIMITS},
+                    "limited by": least,
+                    "hours": round(hours, 2),
+                    "node-hours per million": round(hours * count / (NUM_PICTURES / 1e6), 2),
+                }
+            )
+    return lines
+
+
 def page() -> str:
     """Returns docs/scaling.md for the files of results."""
-    found, fed = (json.loads((measure.RESULTS / f"{name}.json").read_text("utf-8")) for name in (RESULTS, INPUT))
+    found, fed, predicted, detected = (
+        json.loads((measure.RESULTS / f"{name}.json").read_text("utf-8"))
+        for name in (RESULTS, INPUT, PREDICTION, DETECTION)
+    )
+    spent, title = stages(fed, predicted, detected), next(iter(predicted["tables"]))
+    people = counted(title, "boxes") / counted(title, "images")
+    predicting, total = clusters(spent, people), sum(row["core ms of a picture"] for row in spent)
     table = feeding(found["tables"][DRAWN], fed["tables"]["Samples per second"])
     lines = arithmetic({row["crop"]: row[RATE] for row in table})
     cores = f"cores to feed {HOST_GPUS} GPUs"
@@ -168,6 +251,10 @@ def page() -> str:
         arithmetic=measure.table(lines), fewest=min(needed), most=max(needed), hungriest=hungriest["model"],
         busiest=slowest_network["model"], busiest_ms=slowest_network["ms of the network"],
         busiest_step=slowest_network["ms of a step"], alone=alone, both=both, cores=machine["cores"],
+        predictions=measure.table(spent), clusters=measure.table(predicting), pictures=f"{NUM_PICTURES:,}",
+        node_gbit=f"{NODE_GBIT:g}", kb=f"{PICTURE_KB:g}", gets=f"{STORE_GETS:,.0f}", people=f"{people:g}",
+        share=round(100 * (spent[1]["core ms of a picture"] + spent[3]["core ms of a picture"]) / total),
+        predicting_cpu=predicted["machine"]["cpu"], per_million=f"{1e6 * PICTURE_KB / 1e6:g}",
         queries=" and ".join(f"{times:g} queries of `{name}`" for name, times in TWO_QUERIES.items()),
     )  # fmt: skip
     return TEXT.read_text(encoding="utf-8").format(**values)

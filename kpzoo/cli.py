@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import kpzoo
-from kpzoo.commands import cache, data, detect, evaluate, export, models, predict, summary, train, weights
+from kpzoo.commands import cache, data, detect, evaluate, export, models, predict, serve, summary, train, weights
 from kpzoo.errors import UserError, at_command_line, worded
 from kpzoo.files import prepare_streams
 
 COMMANDS = (
-    models.add, data.add, train.add, summary.add, evaluate.add, detect.add, predict.add, export.add,
+    models.add, data.add, train.add, summary.add, evaluate.add, detect.add, predict.add, export.add, serve.add,
     weights.add_convert, weights.add_doctor, cache.add,
 )  # fmt: skip
 

@@ -81,8 +81,8 @@ def decode_image(data: bytes, *, apply_exif: bool = True) -> np.ndarray:
     return image
 
 
-def size_of(path: str | Path) -> tuple[int, int]:
-    """Returns (height, width) of an image file as stored, without EXIF rotation. Reads only the header.
+def size_of(path: str | Path | bytes) -> tuple[int, int]:
+    """Returns (height, width) of an image file or its bytes as stored, without EXIF rotation. Reads only the header.
 
     Raises `UnreadablePicture` for the same headers as `read_image`.
     """

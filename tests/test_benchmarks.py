@@ -49,6 +49,18 @@ def test_the_arithmetic_of_scaling_is_that_of_a_pencil(monkeypatch):
     assert line["ms of the network"] == round(1.75 * 4 * kpzoo.info("cpn_res50").num_params / 12.5e9 * 1000)
 
 
+def test_the_arithmetic_of_clusters_is_that_of_a_pencil(monkeypatch):
+    monkeypatch.setattr(scaling, "NODES", (8,))
+    table = [{"stage": "", "core ms of a picture": ms} for ms in (2.0, 50.0, 8.0, 100.0)]
+    on_cores, on_gpus = scaling.clusters(table, people=3)
+    assert on_cores["cores: pictures/s"] == 800
+    assert (on_cores["limited by"], on_cores["hours"]) == ("cores", pytest.approx(1e7 / 800 / 3600, abs=0.01))
+    assert on_cores["node-hours per million"] == pytest.approx(8 * 1e6 / 800 / 3600, abs=0.01)
+    poses, boxes = (next(iter(kpzoo.info(name).macs.values())) for name in (scaling.POSES, scaling.DETECTOR))
+    assert on_gpus["GPUs: pictures/s"] == pytest.approx(8 * 30e12 / (2 * boxes + 12 * poses), abs=1)
+    assert on_gpus["cores: pictures/s"] == 12_800
+
+
 def test_a_core_feeds_what_one_of_two_threads_makes_of_photos():
     crops = [{"crop": "256x192", scaling.RATE: 600.0}, {"crop": "384x288", scaling.RATE: 300.0}]
     samples = [

@@ -188,6 +188,22 @@ def test_more_boxes_than_are_cropped_at_once_answer_as_few_do(served, image_sign
     np.testing.assert_allclose(found, np.tile(few, (len(many) // 3, 1, 1)), rtol=1e-4)
 
 
+def test_several_pictures_at_once_answer_as_each_does(served, image_signature):
+    pictures = [(served / "picture.png").read_bytes(), encoded(".jpg", PIXELS)]
+    indices = np.array([1, 0, 1, 0, 0] * 8, np.int32)
+    boxes = np.float32([BOXES[number % 3] for number in range(len(indices))])
+    found = image_signature.loaded.signatures["predict_images"](
+        contents=tf.constant(pictures),
+        boxes_xywh=tf.constant(boxes),
+        image_indices=tf.constant(indices),
+        flip=tf.constant(False),
+    )
+    for index, contents in enumerate(pictures):
+        alone = image_signature(contents, boxes[indices == index])
+        for name, expected in zip(("keypoints_xy", "keypoint_scores"), alone, strict=True):
+            np.testing.assert_allclose(found[name].numpy()[indices == index], expected, rtol=1e-4, atol=1e-3)
+
+
 def encoded(suffix: str, pixels: np.ndarray) -> bytes:
     return cv2.imencode(suffix, pixels)[1].tobytes()
 
@@ -252,6 +268,11 @@ def test_the_signatures_are_named_and_each_weight_is_stored_once(models, served)
     assert told["predict_image"] == {
         "in": {"contents": ([], "string"), "boxes_xywh": ([None, 4], "float32"), "flip": flip},
         "out": {"keypoints_xy": points, "keypoint_scores": scores, "scores": ([None, 2], "float32")},
+    }
+    several = {"contents": ([None], "string"), "image_indices": ([None], "int32")}
+    assert told["predict_images"] == {
+        "in": {**told["predict_image"]["in"], **several},
+        "out": told["predict_image"]["out"],
     }
     # The checkpoint of a SavedModel lists each weight under its one name.
     stored = tf.train.load_checkpoint(str(served / "mipnet_tiny/1/variables/variables")).get_variable_to_shape_map()

@@ -50,7 +50,7 @@ WITHOUT_TENSORFLOW += [
     "data.coco",
 ]
 WITHOUT_TENSORFLOW += ["data.results", "data.files", "scenes.drawn", "scenes.composed", "evaluation.scoring"]
-WITHOUT_TENSORFLOW += ["distributed.run", "distributed.worker", "stores", "data.parts"]
+WITHOUT_TENSORFLOW += ["distributed.run", "distributed.worker", "distributed.serving", "stores", "data.parts"]
 WITHOUT_TENSORFLOW += ["scenes.drawn_video", "evaluation.identities", "inference.tracking", "inference.smoothing"]
 
 
@@ -134,7 +134,7 @@ def test_old_names_still_work_and_name_the_new_one(old, new):
 
 def test_reading_scoring_and_drawing_need_no_tensorflow():
     imports = "".join(f"import kpzoo.{name}\n" for name in WITHOUT_TENSORFLOW)
-    result = run(f"{imports}import sys; sys.exit('tensorflow' in sys.modules)")
+    result = run(f"{imports}import sys; sys.exit('tensorflow' in sys.modules or 'ray' in sys.modules)")
     assert (result.returncode, result.stderr) == (0, "")
 
 
@@ -150,7 +150,7 @@ COMMANDS = [
     "data convert",
     "data stats",
 ]
-COMMANDS += ["train", "evaluate", "predict", "export", "convert", "doctor", "summary", "weights"]
+COMMANDS += ["train", "evaluate", "predict", "export", "serve", "convert", "doctor", "summary", "weights"]
 COMMANDS += [f"weights {part}" for part in ("list", "fetch", "verify", "clear")]
 
 

@@ -94,6 +94,25 @@ def test_two_hosts_train_to_the_weights_of_one_and_the_chief_alone_writes(small_
         assert float(ours["loss"]) == pytest.approx(float(theirs["loss"]), rel=1e-4)
 
 
+def test_a_mistake_ends_all_hosts_before_the_first_step(small_folder, tmp_path):
+    for name, epochs in (("settings", (1, 2)), ("record", (1, 1))):
+        (tmp_path / name).mkdir()
+        cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
+        tasks = [{"cluster": cluster, "task": {"type": "worker", "index": index}} for index in (0, 1)]
+        if name == "record":
+            (tmp_path / name / "run.json").write_text("{")
+        workers = [start(small_folder, tmp_path / name, task, count) for task, count in zip(tasks, epochs, strict=True)]
+        told = [worker.communicate(timeout=600)[1] for worker in workers]
+        assert [worker.returncode for worker in workers] == [1, 1]
+        if name == "settings":
+            for index, text in enumerate(told):
+                assert f"than the chief: epochs. Received on host {index}: epochs={epochs[index]}." in text
+            assert not (tmp_path / name / "run.json").exists()
+        else:
+            assert "is damaged" in told[0] and "The chief has stopped with an error" in told[1]
+        assert not (tmp_path / name / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_hosts_make_the_rows_of_each_batch_between_them(packed, small_folder, tmp_path):
     model, data = kpzoo.build("mipnet_tiny", image_hw=(64, 64)), load(small_folder, "train")

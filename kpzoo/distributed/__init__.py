@@ -1,4 +1,4 @@
-"""Prediction of any number of pictures: Ray Data, Parquet parts, object stores."""
+"""Prediction of any number of pictures with Ray Data, Parquet parts and object stores; a server with Ray Serve."""
 
 from kpzoo import lazy
 
@@ -8,5 +8,7 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "predict": "kpzoo.distributed.run",
         "Summary": "kpzoo.distributed.run",
         "read_rows": "kpzoo.data.parts",
+        "served": "kpzoo.distributed.serving",
+        "Limits": "kpzoo.distributed.serving",
     },
 )

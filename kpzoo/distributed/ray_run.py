@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,13 +29,14 @@ def imported():
 
 
 @contextmanager
-def connected(address: str, workers: int, num_cpus: float):
+def connected(address: str, workers: int, num_cpus: float, metrics_port: int | None = None):
     """Connects to a cluster, starts one on this machine, or uses the connection that the program has.
 
     Args:
         address: "auto" for the cluster that this machine belongs to, or one of its own if there is none; "local" for
             one of its own; or the address of a cluster.
         workers, num_cpus: The CPUs that a cluster of its own offers are at least those that they need.
+        metrics_port: Of the metrics of a cluster of its own; None for any.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray = imported()
@@ -41,6 +44,8 @@ def connected(address: str, workers: int, num_cpus: float):
         yield ray
         return
     quiet = dict(logging_level="warning", log_to_driver=False)
+    on_main = threading.current_thread() is threading.main_thread()
+    on_termination = signal.getsignal(signal.SIGTERM)
     try:
         try:
             if address == LOCAL:
@@ -50,7 +55,10 @@ def connected(address: str, workers: int, num_cpus: float):
             if address not in (AUTO, LOCAL):
                 raise UserError(f"No Ray cluster answers at {address!r}: {error}.") from None
             needed = max(os.cpu_count() or 1, int(-(-workers * num_cpus // 1)))
-            ray.init("local", num_cpus=needed, include_dashboard=False, object_store_memory=STORE_BYTES, **quiet)
+            own = dict(num_cpus=needed, include_dashboard=False, object_store_memory=STORE_BYTES)
+            ray.init("local", **own, _metrics_export_port=metrics_port, **quiet)
+        if on_main:  # Ray has replaced what the program does
+            signal.signal(signal.SIGTERM, on_termination)
         yield ray
     finally:
         ray.shutdown()

@@ -106,7 +106,7 @@ class Worker:
             from kpzoo.inference.predictor import Predictor, as_model
 
             if self.job.threads:
-                _limit_threads(self.job.threads)
+                limit_threads(self.job.threads)
             model = as_model(self.job.make_model())
             detector = self.job.make_detector and self.job.make_detector()
             boxes = self.job.boxes_xywh
@@ -140,7 +140,7 @@ def check_record(out: str, settings: dict) -> dict:
     return settings
 
 
-def _limit_threads(count: int) -> None:
+def limit_threads(count: int) -> None:
     """Gives TensorFlow the share of the cores that Ray gives its process."""
     import tensorflow as tf
 

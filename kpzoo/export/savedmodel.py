@@ -31,6 +31,8 @@ def to_savedmodel(model: ZooModel, folder: str | Path, *, overwrite: bool = Fals
       and `flip` to `keypoints_xy` (P, N, K, 2) in image pixels, `keypoint_scores` (P, N, K) and `scores` (P, N), and
       for models with a `preset.confidence` `covariance_xy` (P, N, K, 2, 2) in image pixels². The EXIF orientation is
       not applied.
+    * `predict_images`: the same for several images at once: `contents` (I,), `boxes_xywh`, `image_indices` (P,) int32,
+      the image of each box, and `flip`. Servers fill batches with it.
 
     Those of a person detector: `serving_default`, and `predict_image`: `contents` and `min_score` () float32 to
     `boxes_xywh` (P, 4) in image pixels and `scores` (P,), best first, where an IoU above 0.6 removes the worse box.
@@ -66,6 +68,8 @@ def _serving_module(model: PoseModel) -> tf.Module:
     image_spec = tf.TensorSpec((None, *preset.image_hw, 3), tf.float32, name="image")
     contents_spec = tf.TensorSpec((), tf.string, name="contents")
     boxes_spec = tf.TensorSpec((None, 4), tf.float32, name="boxes_xywh")
+    several_spec = tf.TensorSpec((None,), tf.string, name="contents")
+    indices_spec = tf.TensorSpec((None,), tf.int32, name="image_indices")
     flip_spec = tf.TensorSpec((), tf.bool, name="flip")
     inputs = {name: tf.TensorSpec(tensor.shape, tensor.dtype, name=name) for name, tensor in model.input.items()}
 
@@ -84,11 +88,16 @@ def _serving_module(model: PoseModel) -> tf.Module:
     def predict_crops(image, flip):
         return dict(zip(output_names(preset), _decoded(preset, ask, image, flip), strict=True))
 
+    @tf.function(input_signature=[several_spec, boxes_spec, indices_spec, flip_spec], autograph=False)
+    def predict_images(contents, boxes_xywh, image_indices, flip):
+        return _images_to_keypoints(preset, ask, contents, boxes_xywh, image_indices, flip)
+
     @tf.function(input_signature=[contents_spec, boxes_spec, flip_spec], autograph=False)
     def predict_image(contents, boxes_xywh, flip):
-        return _image_to_keypoints(preset, ask, contents, boxes_xywh, flip)
+        return predict_images(contents[None], boxes_xywh, tf.zeros(tf.shape(boxes_xywh)[:1], tf.int32), flip)
 
-    module.served = {"serving_default": forward, "predict_crops": predict_crops, "predict_image": predict_image}
+    served = {"serving_default": forward, "predict_crops": predict_crops}
+    module.served = {**served, "predict_image": predict_image, "predict_images": predict_images}
     return module
 
 
@@ -107,25 +116,33 @@ def _decoded(preset: Preset, ask, image: tf.Tensor, flip: tf.Tensor) -> tuple[tf
     return tuple(found[:count] for found in decode(preset, tf.cond(flip, both_sides, lambda: maps)))
 
 
-def _image_to_keypoints(preset: Preset, ask, contents, boxes_xywh, flip) -> dict[str, tf.Tensor]:
-    """Returns the keypoints in (P, 4) boxes of an encoded image, `CROPS_AT_ONCE` boxes at a time."""
+def _images_to_keypoints(preset: Preset, ask, contents, boxes_xywh, indices, flip) -> dict[str, tf.Tensor]:
+    """Returns the keypoints in (P, 4) boxes of (I,) encoded images, `CROPS_AT_ONCE` boxes at a time."""
     codec = preset.rules
     rule = codec.crop
     fine = tf.reduce_all(tf.math.is_finite(boxes_xywh)) & tf.reduce_all(boxes_xywh[:, 2:] > 0)
     told = ["boxes_xywh must be finite x, y, width, height with sizes above 0. Received:", boxes_xywh]
     with tf.control_dependencies([tf.Assert(fine, told, summarize=40)]):
         boxes_xywh = tf.identity(boxes_xywh)  # nothing is cropped before the check
-    pixels = _pixels(contents)
+    count = tf.shape(contents)[0]
+    images = tf.TensorArray(tf.uint8, count, infer_shape=False, element_shape=(None, None, 3), clear_after_read=False)
+    _, images = tf.while_loop(
+        lambda index, _: index < count,
+        lambda index, images: (index + 1, images.write(index, _pixels(contents[index]))),
+        (tf.constant(0), images),
+    )
     views = crops.views_in_graph(boxes_xywh, rule, preset.image_hw)
 
-    def one(view):
+    def one(place):
+        view, index = place
         matrix = crops.view_matrix(view, 1.0, tf.constant(0.0), tf.constant(False), preset.image_hw)
-        return crops.crop(pixels, matrix, preset.image_hw, rule.fill_rgb), matrix
+        return crops.crop(images.read(index), matrix, preset.image_hw, rule.fill_rgb), matrix
 
     shapes = (tf.TensorSpec((*preset.image_hw, 3), tf.float32), tf.TensorSpec((2, 3), tf.float32))
 
     def some(start, *arrays):
-        image, matrices = tf.map_fn(one, views[start : start + CROPS_AT_ONCE], fn_output_signature=shapes)
+        places = views[start : start + CROPS_AT_ONCE], indices[start : start + CROPS_AT_ONCE]
+        image, matrices = tf.map_fn(one, places, fn_output_signature=shapes)
         keypoints, *found = _decoded(preset, ask, image, flip)
         found = [crops.to_image(matrices, keypoints), *found]
         if len(found) > 2:

@@ -1,13 +1,29 @@
 """Distribution strategies: the GPUs of one or several hosts, or logical CPU devices."""
 
+import json
 import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+import kpzoo
 from kpzoo.errors import UserError
 
+NUM_COMPARED = 64  # settings of a host
+FAILED = -1  # number of a chief that has found an error
+LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+)
 FIRST = "Call `kpzoo.training.make_strategy` before anything else touches TensorFlow."
 
 
@@ -80,16 +96,94 @@ def _over_hosts(num_devices: int | None) -> tf.distribute.MultiWorkerMirroredStr
 
 def of_chief(strategy: tf.distribute.Strategy, number: int) -> int:
     """Returns the chief's number on every host. Blocks until all hosts have called it."""
-    if hosts()[1] == 1:
+    return int(_of_all(strategy, [number])[0, 0])
+
+
+def told_by_chief(strategy: tf.distribute.Strategy, find: Callable[[], int]) -> int:
+    """Returns on every host what `find` returns on the chief. An error of the chief ends all hosts.
+
+    Raises:
+        UserError: If `find` has raised one. The other hosts refer to the chief.
+    """
+    if not is_chief():
+        if (number := of_chief(strategy, 0)) == FAILED:
+            raise UserError("The chief has stopped with an error, see its messages.")
         return number
+    try:
+        number = find()
+    except UserError:
+        of_chief(strategy, FAILED)
+        raise
+    return of_chief(strategy, number)
+
+
+def check_same(strategy: tf.distribute.Strategy, settings: Mapping) -> None:
+    """Compares the settings of all hosts, and blocks until all have called it.
+
+    Args:
+        settings: JSON values by name, the same names on every host of one version of kpzoo.
+
+    Raises:
+        UserError: On every host, if a host has other settings than the chief.
+    """
+    if hosts()[1] == 1:
+        return
+    names = sorted(settings)
+    if len(names) >= NUM_COMPARED:
+        raise ValueError(f"At most {NUM_COMPARED - 1} settings are compared. Received: {len(names)}.")
+    digests = [_digest([kpzoo.__version__, names]), *(_digest(settings[name]) for name in names)]
+    found = _of_all(strategy, digests + [0] * (NUM_COMPARED - len(digests)))
+    for host in range(1, len(found)):
+        columns = np.flatnonzero(found[host] != found[0])
+        if len(columns) and columns[0] == 0:
+            raise UserError(f"Host {host} has another version of kpzoo than the chief. Install the same on all hosts.")
+        if len(columns):
+            others = [names[column - 1] for column in columns]
+            here = ", ".join(f"{name}={str(settings[name])[:200]}" for name in others)
+            raise UserError(
+                f"Host {host} has other settings or data than the chief: {', '.join(others)}. "
+                f"Received on host {hosts()[0]}: {here}. Start the same command on all hosts."
+            )
+
+
+def _digest(value) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def _of_all(strategy: tf.distribute.Strategy, numbers: Sequence[int]) -> np.ndarray:
+    """Returns the (hosts, N) numbers of all hosts. Blocks until all hosts have called it."""
+    index, num_hosts = hosts()
+    if num_hosts == 1:
+        return np.asarray([numbers])
 
     @tf.function
     def shared():
         context = tf.distribute.get_replica_context()
-        mine = tf.where(context.replica_id_in_sync_group == 0, tf.constant(number, tf.float64), 0.0)
+        per_host = context.num_replicas_in_sync // num_hosts
+        rows = tf.one_hot([index], num_hosts, axis=0, dtype=tf.float64) * tf.constant([numbers], tf.float64)
+        mine = tf.where(context.replica_id_in_sync_group % per_host == 0, rows, 0.0)  # one replica of a host
         return context.all_reduce(tf.distribute.ReduceOp.SUM, mine)
 
-    return int(strategy.experimental_local_results(strategy.run(shared))[0])
+    found = strategy.experimental_local_results(strategy.run(shared))[0]
+    return found.numpy().astype(np.int64)
+
+
+@contextmanager
+def other_hosts_needed() -> Iterator[None]:
+    """Context manager in which the loss of another host is an error of the user, told in a line."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        if hosts()[1] == 1 or "Collective ops is aborted" not in error.message:
+            raise
+        raise UserError("The hosts have built different networks. Start the same command on all hosts.") from None
+    except LOST as error:
+        if hosts()[1] == 1:
+            raise
+        raise UserError(
+            f"Another host has stopped, or cannot be reached ({type(error).__name__}). Its messages tell why. "
+            "Start the command on all hosts again: the run goes on from its last checkpoint."
+        ) from None
 
 
 def _split_cpu(num_devices: int) -> None:

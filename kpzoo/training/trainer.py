@@ -19,7 +19,16 @@ from kpzoo.pose_model import PoseModel
 from kpzoo.replicas import inner_optimizer
 from kpzoo.scenes.crowd import Crowd
 from kpzoo.training.averages import WeightAverages
-from kpzoo.training.devices import hosts, is_chief, make_strategy, of_chief, synchronize_batch_norm
+from kpzoo.training.devices import (
+    check_same,
+    hosts,
+    is_chief,
+    make_strategy,
+    of_chief,
+    other_hosts_needed,
+    synchronize_batch_norm,
+    told_by_chief,
+)
 from kpzoo.training.keras_callbacks import WEIGHTS, Checkpoint, EpochLog, Events, Summary, Throughput, Validate
 from kpzoo.training.optimizers import Ramp
 from kpzoo.training.run_folder import follow, held, resume, without_modules
@@ -111,7 +120,9 @@ def run(
     settings["augment"] = asdict(augment) if isinstance(augment, Augment) else augment
     settings["crowd"] = crowd.settings() if crowd else None
     chief = is_chief()
-    with held(folder) if chief else nullcontext(), naming_damaged_shard(*sets):
+    with other_hosts_needed(), held(folder) if chief else nullcontext(), naming_damaged_shard(*sets):
+        of_run = dict(epochs=epochs, validate_every=validate_every, clip_norm=clip_norm, devices=devices)
+        check_same(strategy, {**settings, **of_run, "precision": precision})
         with _policy(precision), strategy.scope():
             model = make_model()
             factor = batch_size / base_batch if base_batch is not None else 1.0
@@ -119,10 +130,11 @@ def run(
             if sync_batch_norm:
                 synchronize_batch_norm(model)
             settings |= _described(model, precision)
+            check_same(strategy, {**settings, "preset": model.preset.to_config()})
             model.optimizer.build(model.trainable_variables)
             model.averages = WeightAverages(model, ema) if ema is not None else None
         # Outside of the scope, in which all hosts must create the same variables, the chief can act alone.
-        start = of_chief(strategy, resume(model, folder, settings) if chief else 0)
+        start = told_by_chief(strategy, lambda: resume(model, folder, settings))
         if not chief:
             follow(model, folder, start)
         how = dict(augment=augment, seed=seed, start_step=start, crowd=crowd, **rules)
