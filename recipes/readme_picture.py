@@ -1,6 +1,6 @@
 """Draws the first picture of the README: what the default person detector and model find in drawn scenes.
 
-    python recipes/readme_picture.py    # seconds; writes docs/images/predict.jpg
+python recipes/readme_picture.py    # seconds; writes docs/images/predict.jpg
 """
 
 from pathlib import Path
